@@ -1,0 +1,36 @@
+# Build: one static binary. glibc can be linked statically because nothing here looks up host names
+# but the health check, which asks an address.
+ARG RUST_IMAGE=docker.io/library/rust:1-slim-bookworm
+FROM ${RUST_IMAGE} AS build
+WORKDIR /src
+# Dependencies first, with an empty program, so that a change of the source does not build them again.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches \
+ && echo 'fn main() {}' | tee src/main.rs > benches/collect.rs \
+ && touch src/lib.rs
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+# The target is named so that the flag does not reach the macros of the build itself.
+RUN TARGET="$(rustc -vV | sed -n 's/^host: //p')" \
+ && cargo build --release --locked --target "$TARGET"
+COPY src ./src
+RUN TARGET="$(rustc -vV | sed -n 's/^host: //p')" \
+ && touch src/main.rs src/lib.rs \
+ && cargo build --release --locked --bin mediatally --target "$TARGET" \
+ && mkdir -p /image/data /image/config \
+ && cp "target/$TARGET/release/mediatally" /image/mediatally
+COPY config/mediatally.toml /image/config/mediatally.toml
+
+# Run: nothing but the binary, its settings and the data folder; no shell, not root.
+FROM scratch
+COPY --from=build --chown=65532:65532 /image/data /data
+COPY --from=build /image/config /config
+COPY --from=build /image/mediatally /mediatally
+USER 65532:65532
+WORKDIR /
+ENV MEDIATALLY_DATA_DIR=/data
+VOLUME /data
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Liveness, not readiness: a full disk must not restart the container.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["/mediatally", "healthcheck"]
+ENTRYPOINT ["/mediatally"]

@@ -1,0 +1,143 @@
+//! What a session start costs, next to a no-op axum route in the same run.
+//!
+//! `cargo bench --bench collect` starts both servers on free loopback ports, sends the documented body
+//! from 64 connections to each in turn (with `wrk`, which must be installed), and prints requests a
+//! second and the server's own CPU time a request. Machines are noisy; compare the ratio.
+//! `MEDIATALLY_BENCH_SECONDS` (5) and `MEDIATALLY_BENCH_ROUNDS` (3) bound the run.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::routing::post;
+
+const BODY: &str = include_str!("../tests/it/data/session-start.json");
+
+const CONNECTIONS: &str = "-c64";
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--noop") {
+        return serve_noop();
+    }
+    let seconds = setting("MEDIATALLY_BENCH_SECONDS", 5);
+    let rounds = setting("MEDIATALLY_BENCH_ROUNDS", 3);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let script = folder.path().join("start.lua");
+    let lua = format!("wrk.method = 'POST'\nwrk.body = [==[\n{BODY}]==]\n");
+    std::fs::write(&script, lua).expect("the script of wrk");
+
+    let noop = Server::start(
+        "no-op",
+        Command::new(std::env::current_exe().expect("this program")).arg("--noop"),
+    );
+    let mediatally = Server::start(
+        "mediatally",
+        Command::new(env!("CARGO_BIN_EXE_mediatally"))
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder.path().join("data"))
+            .envs([
+                ("MEDIATALLY_LOG__FORMAT", "json"),
+                ("MEDIATALLY_LIVE__SESSIONS_MAX", "100000000"),
+                ("MEDIATALLY_LIVE__BYTES_MAX", "16GiB"),
+            ]),
+    );
+    println!("{:<12} {:>12} {:>16} {:>9}", "server", "requests/s", "CPU µs/request", "non-2xx");
+    for _ in 0..rounds {
+        let base = noop.load(&script, seconds);
+        let ours = mediatally.load(&script, seconds);
+        println!("{:<12} {:>11.2} ×", "ratio", ours / base);
+    }
+}
+
+fn setting(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The least that any server of this kind does: read the body, answer 201 with the same headers.
+fn serve_noop() {
+    let headers: [(HeaderName, &str); 7] = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_LENGTH, "0"),
+        (
+            header::LOCATION,
+            "/api/v1/sessions/01a1fb86069571d1946e3626d26c44a963b24bdc2f8fb7ef444a94211fd89361",
+        ),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS,POST,PUT"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Location"),
+    ];
+    let answer = move |_: Bytes| async move { (StatusCode::CREATED, headers) };
+    let router: Router = Router::new().route("/api/v1/sessions", post(answer));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        eprintln!("{{\"listen\":\"{}\"}}", listener.local_addr().expect("an address"));
+        axum::serve(listener, router).await.expect("to serve");
+    });
+}
+
+/// A server that runs beside this program and is ended with it.
+struct Server {
+    name: &'static str,
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(name: &'static str, command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the server starts");
+        let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
+        let address = lines.map_while(Result::ok).find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+            Some(line["listen"].as_str()?.to_owned())
+        });
+        Self { name, child, address: address.expect("the server tells its address") }
+    }
+
+    /// Sends bodies for a while; gives the CPU time a request in µs.
+    fn load(&self, script: &std::path::Path, seconds: u32) -> f64 {
+        let before = self.cpu_us();
+        let output = Command::new("wrk")
+            .args(["-t1", CONNECTIONS, &format!("-d{seconds}s"), "-s"])
+            .arg(script)
+            .arg(format!("http://{}/api/v1/sessions", self.address))
+            .output()
+            .expect("wrk runs; install it (Debian: apt-get install wrk)");
+        let spent = self.cpu_us() - before;
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        let word_of = |line: &str, word: usize| -> Option<f64> {
+            output.lines().find(|l| l.contains(line))?.split_whitespace().nth(word)?.parse().ok()
+        };
+        let requests = word_of("requests in", 0).unwrap_or_else(|| panic!("wrk said:\n{output}"));
+        let rate = word_of("Requests/sec:", 1).unwrap_or(0.0);
+        let failed = word_of("Non-2xx", 4).unwrap_or(0.0);
+        let each = spent / requests;
+        println!("{:<12} {rate:>12.0} {each:>16.2} {failed:>9}", self.name);
+        let _ = std::io::stdout().flush();
+        each
+    }
+
+    /// The CPU time that the server has used, user and system, in µs.
+    #[expect(clippy::cast_precision_loss, reason = "no server runs long enough")]
+    fn cpu_us(&self) -> f64 {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("the server runs");
+        // The name, which may hold blanks, ends with the last parenthesis; utime and stime are the
+        // 14th and 15th fields, in hundredths of a second on every Linux.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();
+        ticks as f64 * 10_000.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,138 @@
+//! What an operator can ask for: flags and commands.
+
+pub mod serve;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Loaded, Sources};
+
+/// The configuration or the command line is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// How long `healthcheck` waits for an answer.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Collects media sessions: speaks Adobe's Media Collection API, on a machine of your own.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+const AFTER_HELP: &str = "\
+Without a command, the server runs. Every setting stands in config/mediatally.toml with its default \
+and its meaning; each can also be set in the environment as MEDIATALLY_SECTION__KEY (for example \
+MEDIATALLY_HTTP__BODY_TIMEOUT=5s), and the four above as MEDIATALLY_CONFIG, MEDIATALLY_LISTEN, \
+MEDIATALLY_ADMIN_LISTEN and MEDIATALLY_DATA_DIR. Flags win over the environment, the environment \
+over the file.";
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Run the server (the default)
+    Serve,
+    /// Print the settings that hold and where each comes from, or everything that is wrong with them
+    CheckConfig,
+    /// Ask the admin address whether the server is alive; exit code 0 if so
+    Healthcheck {
+        /// Ask whether it is ready for requests instead
+        #[arg(long)]
+        ready: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SettingFlags {
+    /// Read settings from this file [default: config/mediatally.toml, if it is there]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Where players post [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDRESS:PORT", global = true)]
+    listen: Option<String>,
+    /// Where operators look [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS:PORT", global = true)]
+    admin_listen: Option<String>,
+    /// Where everything lies that survives a restart [default: ./data]
+    #[arg(long, value_name = "FOLDER", global = true)]
+    data_dir: Option<String>,
+}
+
+impl SettingFlags {
+    fn sources(self) -> Sources {
+        let flags = [
+            ("--listen", "listen", self.listen),
+            ("--admin-listen", "admin_listen", self.admin_listen),
+            ("--data-dir", "data_dir", self.data_dir),
+        ];
+        let flags = flags.into_iter().filter_map(|(flag, key, text)| Some((flag, key, text?)));
+        // A variable that is not UTF-8 can be none of ours but by mistake, and is then a bad value.
+        let env = std::env::vars_os().map(|(name, text)| {
+            (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
+        });
+        Sources { file: self.config, env: env.collect(), flags: flags.collect() }
+    }
+}
+
+/// Runs the command that the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let loaded = match config::load(&cli.settings.sources()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return failed(&problems.to_string(), EXIT_USAGE),
+    };
+    let result = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::main(loaded),
+        Command::CheckConfig => check_config(&loaded),
+        Command::Healthcheck { ready } => healthcheck(loaded.config.admin_listen, ready),
+    };
+    result.unwrap_or_else(|error| failed(&format!("{error:#}"), 1))
+}
+
+#[expect(clippy::print_stderr, reason = "this is the one place that tells why the program ends")]
+fn failed(why: &str, code: u8) -> ExitCode {
+    eprintln!("mediatally: {why}");
+    ExitCode::from(code)
+}
+
+fn check_config(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(loaded.to_commented_toml().as_bytes())?;
+    for warning in &loaded.warnings {
+        writeln!(out, "# warning: {warning}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Liveness by default: a container must not be restarted because it is not ready.
+fn healthcheck(admin_listen: SocketAddr, ready: bool) -> anyhow::Result<ExitCode> {
+    if admin_listen.port() == 0 {
+        bail!("admin_listen has port 0, so nobody knows where to ask");
+    }
+    let ip = match admin_listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let path = if ready { "readyz" } else { "livez" };
+    let url = format!("http://{}/{path}", SocketAddr::new(ip, admin_listen.port()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().timeout(HEALTHCHECK_TIMEOUT).build()?;
+        let response =
+            client.get(&url).send().await.with_context(|| format!("no answer from {url}"))?;
+        if !response.status().is_success() {
+            let status = response.status();
+            bail!("{url} answered {status}: {}", response.text().await?.trim());
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,239 @@
+//! The wiring: build each room from its settings, listen twice, drain in order.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::clock::Clock;
+use crate::collector::Collector;
+use crate::config::{Config, Loaded};
+use crate::data_dir::DataDir;
+use crate::http::connections::{self, Stage};
+use crate::http::{self, App, Health, ShutdownSettings};
+use crate::live::Live;
+use crate::telemetry;
+
+/// How many connections operators and health checks may hold at once.
+const ADMIN_CONNECTIONS_MAX: usize = 128;
+
+/// Open files beside the connections of players: the admin side, logs, the data folder.
+const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
+
+/// How often sessions whose time has run out are looked for.
+const DEADLINES_TICK: Duration = Duration::from_secs(1);
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Tell the load balancers first and go on for the grace (SIGTERM).
+    AfterGrace,
+    /// Take nothing new from now on (SIGINT).
+    Now,
+}
+
+/// Runs the server until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
+    telemetry::init(&loaded.config.log).context("log.level")?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut config = loaded.config;
+    fit_to_open_files(&mut config.http);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let stops = signals()?;
+        let server = Server::start(config, Clock::system()).await?;
+        anyhow::Ok(server.run(stops).await)
+    })?;
+    // Nothing that is left is worth waiting for.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    /// Where players post; a port 0 of the settings has become the real one.
+    pub listen: SocketAddr,
+    /// Where operators look.
+    pub admin_listen: SocketAddr,
+    /// The handles that its handlers share.
+    pub app: App,
+    shutdown: ShutdownSettings,
+    public_stage: watch::Sender<Stage>,
+    admin_stage: watch::Sender<Stage>,
+    public: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    deadlines: JoinHandle<()>,
+}
+
+impl Server {
+    /// Builds the rooms, listens, and serves.
+    ///
+    /// # Errors
+    /// The address that cannot be bound or the folder that cannot be used.
+    pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let key = match &config.session.key {
+            Some(key) => key.clone(),
+            None => data_dir.session_key()?,
+        };
+        let live = Live::new(config.live, config.session);
+        let collector = Collector::new(key, config.validation, clock.clone(), live);
+        let app = App::new(collector, Health::default(), config.http.clone());
+
+        let public = bind(config.listen, "listen").await?;
+        let admin = bind(config.admin_listen, "admin_listen").await?;
+        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
+        tracing::info!(
+            target: telemetry::START_TARGET,
+            version = env!("CARGO_PKG_VERSION"),
+            %listen,
+            %admin_listen,
+            data_dir = %data_dir.path().display(),
+            "mediatally is listening"
+        );
+        let (public_stage, public_stages) = watch::channel(Stage::Open);
+        let (admin_stage, admin_stages) = watch::channel(Stage::Open);
+        let admin_settings =
+            http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
+        let public_door = http::public(app.clone());
+        let admin_door = http::admin(app.clone());
+        let ticks = tick_deadlines(app.clone(), clock);
+        Ok(Self {
+            listen,
+            admin_listen,
+            shutdown: config.shutdown,
+            public_stage,
+            admin_stage,
+            public: tokio::spawn(connections::serve(
+                public,
+                public_door,
+                config.http,
+                public_stages,
+            )),
+            admin: tokio::spawn(connections::serve(
+                admin,
+                admin_door,
+                admin_settings,
+                admin_stages,
+            )),
+            deadlines: tokio::spawn(ticks),
+            app,
+        })
+    }
+
+    /// Serves until told to stop, then drains; a second word ends it at once, unfinished.
+    pub async fn run(self, mut stops: mpsc::Receiver<Stop>) -> ExitCode {
+        let Some(stop) = stops.recv().await else {
+            return ExitCode::FAILURE;
+        };
+        tokio::select! {
+            () = self.drain(stop) => ExitCode::SUCCESS,
+            Some(_) = stops.recv() => {
+                tracing::warn!("told twice to stop: ended with requests unfinished");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn drain(self, stop: Stop) {
+        let Self { app, shutdown, public_stage, admin_stage, public, admin, deadlines, .. } = self;
+        app.health().stop();
+        if stop == Stop::AfterGrace {
+            tracing::info!(grace_ms = millis(shutdown.grace), "stopping: not ready any more");
+            public_stage.send_replace(Stage::Leaving);
+            sleep(shutdown.grace).await;
+        }
+        tracing::info!("stopping: finishing the requests that have begun");
+        public_stage.send_replace(Stage::Draining);
+        if timeout(shutdown.drain_max, public).await.is_err() {
+            tracing::warn!(
+                drain_max_ms = millis(shutdown.drain_max),
+                "some requests were not finished in time"
+            );
+        }
+        // Health is told to the end.
+        admin_stage.send_replace(Stage::Draining);
+        let _ = timeout(Duration::from_secs(1), admin).await;
+        deadlines.abort();
+        tracing::info!(live_sessions = app.collector().live().sessions(), "stopped");
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({key}); choose another address"))
+}
+
+/// Ends the sessions whose time has run out, until aborted.
+async fn tick_deadlines(app: App, clock: Clock) {
+    let mut ticks = interval(DEADLINES_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let live = app.collector().live();
+        let ended = live.end_due(clock.now_ms());
+        if ended > 0 {
+            tracing::debug!(ended, live = live.sessions(), "sessions ended: no events came");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT as words to the server.
+fn signals() -> anyhow::Result<mpsc::Receiver<Stop>> {
+    let (sender, receiver) = mpsc::channel(2);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            let stop = tokio::select! {
+                Some(()) = terminate.recv() => Stop::AfterGrace,
+                Some(()) = interrupt.recv() => Stop::Now,
+            };
+            if sender.send(stop).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Raises the limit of open files as far as the system lets us, says so, and keeps the cap of
+/// connections below it.
+fn fit_to_open_files(settings: &mut http::Settings) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return;
+    };
+    tracing::info!(from = before.current, to = limit, "limit of open files");
+    let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED).max(1);
+    if settings.connections_max > room {
+        tracing::warn!(
+            configured = settings.connections_max,
+            connections_max = room,
+            "http.connections_max is lowered to fit the limit of open files"
+        );
+        settings.connections_max = room;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,492 @@
+//! The settings: built-in defaults, then the file, then the environment, then flags.
+//!
+//! Every problem is found at once and told with key, value and source. Each override is tried alone
+//! against the defaults, so a bad one is known by its own source. (figment could layer, but stops at
+//! the first problem and has not been released since 2024.)
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::{http, live, session, telemetry, wire};
+
+/// Read if no other file is named.
+pub const DEFAULT_FILE: &str = "config/mediatally.toml";
+
+/// What names of environment variables begin with.
+const ENV_PREFIX: &str = "MEDIATALLY_";
+
+/// The variable that names the file; the only one that is no setting.
+const ENV_FILE: &str = "MEDIATALLY_CONFIG";
+
+/// Keys whose values are never shown.
+const SECRETS: [&str; 1] = ["session.key"];
+
+/// The settings of the server; each room has its own section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where players post.
+    pub listen: SocketAddr,
+    /// Where operators look.
+    pub admin_listen: SocketAddr,
+    /// What survives a restart lies here.
+    pub data_dir: PathBuf,
+    /// The doors.
+    pub http: http::Settings,
+    /// How the server stops.
+    pub shutdown: http::ShutdownSettings,
+    /// The rules for bodies.
+    pub validation: wire::Rules,
+    /// The life of a session.
+    pub session: session::Settings,
+    /// The bounds of the live sessions.
+    pub live: live::Settings,
+    /// The logs.
+    pub log: telemetry::Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            data_dir: "./data".into(),
+            http: http::Settings::default(),
+            shutdown: http::ShutdownSettings::default(),
+            validation: wire::Rules::default(),
+            session: session::Settings::default(),
+            live: live::Settings::default(),
+            log: telemetry::Settings::default(),
+        }
+    }
+}
+
+/// Where a value came from, as a person would name it: a file, a variable, a flag.
+type Source = String;
+
+/// One value of one layer.
+#[derive(Debug)]
+struct Override {
+    /// `section.key`, or `key` for the few that have no section.
+    key: String,
+    value: Value,
+    source: Source,
+}
+
+/// What the layers are read from; nothing here is read behind the caller's back.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file named by a flag.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// Flags: their name, the key they set, their value.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+/// The settings that hold, and how they came to be.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Things that are probably mistakes but stop nothing.
+    pub warnings: Vec<String>,
+    sources: BTreeMap<String, Source>,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Default, thiserror::Error)]
+pub struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.0.len() == 1 { "" } else { "s" };
+        write!(formatter, "the configuration has {} problem{plural}", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+    }
+}
+
+/// Reads all layers.
+///
+/// # Errors
+/// Every problem, each with key, value, source and, for an unknown key, the nearest known one.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let defaults = Table::try_from(Config::default()).expect("the defaults are TOML");
+    let mut problems = Problems::default();
+    let mut warnings = Vec::new();
+    let mut overrides = Vec::new();
+    match read_file(sources) {
+        Ok(from_file) => overrides.extend(from_file),
+        Err(problem) => problems.0.push(problem),
+    }
+    for (name, text) in &sources.env {
+        if let Some(key) = key_of_variable(name, &defaults, &mut warnings) {
+            overrides.push(Override {
+                value: value_of_text(text, lookup(&defaults, &key)),
+                key,
+                source: name.clone(),
+            });
+        }
+    }
+    overrides.extend(sources.flags.iter().map(|(flag, key, text)| Override {
+        key: (*key).to_owned(),
+        value: Value::String(text.clone()),
+        source: (*flag).to_owned(),
+    }));
+
+    let mut effective = defaults.clone();
+    let mut origin = BTreeMap::new();
+    for Override { key, value, source } in overrides {
+        match try_alone(&defaults, &key, &value) {
+            Ok(()) => {
+                set(&mut effective, &key, value);
+                origin.insert(key, source);
+            }
+            Err(why) => problems.0.push(format!("{} ({source}): {why}", shown(&key, &value))),
+        }
+    }
+    let config: Config = effective.try_into().expect("each value was tried against its key");
+    for (key, why) in config.contradictions() {
+        let source = origin.get(key).map_or("default", String::as_str);
+        let table = Table::try_from(&config).expect("settings are TOML");
+        let value = lookup(&table, key).map_or_else(String::new, |value| shown(key, value));
+        problems.0.push(format!("{value} ({source}): {why}"));
+    }
+    if problems.0.is_empty() {
+        Ok(Loaded { config, warnings, sources: origin })
+    } else {
+        Err(problems)
+    }
+}
+
+impl Config {
+    /// Values that are right by themselves and wrong for what they do.
+    fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let mut hold = |holds: bool, key: &'static str, why: &str| {
+            if !holds {
+                found.push((key, why.to_owned()));
+            }
+        };
+        hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
+        let body = self.http.event_bytes_max;
+        hold(
+            (ByteSize::kib(1)..=ByteSize::mib(16)).contains(&body),
+            "http.event_bytes_max",
+            "must be from 1 KiB to 16 MiB",
+        );
+        for (key, duration) in [
+            ("http.header_timeout", self.http.header_timeout),
+            ("http.body_timeout", self.http.body_timeout),
+            ("http.keep_alive", self.http.keep_alive),
+            ("http.connection_age_max", self.http.connection_age_max),
+            ("session.no_events_timeout", self.session.no_events_timeout),
+        ] {
+            hold(!duration.is_zero(), key, "must be longer than zero");
+        }
+        hold(self.live.sessions_max > 0, "live.sessions_max", "must be at least 1");
+        hold(
+            self.live.bytes_max >= ByteSize::mib(1),
+            "live.bytes_max",
+            "must be at least 1 MiB, or no session finds room",
+        );
+        if let Err(problem) = self.log.filter() {
+            found.push(("log.level", format!("not a level or a list of directives: {problem}")));
+        }
+        found
+    }
+}
+
+impl Loaded {
+    /// The settings as a file, each with where it came from; secrets are hidden.
+    pub fn to_commented_toml(&self) -> String {
+        use fmt::Write;
+
+        let table = Table::try_from(&self.config).expect("settings are TOML");
+        let mut text = String::new();
+        let mut section = "";
+        for (key, value) in leaves(&table) {
+            let (this_section, name) = key.split_once('.').unwrap_or(("", &key));
+            if this_section != section {
+                section = known_section(&table, this_section);
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            let source = self.sources.get(&key).map_or("default", String::as_str);
+            let _ = writeln!(text, "{name} = {value} # {source}");
+        }
+        text
+    }
+}
+
+fn known_section<'t>(table: &'t Table, name: &str) -> &'t str {
+    table.get_key_value(name).map_or("", |(section, _)| section.as_str())
+}
+
+/// The values of the file, or why it cannot be read.
+fn read_file(sources: &Sources) -> Result<Vec<Override>, String> {
+    let from_env = sources.env.iter().find(|(name, _)| name == ENV_FILE);
+    let named = sources.file.clone().or_else(|| from_env.map(|(_, path)| path.into()));
+    let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let source = path.display().to_string();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        Err(error) => {
+            return Err(format!("cannot read the configuration file {source}: {error}"));
+        }
+    };
+    let table: Table = text.parse().map_err(|error| format!("{source}: {error}"))?;
+    Ok(leaves(&table)
+        .into_iter()
+        .map(|(key, value)| Override { key, value: value.clone(), source: source.clone() })
+        .collect())
+}
+
+/// `MEDIATALLY_SECTION__KEY` → `section.key`; the few keys without a section have no `__`.
+///
+/// Another variable without `__` is only warned about, because Kubernetes sets `MEDIATALLY_PORT`
+/// and the like when a Service has that name.
+fn key_of_variable(name: &str, defaults: &Table, warnings: &mut Vec<String>) -> Option<String> {
+    let rest = name.strip_prefix(ENV_PREFIX).filter(|_| name != ENV_FILE)?;
+    let key = rest.to_ascii_lowercase().replace("__", ".");
+    if rest.contains("__") || defaults.get(&key).is_some_and(|value| !value.is_table()) {
+        return Some(key);
+    }
+    warnings.push(format!(
+        "the environment variable {name} sets nothing (settings are {ENV_PREFIX}SECTION__KEY)"
+    ));
+    None
+}
+
+/// The text of a variable as the type that its key has.
+fn value_of_text(text: &str, like: Option<&Value>) -> Value {
+    let value = match like {
+        Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
+        Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        _ => None,
+    };
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Tries one value alone against the defaults.
+fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), String> {
+    if lookup(defaults, key).is_none_or(Value::is_table) {
+        let keys = leaves(defaults);
+        let nearest = keys
+            .iter()
+            .map(|(known, _)| (strsim::osa_distance(known, key), known))
+            .min()
+            .filter(|(distance, known)| *distance * 2 <= known.len());
+        let hint = nearest.map(|(_, known)| format!("; did you mean {known}?")).unwrap_or_default();
+        return Err(format!("no such key{hint}"));
+    }
+    let mut tried = defaults.clone();
+    set(&mut tried, key, value.clone());
+    let problem = tried.try_into::<Config>().err();
+    problem.map_or(Ok(()), |problem| Err(problem.message().to_owned()))
+}
+
+fn lookup<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    match key.split_once('.') {
+        Some((section, key)) => table.get(section)?.as_table()?.get(key),
+        None => table.get(key),
+    }
+}
+
+fn set(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        Some((section, key)) => {
+            if let Some(Value::Table(section)) = table.get_mut(section) {
+                section.insert(key.to_owned(), value);
+            }
+        }
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+    }
+}
+
+/// Every value of a table with its key, those without a section first.
+fn leaves(table: &Table) -> Vec<(String, &Value)> {
+    let (sections, plain): (Vec<_>, Vec<_>) = table.iter().partition(|(_, value)| value.is_table());
+    let plain = plain.into_iter().map(|(key, value)| (key.clone(), value));
+    let nested =
+        sections.into_iter().filter_map(|(section, value)| Some((section, value.as_table()?)));
+    plain
+        .chain(nested.flat_map(|(section, table)| {
+            table.iter().map(move |(key, value)| (format!("{section}.{key}"), value))
+        }))
+        .collect()
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    if SECRETS.contains(&key) { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
+}
+
+/// Where a path leads, for messages: an absolute path, if the current folder is known.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with this text.
+    fn file(text: &str) -> (tempfile::TempDir, Sources) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, Sources { file: Some(path), ..Sources::default() })
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    fn problems(sources: &Sources) -> String {
+        load(sources).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_commented_file_has_every_key_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/mediatally.toml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let file: Table = text.parse().unwrap();
+        let defaults = Table::try_from(Config::default()).unwrap();
+        let keys = |table| leaves(table).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let (mut in_file, mut in_code) = (keys(&file), keys(&defaults));
+        in_file.sort();
+        in_code.sort();
+        assert_eq!(in_file, in_code, "same keys");
+        let from_file: Config = file.try_into().unwrap();
+        assert_eq!(Table::try_from(from_file).unwrap(), defaults, "same defaults");
+        for (number, line) in text.lines().enumerate() {
+            let above = text.lines().nth(number.wrapping_sub(1)).unwrap_or_default();
+            let documented =
+                above.starts_with('#') || !line.contains(" = ") || line.starts_with('#');
+            assert!(documented, "line {} has no comment above it: {line}", number + 1);
+        }
+    }
+
+    #[test]
+    fn later_layers_win_and_each_value_knows_its_source() {
+        let (_folder, mut sources) = file(
+            "listen = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\n[http]\nconnections_max = 3\n\
+             keep_alive = \"1m\"\n[validation]\nstrict = true",
+        );
+        sources.env = env(&[
+            ("MEDIATALLY_LISTEN", "127.0.0.1:4"),
+            ("MEDIATALLY_HTTP__CONNECTIONS_MAX", "5"),
+            ("MEDIATALLY_VALIDATION__PROFILE", "open"),
+            ("PATH", "/bin"),
+        ]);
+        sources.flags = vec![("--listen", "listen", "127.0.0.1:6".into())];
+        let loaded = load(&sources).unwrap();
+        assert_eq!(loaded.config.listen.port(), 6);
+        assert_eq!(loaded.config.admin_listen.port(), 2);
+        assert_eq!(loaded.config.http.connections_max, 5);
+        assert_eq!(loaded.config.http.keep_alive.as_secs(), 60);
+        assert!(loaded.config.validation.strict);
+        assert_eq!(loaded.config.validation.profile, wire::Profile::Open);
+        let text = loaded.to_commented_toml();
+        assert!(text.contains("listen = \"127.0.0.1:6\" # --listen\n"), "{text}");
+        assert!(
+            text.contains("connections_max = 5 # MEDIATALLY_HTTP__CONNECTIONS_MAX\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n[validation]\nprofile = \"open\" # MEDIATALLY_VALIDATION__PROFILE\n"),
+            "{text}"
+        );
+        assert!(text.contains("data_dir = \"./data\" # default\n"), "{text}");
+    }
+
+    #[test]
+    fn every_problem_is_named_with_key_value_source_and_nearest_key() {
+        let (folder, mut sources) = file(
+            "lisen = \"127.0.0.1:1\"\n[http]\nconections_max = 3\nheader_timeout = \"soon\"\n\
+             [live]\nbytes_max = \"a lot\"\n[session]\nkey = \"short\"\n[nothing]\nlike = \"it\"",
+        );
+        sources.env = env(&[
+            ("MEDIATALLY_VALIDATION__STRICT", "perhaps"),
+            ("MEDIATALLY_LIVE__SESIONS_MAX", "1"),
+        ]);
+        let text = problems(&sources);
+        let path = folder.path().join("test.toml");
+        let path = path.display();
+        for expected in [
+            "the configuration has 8 problems".to_owned(),
+            format!("lisen = \"127.0.0.1:1\" ({path}): no such key; did you mean listen?"),
+            format!("http.conections_max = 3 ({path}): no such key; did you mean http.connections_max?"),
+            format!("http.header_timeout = \"soon\" ({path}): "),
+            format!("live.bytes_max = \"a lot\" ({path}): "),
+            format!("session.key = (hidden) ({path}): expected 64 hexadecimal digits, or nothing"),
+            format!("nothing.like = \"it\" ({path}): no such key"),
+            "validation.strict = \"perhaps\" (MEDIATALLY_VALIDATION__STRICT): ".to_owned(),
+            "live.sesions_max = \"1\" (MEDIATALLY_LIVE__SESIONS_MAX): no such key; did you mean live.sessions_max?".to_owned(),
+        ] {
+            assert!(text.contains(&expected), "{expected}\nin\n{text}");
+        }
+        assert!(!text.contains("short"), "a secret is never shown: {text}");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_problems() {
+        let (_folder, sources) = file(
+            "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
+             [live]\nsessions_max = 0\nbytes_max = 1\n[log]\nlevel = \"a=b=c\"",
+        );
+        let text = problems(&sources);
+        for key in [
+            "http.connections_max = 0",
+            "http.event_bytes_max",
+            "http.body_timeout = \"0s\"",
+            "live.sessions_max = 0",
+            "live.bytes_max",
+            "log.level = \"a=b=c\"",
+        ] {
+            assert!(text.contains(key), "{key}\nin\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_be_there_and_be_toml() {
+        let missing = Sources { file: Some("/nowhere/x.toml".into()), ..Sources::default() };
+        assert!(problems(&missing).contains("cannot read the configuration file /nowhere/x.toml"));
+        let missing =
+            Sources { env: env(&[("MEDIATALLY_CONFIG", "/nowhere/y.toml")]), ..Sources::default() };
+        assert!(problems(&missing).contains("/nowhere/y.toml"));
+        let (_folder, broken) = file("listen = ");
+        assert!(problems(&broken).contains("test.toml: TOML parse error at line 1"));
+    }
+
+    #[test]
+    fn a_foreign_variable_is_only_warned_about() {
+        let sources =
+            Sources { env: env(&[("MEDIATALLY_PORT", "tcp://10.0.0.1:80")]), ..Sources::default() };
+        let loaded = load(&sources).unwrap();
+        assert_eq!(loaded.warnings.len(), 1);
+        assert!(loaded.warnings[0].contains("MEDIATALLY_PORT"));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_when_settings_are_shown() {
+        let key = "ab".repeat(32);
+        let sources =
+            Sources { env: env(&[("MEDIATALLY_SESSION__KEY", &key)]), ..Sources::default() };
+        let loaded = load(&sources).unwrap();
+        assert!(loaded.config.session.key.is_some());
+        let text = loaded.to_commented_toml();
+        assert!(text.contains("key = \"(hidden)\" # MEDIATALLY_SESSION__KEY"), "{text}");
+        assert!(!format!("{:?}", loaded.config).contains("ababab"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The one table from a refusal to its status, headers and body.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytesize::ByteSize;
+use serde::Serialize;
+
+use super::{App, body};
+use crate::collector::Refusal;
+use crate::live::Full;
+use crate::wire::Violations;
+
+/// When to try again, in seconds, if there is no room now.
+const RETRY_AFTER_S: u64 = 10;
+
+/// Why a request was not answered as its sender wished.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("there is nothing at this path; a session begins with POST /api/v1/sessions")]
+    NotFound,
+    #[error("this path does not take this method; the header Allow names those that it takes")]
+    MethodNotAllowed,
+    #[error("the body did not arrive within {}", humantime(.0))]
+    BodyTimeout(Duration),
+    #[error("the connection broke before the body was complete")]
+    BodyBroken,
+    #[error("the body is larger than {0}")]
+    BodyTooLarge(ByteSize),
+    #[error("only gzip is understood as Content-Encoding")]
+    UnsupportedEncoding,
+    #[error("Request had improper format.")]
+    Invalid(Violations),
+    #[error("there is no room for another session now; nothing was kept, try again later")]
+    Full(#[source] Full),
+    #[error("the server failed; nothing was kept")]
+    Internal,
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::Full(full) => Self::Full(full),
+        }
+    }
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyBroken | Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        match self {
+            Self::UnsupportedEncoding => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            Self::Full(_) => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+            }
+            _ => {}
+        }
+        headers
+    }
+}
+
+/// What an error looks like on the wire.
+#[derive(Serialize)]
+struct ErrorBody<'e> {
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violations: Option<&'e Violations>,
+    /// How many violations are not listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted: Option<usize>,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let violations = match &self {
+            Self::Invalid(violations) => Some(violations),
+            _ => None,
+        };
+        let body = ErrorBody {
+            message: self.to_string(),
+            violations,
+            omitted: violations.map(Violations::omitted).filter(|omitted| *omitted > 0),
+        };
+        (self.status(), self.headers(), Json(body)).into_response()
+    }
+}
+
+pub(super) async fn not_found(State(app): State<App>, request: Request) -> ApiError {
+    body::discard(request, &app.0.settings).await;
+    ApiError::NotFound
+}
+
+/// The router adds `Allow`.
+pub(super) async fn method_not_allowed(State(app): State<App>, request: Request) -> ApiError {
+    body::discard(request, &app.0.settings).await;
+    ApiError::MethodNotAllowed
+}
+
+/// A defect of ours ends one request and no other.
+#[expect(clippy::needless_pass_by_value, reason = "the layer that calls it gives it away")]
+pub(super) fn of_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(
+        panic = text.unwrap_or("without a text"),
+        "a request met a defect of the server"
+    );
+    ApiError::Internal.into_response()
+}
+
+fn humantime(duration: &Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}

@@ -1,0 +1,182 @@
+//! The doors: bytes, routes, limits, status codes; nothing of media.
+//!
+//! A request meets, in this order: a connection with its time-outs and caps
+//! ([`connections`]), the four CORS headers, the net for panics, the routes
+//! ([`public`], [`admin`]), the bounded body ([`body`]), the collector.
+
+mod admin;
+
+mod body;
+
+pub mod connections;
+
+mod error;
+
+mod health;
+
+mod public;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::Response;
+use bytes::Bytes;
+use bytesize::ByteSize;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use tower::{Service, ServiceBuilder};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::collector::Collector;
+pub use health::Health;
+
+/// The section `http` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How many connections players may hold at once.
+    pub connections_max: usize,
+    /// How long a request's head may take from its first byte on.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// How long a request's body may take.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How old a connection may grow (give or take a tenth) before its next answer closes it.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+    /// The largest body of one event, compressed or not.
+    pub event_bytes_max: ByteSize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            connection_age_max: Duration::from_mins(10),
+            event_bytes_max: ByteSize::kib(128),
+        }
+    }
+}
+
+/// The section `shutdown` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownSettings {
+    /// How long the server goes on after SIGTERM, not ready and closing connections as it answers.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// How long it then waits for requests that have begun.
+    #[serde(with = "humantime_serde")]
+    pub drain_max: Duration,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(5), drain_max: Duration::from_secs(25) }
+    }
+}
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    collector: Collector,
+    health: Health,
+    settings: Settings,
+}
+
+impl App {
+    /// Handles for the handlers.
+    pub fn new(collector: Collector, health: Health, settings: Settings) -> Self {
+        Self(Arc::new(Shared { collector, health, settings }))
+    }
+
+    /// The collector behind the players' door.
+    pub fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
+    /// Whether the server is alive and ready.
+    pub fn health(&self) -> &Health {
+        &self.0.health
+    }
+}
+
+/// The players' door.
+pub fn public(app: App) -> impl Door {
+    let layers = ServiceBuilder::new()
+        .map_response(public::with_cors)
+        .layer(CatchPanicLayer::custom(error::of_panic));
+    layers.service(public::router(app))
+}
+
+/// The operators' door.
+pub fn admin(app: App) -> impl Door {
+    let layers = ServiceBuilder::new()
+        .map_response(uncached)
+        .layer(CatchPanicLayer::custom(error::of_panic));
+    layers.service(admin::router(app))
+}
+
+/// What an operator sees is of now.
+fn uncached<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Answers requests; what a connection calls.
+pub trait Door:
+    Service<
+        Request<Incoming>,
+        Response = Response<Self::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its answers.
+    type Body: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static;
+}
+
+impl<S, B> Door for S
+where
+    S: Service<
+            Request<Incoming>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static,
+{
+    type Body = B;
+}
+
+/// What both doors have: health, and answers for what is not there.
+fn with_common_routes(router: Router<App>) -> Router<App> {
+    router
+        .merge(health::router())
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+}

@@ -1,0 +1,98 @@
+//! The players' door: start a session, CORS.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
+
+use super::error::ApiError;
+use super::{App, body, with_common_routes};
+use crate::session::id::SessionId;
+
+/// How many further header names a preflight is granted. Browsers ask for a handful.
+const PREFLIGHT_NAMES_MAX: usize = 32;
+
+pub(super) fn router(app: App) -> Router {
+    let sessions: MethodRouter<App> = post(start_session).options(preflight);
+    let router = Router::new()
+        .route("/api/v1/sessions", sessions.clone())
+        .route("/api/v1/sessions/", sessions)
+        // Any other path below /api/ has a preflight too, and nothing else.
+        .route("/api/{*path}", axum::routing::any(preflight_only));
+    with_common_routes(router).with_state(app)
+}
+
+async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    if let Err(refusal) = app.collector().has_room() {
+        body::discard(request, &app.0.settings).await;
+        return Err(refusal.into());
+    }
+    let body = body::read(request, &app.0.settings).await?;
+    let id = app.collector().start(&body)?;
+    Ok(created(id))
+}
+
+/// 201, with the place of the new session; relative, so that it holds behind any proxy.
+fn created(id: SessionId) -> Response {
+    let location = HeaderValue::try_from(format!("/api/v1/sessions/{id}"))
+        .expect("slashes, letters and digits are a header value");
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    headers.insert(LOCATION, location);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    *response.headers_mut() = headers;
+    response
+}
+
+async fn preflight_only(state: State<App>, request: Request) -> Response {
+    if request.method() == axum::http::Method::OPTIONS {
+        preflight(request.headers().clone()).await
+    } else {
+        super::error::not_found(state, request).await.into_response()
+    }
+}
+
+/// Grants what a browser asks for: `Content-Type` and whatever other names it brings.
+async fn preflight(headers: HeaderMap) -> Response {
+    let mut names = vec!["Content-Type"];
+    let asked = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    let asked = asked.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    names.extend(
+        asked
+            .map(str::trim)
+            .filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok())
+            .filter(|name| !name.eq_ignore_ascii_case("content-type"))
+            .take(PREFLIGHT_NAMES_MAX),
+    );
+    let names = HeaderValue::try_from(names.join(",")).expect("header names are a header value");
+    let headers = [
+        (ACCESS_CONTROL_ALLOW_HEADERS, names),
+        // Each session has a URL of its own for its events, so each is asked for anew.
+        (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+/// Adds the four documented headers, which stand on every answer, an error's too: a script may not
+/// even read the status of an answer without them.
+pub(super) fn with_cors<B>(mut response: Response<B>) -> Response<B> {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS,POST,PUT"),
+        (ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, "Location"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}

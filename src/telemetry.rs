@@ -1,0 +1,67 @@
+//! What the server did: logs, to standard error.
+
+use std::io::IsTerminal;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// The line at start is written whatever the level, because scripts read the addresses from it.
+pub const START_TARGET: &str = "mediatally::start";
+
+/// The section `log` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How lines look.
+    pub format: Format,
+    /// Which lines are written: a level, or directives such as `info,mediatally::http=debug`.
+    pub level: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { format: Format::Auto, level: "info".into() }
+    }
+}
+
+impl Settings {
+    /// The filter that `level` describes.
+    ///
+    /// # Errors
+    /// The directive that cannot be read.
+    pub fn filter(&self) -> Result<EnvFilter, ParseError> {
+        let start = format!("{START_TARGET}=info").parse()?;
+        Ok(EnvFilter::builder().parse(&self.level)?.add_directive(start))
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For eyes.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts to write logs; to be called once.
+///
+/// # Errors
+/// A level that cannot be read.
+pub fn init(settings: &Settings) -> Result<(), ParseError> {
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(settings.filter()?)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal);
+    match settings.format {
+        Format::Json => builder.json().flatten_event(true).init(),
+        Format::Auto if !terminal => builder.json().flatten_event(true).init(),
+        Format::Auto | Format::Human => builder.init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Bytes → one typed, validated event.
+//!
+//! The types cannot hold a bad value and borrow from the body. What is accepted is sound JSON
+//! throughout, since it is published as it came. Nothing here knows a clock, a file or a socket.
+
+mod parameters;
+
+mod parse;
+
+mod validate;
+
+mod violations;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use parameters::{EventType, Profile};
+pub use validate::Unlisted;
+pub use violations::{Code, Violation, Violations};
+
+/// Which rules a body is held to: the section `validation` of the configuration.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// Which keys are required.
+    pub profile: Profile,
+    /// Whether names that the documentation does not list are violations.
+    pub strict: bool,
+}
+
+/// The body of a `sessionStart`.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// When, by the player's clock, and where in the content.
+    pub player_time: PlayerTime,
+    /// What kind of content is played.
+    pub content: Content,
+    /// The listed parameters.
+    pub params: Params<'a>,
+    /// The customer's own facts on the session.
+    pub custom_metadata: CustomMetadata<'a>,
+    /// Names that are not listed, at most 32 of them.
+    pub unlisted: Vec<Unlisted<'a>>,
+}
+
+impl<'a> Start<'a> {
+    /// Reads the body of a `sessionStart`.
+    ///
+    /// # Errors
+    /// Every violation of the body, in document order.
+    pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
+        let root = parse::parse(body).map_err(|e| Violations::unreadable(e.to_string()))?;
+        let checked = validate::session_start(root, rules)?;
+        Ok(Self {
+            player_time: checked.player_time,
+            content: checked.content,
+            params: checked.params,
+            custom_metadata: checked.custom_metadata,
+            unlisted: checked.unlisted,
+        })
+    }
+}
+
+/// The member `playerTime`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlayerTime {
+    /// The position in the content.
+    pub playhead: Playhead,
+    /// The player's clock: milliseconds since the Unix epoch, UTC, at most 2^53 - 1.
+    pub ts: u64,
+}
+
+/// A position in the content, in seconds: finite and not negative.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Playhead(f64);
+
+impl Playhead {
+    /// The position in seconds.
+    pub fn seconds(self) -> f64 {
+        self.0
+    }
+}
+
+/// What kind of content a session plays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Content {
+    /// Broadcast; its playhead is the second of the day, UTC.
+    Live,
+    /// Anything else; its playhead is the second of the content.
+    Recorded {
+        /// The length in seconds, if it is known.
+        length_s: Option<f64>,
+    },
+}
+
+/// The listed members of `params`, each of its documented type, in the order of the body.
+#[derive(Debug, Default)]
+pub struct Params<'a>(Vec<(&'static str, parse::Node<'a>)>);
+
+impl Params<'_> {
+    /// The value of a key whose type is text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.0.iter().find_map(|(found, node)| match node {
+            parse::Node::Text(text) if *found == key => Some(text.as_ref()),
+            _ => None,
+        })
+    }
+}
+
+impl Serialize for Params<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, node)| (key, node)))
+    }
+}
+
+/// The member `customMetadata`: names of `a-z A-Z 0-9 _ .` with text values.
+#[derive(Debug, Default)]
+pub struct CustomMetadata<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl CustomMetadata<'_> {
+    /// The pairs in the order of the body.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
+    }
+}
+
+impl Serialize for CustomMetadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,467 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const ADOBE: Rules = Rules { profile: Profile::Adobe, strict: false };
+const STRICT: Rules = Rules { profile: Profile::Adobe, strict: true };
+const OPEN: Rules = Rules { profile: Profile::Open, strict: false };
+
+/// A body with all that is required.
+fn minimal() -> Value {
+    json!({
+        "eventType": "sessionStart",
+        "playerTime": {"playhead": 0, "ts": 1_700_000_000_000_u64},
+        "params": {
+            "analytics.trackingServer": "t", "analytics.reportSuite": "r",
+            "visitor.marketingCloudOrgId": "o", "media.id": "id", "media.length": 60,
+            "media.contentType": "vod", "media.playerName": "p", "media.channel": "c",
+        },
+    })
+}
+
+/// The minimal body, changed.
+fn with(change: impl FnOnce(&mut Value)) -> Value {
+    let mut body = minimal();
+    change(&mut body);
+    body
+}
+
+fn without(body: &mut Value, object: &str, name: &str) {
+    body.pointer_mut(object).unwrap().as_object_mut().unwrap().remove(name).unwrap();
+}
+
+fn refused_text(body: &str, rules: Rules) -> Vec<(String, Code)> {
+    match Start::parse(body.as_bytes(), rules) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.listed().iter().map(|v| (v.pointer.clone(), v.code)).collect(),
+    }
+}
+
+/// The violations of a body, without their messages.
+fn refused(body: &Value, rules: Rules) -> Vec<(String, Code)> {
+    refused_text(&body.to_string(), rules)
+}
+
+fn one(pointer: &str, code: Code) -> Vec<(String, Code)> {
+    vec![(pointer.to_owned(), code)]
+}
+
+fn messages(body: &Value, rules: Rules) -> Vec<String> {
+    let text = body.to_string();
+    let found = Start::parse(text.as_bytes(), rules).unwrap_err();
+    found.listed().iter().map(|violation| violation.message.to_string()).collect()
+}
+
+#[test]
+fn the_documented_sample_is_accepted_in_every_profile() {
+    let body = include_bytes!("../../tests/it/data/session-start.json");
+    for rules in [ADOBE, STRICT, OPEN] {
+        let start = Start::parse(body, rules).unwrap();
+        assert_eq!(start.player_time.ts, 1_700_000_000_000);
+        assert_eq!(start.params.text("media.id"), Some("VA API Sample Player"));
+        assert_eq!(start.content, Content::Recorded { length_s: Some(60.333_333_333_333_3) });
+        assert!(start.unlisted.is_empty());
+    }
+}
+
+#[test]
+fn each_required_key_is_required_and_the_open_profile_requires_fewer() {
+    for key in ["media.id", "media.length", "media.contentType", "media.playerName"] {
+        let body = with(|body| without(body, "/params", key));
+        let expected = one(&format!("/params/{key}"), Code::Required);
+        assert_eq!(refused(&body, ADOBE), expected);
+        assert_eq!(refused(&body, OPEN), expected);
+    }
+    for key in [
+        "analytics.trackingServer",
+        "analytics.reportSuite",
+        "visitor.marketingCloudOrgId",
+        "media.channel",
+    ] {
+        let body = with(|body| without(body, "/params", key));
+        assert_eq!(refused(&body, ADOBE), one(&format!("/params/{key}"), Code::Required));
+        assert_eq!(refused(&body, OPEN), []);
+        assert!(messages(&body, ADOBE)[0].contains("validation.profile = \"open\""));
+    }
+    for name in ["eventType", "playerTime", "params"] {
+        let body = with(|body| without(body, "", name));
+        assert_eq!(refused(&body, ADOBE), one(&format!("/{name}"), Code::Required));
+    }
+    for name in ["playhead", "ts"] {
+        let body = with(|body| without(body, "/playerTime", name));
+        assert_eq!(refused(&body, ADOBE), one(&format!("/playerTime/{name}"), Code::Required));
+    }
+}
+
+#[test]
+fn null_is_never_a_value() {
+    for name in ["eventType", "playerTime", "params", "qoeData", "customMetadata"] {
+        let body = with(|body| body[name] = Value::Null);
+        assert_eq!(refused(&body, ADOBE), one(&format!("/{name}"), Code::Type));
+    }
+    let body = with(|body| body["params"]["media.name"] = Value::Null);
+    assert_eq!(refused(&body, ADOBE), one("/params/media.name", Code::Type));
+}
+
+#[test]
+fn the_event_type_must_open_a_session() {
+    let typed = |event_type: Value| with(|body| body["eventType"] = event_type);
+    assert_eq!(refused(&typed(json!(1)), ADOBE), one("/eventType", Code::Type));
+    assert_eq!(refused(&typed(json!("sessionstart")), ADOBE), one("/eventType", Code::Enum));
+    assert!(
+        messages(&typed(json!("sesionStart")), ADOBE)[0].contains("did you mean \"sessionStart\"")
+    );
+    // A body in the wrong place is told so, not that it lacks what a session start needs.
+    let play = json!({"eventType": "play", "playerTime": {"playhead": 0, "ts": 0}});
+    assert_eq!(refused(&play, ADOBE), one("/eventType", Code::Const));
+    assert!(messages(&play, ADOBE)[0].contains("/api/v1/sessions/{sid}/events"));
+}
+
+#[test]
+fn the_playhead_is_bounded_by_the_content() {
+    let at = |content_type: &str, length: Value, playhead: Value| {
+        let body = with(|body| {
+            body["params"]["media.contentType"] = json!(content_type);
+            body["params"]["media.length"] = length;
+            body["playerTime"]["playhead"] = playhead;
+        });
+        refused(&body, ADOBE)
+    };
+    let too_large = one("/playerTime/playhead", Code::Maximum);
+    for live in ["live", "LIVE", "Linear", "radio"] {
+        assert_eq!(at(live, json!(60), json!(86_399.999)), []);
+        assert_eq!(at(live, json!(60), json!(86_400)), too_large);
+    }
+    for recorded in ["vod", "", "livestream"] {
+        assert_eq!(at(recorded, json!(60.5), json!(60.499)), []);
+        assert_eq!(at(recorded, json!(60.5), json!(60.5)), too_large);
+        for unknown in [json!(0), json!(-1), json!(-0.0)] {
+            assert_eq!(at(recorded, unknown, json!(1e9)), []);
+        }
+    }
+    assert_eq!(at("vod", json!(60), json!(-0.001)), one("/playerTime/playhead", Code::Minimum));
+    assert_eq!(at("vod", json!(60), json!("0")), one("/playerTime/playhead", Code::Type));
+    // Without a sound length no bound is known, and only the length is at fault.
+    assert_eq!(at("vod", json!("60"), json!(1e9)), one("/params/media.length", Code::Type));
+}
+
+#[test]
+fn the_time_is_a_whole_number_of_ms_within_53_bits() {
+    let ts = |ts: &str| {
+        let text = minimal().to_string().replace("1700000000000", ts);
+        refused_text(&text, ADOBE)
+    };
+    for good in ["0", "-0", "20.0", "1.7e12", "9007199254740991"] {
+        assert_eq!(ts(good), [], "{good}");
+    }
+    assert_eq!(ts("-1"), one("/playerTime/ts", Code::Minimum));
+    for large in ["9007199254740992", "18446744073709551616", "1e300"] {
+        assert_eq!(ts(large), one("/playerTime/ts", Code::Maximum), "{large}");
+    }
+    for other in ["1.5", "\"1\"", "true"] {
+        assert_eq!(ts(other), one("/playerTime/ts", Code::Type), "{other}");
+    }
+}
+
+#[test]
+fn known_keys_have_their_documented_type() {
+    let param = |key: &str, value: Value| {
+        let body = with(|body| body["params"][key] = value);
+        refused(&body, ADOBE)
+    };
+    let wrong = |key: &str| one(&format!("/params/{key}"), Code::Type);
+    assert_eq!(param("media.name", json!(1)), wrong("media.name"));
+    assert_eq!(param("media.resume", json!("true")), wrong("media.resume"));
+    assert_eq!(param("media.resume", json!(true)), []);
+    assert_eq!(param("visitor.aamLocationHint", json!(9.0)), []);
+    assert_eq!(param("visitor.aamLocationHint", json!(9.5)), wrong("visitor.aamLocationHint"));
+    assert_eq!(param("media.id", json!("")), one("/params/media.id", Code::MinLength));
+    assert_eq!(param("media.contentType", json!("")), []);
+    assert_eq!(param("media.qoe.bitrate", json!("fast")), wrong("media.qoe.bitrate"));
+    assert_eq!(param("media.downloaded", json!(false)), []);
+    assert_eq!(
+        param("media.downloaded", json!(true)),
+        one("/params/media.downloaded", Code::Const)
+    );
+    // A key of another event type is unlisted here, and unchecked.
+    assert_eq!(param("media.ad.length", json!("long")), []);
+}
+
+#[test]
+fn declared_visitor_ids_are_checked_to_the_last_member() {
+    let ids = |ids: Value| {
+        let body = with(|body| body["params"]["visitor.customerIDs"] = ids);
+        refused(&body, ADOBE)
+    };
+    let place = |rest: &str| format!("/params/visitor.customerIDs{rest}");
+    assert_eq!(ids(json!({})), []);
+    assert_eq!(
+        ids(json!({"crm": {"id": "7", "authState": 2}, "x/y": {"id": "", "authState": 0.0}})),
+        []
+    );
+    assert_eq!(ids(json!([])), one(&place(""), Code::Type));
+    assert_eq!(ids(json!({"crm": "7"})), one(&place("/crm"), Code::Type));
+    assert_eq!(
+        ids(json!({"a/b": {"id": 7, "authState": 3, "more": 1}})),
+        [
+            (place("/a~1b/authState"), Code::Enum),
+            (place("/a~1b/id"), Code::Type),
+            (place("/a~1b/more"), Code::AdditionalProperties),
+        ]
+    );
+    assert_eq!(
+        ids(json!({"crm": {}})),
+        [(place("/crm/id"), Code::Required), (place("/crm/authState"), Code::Required)]
+    );
+}
+
+#[test]
+fn quality_data_is_checked_where_it_is_known_and_free_elsewhere() {
+    let quality = |quality: Value, rules| {
+        let body = with(|body| body["qoeData"] = quality);
+        refused(&body, rules)
+    };
+    let good =
+        json!({"media.qoe.bitrate": -1, "media.qoe.framesPerSecond": 23.5, "aKey": {"any": []}});
+    assert_eq!(quality(good.clone(), ADOBE), []);
+    assert_eq!(quality(good, STRICT), []);
+    assert_eq!(
+        quality(json!({"media.qoe.errorID": 5}), ADOBE),
+        one("/qoeData/media.qoe.errorID", Code::Type)
+    );
+}
+
+#[test]
+fn custom_metadata_is_flat_text_under_plain_names() {
+    let metadata = |metadata: Value, rules| {
+        let body = with(|body| body["customMetadata"] = metadata);
+        refused(&body, rules)
+    };
+    let place = |key: &str| format!("/customMetadata/{key}");
+    assert_eq!(metadata(json!({"a_B.9": "", "x": "é\u{0}"}), STRICT), []);
+    for bad in ["bad-key", "", "é", "a b"] {
+        assert_eq!(metadata(json!({bad: "x"}), ADOBE), one(&place(bad), Code::PropertyNames));
+    }
+    for value in [json!(1), json!(true), json!(null), json!({}), json!([])] {
+        assert_eq!(metadata(json!({"k": value}), ADOBE), one(&place("k"), Code::Type));
+    }
+    for reserved in ["a.media", "media.id"] {
+        assert_eq!(metadata(json!({reserved: "x"}), ADOBE), []);
+        assert_eq!(
+            metadata(json!({reserved: "x"}), STRICT),
+            one(&place(reserved), Code::PropertyNames)
+        );
+    }
+}
+
+#[test]
+fn unlisted_names_are_pointed_out_and_refused_only_when_strict() {
+    let body = with(|body| {
+        body["extra"] = json!({"a": [1]});
+        body["playerTime"]["tss"] = json!(1);
+        body["params"]["media.chanel"] = json!(7);
+    });
+    let text = body.to_string();
+    let start = Start::parse(text.as_bytes(), ADOBE).unwrap();
+    let mut names: Vec<_> = start.unlisted.iter().map(|u| (u.name.as_ref(), u.nearest)).collect();
+    names.sort_unstable();
+    assert_eq!(names, [("extra", None), ("media.chanel", Some("media.channel")), ("tss", None)]);
+    let mut violations = refused(&body, STRICT);
+    violations.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(
+        violations,
+        ["/extra", "/params/media.chanel", "/playerTime/tss"]
+            .map(|pointer| (pointer.to_owned(), Code::AdditionalProperties))
+    );
+}
+
+#[test]
+fn a_missing_key_is_found_under_a_name_near_it() {
+    let body = with(|body| {
+        without(body, "/params", "media.channel");
+        body["params"]["media.Channel"] = json!("c");
+    });
+    assert!(messages(&body, ADOBE)[0].contains("is \"media.Channel\" meant to be it?"));
+}
+
+#[test]
+fn a_member_named_twice_is_refused_where_a_reader_could_take_either() {
+    let text = minimal().to_string();
+    let twice = |from: &str, to: &str| refused_text(&text.replacen(from, to, 1), ADOBE);
+    let json = |pointer: &str| one(pointer, Code::Json);
+    assert_eq!(
+        twice("{\"eventType\"", "{\"eventType\":\"play\",\"eventType\"")[1..],
+        json("/eventType")
+    );
+    assert_eq!(twice("\"ts\":", "\"ts\":1,\"ts\":"), json("/playerTime/ts"));
+    assert_eq!(
+        twice("\"media.id\":", "\"media.id\":\"x\",\"media.id\":"),
+        json("/params/media.id")
+    );
+    assert_eq!(
+        twice("\"media.id\":", "\"x\":1,\"media.id\":\"i\",\"x\":2,\"\":"),
+        json("/params/x")
+    );
+    assert_eq!(
+        twice("\"media.id\":", "\"media.i\\u0064\":\"x\",\"media.id\":"),
+        json("/params/media.id")
+    );
+    assert_eq!(twice("{\"eventType\"", "{\"x\":1,\"x\":2,\"eventType\""), json("/x"));
+    assert_eq!(twice("{\"eventType\"", "{\"x\":{\"y\":1,\"y\":2},\"eventType\""), json(""));
+    assert_eq!(
+        twice("{\"eventType\"", "{\"qoeData\":{\"y\":1,\"y\":2},\"eventType\""),
+        json("/qoeData/y")
+    );
+    assert_eq!(
+        twice("{\"eventType\"", "{\"customMetadata\":{\"y\":\"\",\"y\":\"\"},\"eventType\""),
+        json("/customMetadata/y")
+    );
+}
+
+#[test]
+fn every_violation_is_listed_in_document_order() {
+    let body = r#"{"customMetadata":{"bad-key":1},"params":{"media.length":"60","zzz":1,"media.id":""},
+        "playerTime":{"ts":-1,"playhead":true},"eventType":7,"extra":1}"#;
+    assert_eq!(
+        refused_text(body, Rules { profile: Profile::Open, strict: true }),
+        [
+            ("/customMetadata/bad-key", Code::PropertyNames),
+            ("/customMetadata/bad-key", Code::Type),
+            ("/params/media.length", Code::Type),
+            ("/params/zzz", Code::AdditionalProperties),
+            ("/params/media.id", Code::MinLength),
+            ("/params/media.contentType", Code::Required),
+            ("/params/media.playerName", Code::Required),
+            ("/playerTime/ts", Code::Minimum),
+            ("/playerTime/playhead", Code::Type),
+            ("/eventType", Code::Type),
+            ("/extra", Code::AdditionalProperties),
+        ]
+        .map(|(pointer, code)| (pointer.to_owned(), code))
+    );
+}
+
+#[test]
+fn what_is_no_object_is_told_so_at_the_root() {
+    for body in ["[]", "[[1]]", "null", "1", "\"x\"", "true"] {
+        assert_eq!(refused_text(body, ADOBE), one("", Code::Type), "{body}");
+    }
+    for body in ["", "{", "{]", "\u{feff}{}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}"] {
+        assert_eq!(refused_text(body, ADOBE), one("", Code::Json), "{body}");
+    }
+}
+
+#[test]
+fn a_body_of_nothing_but_names_is_told_off_within_bounds() {
+    let names: Vec<_> = (0..20_000).map(|n| format!("\"k{n}\":1")).collect();
+    for object in ["params", "customMetadata", "playerTime"] {
+        let body = format!("{{\"{object}\":{{{}}}}}", names.join(","));
+        let found = Start::parse(body.as_bytes(), STRICT).unwrap_err();
+        assert_eq!(found.listed().len(), 1_000);
+        assert!(found.omitted() >= 19_000);
+    }
+}
+
+/// Any JSON value, of a few levels.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(any_name(), inner, 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// A name: mostly a known one, so that generated bodies come near to good ones.
+fn any_name() -> impl Strategy<Value = String> {
+    let known: Vec<_> = parameters::PARAMS.iter().chain(parameters::QOE).map(|p| p.key).collect();
+    let members = [&parameters::BODY_MEMBERS[..], &parameters::PLAYER_TIME_MEMBERS].concat();
+    prop_oneof![
+        4 => prop::sample::select(known).prop_map(str::to_owned),
+        2 => prop::sample::select(members).prop_map(str::to_owned),
+        1 => ".{0,8}",
+    ]
+}
+
+/// The minimal body with some members anywhere set to anything.
+fn any_near_body() -> impl Strategy<Value = Value> {
+    let objects = ["", "/playerTime", "/params", "/qoeData", "/customMetadata"];
+    let change = (prop::sample::select(objects.to_vec()), any_name(), any_json());
+    prop::collection::vec(change, 0..4).prop_map(|changes| {
+        let mut body = minimal();
+        body["qoeData"] = json!({});
+        body["customMetadata"] = json!({});
+        for (object, name, value) in changes {
+            if let Some(Value::Object(members)) = body.pointer_mut(object) {
+                members.insert(name, value);
+            }
+        }
+        body
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(body: Vec<u8>, strict: bool) {
+        let _ = Start::parse(&body, Rules { profile: Profile::Adobe, strict });
+    }
+
+    #[test]
+    fn a_damaged_body_is_never_accepted_unless_it_is_sound(
+        body in any_near_body(), place: prop::sample::Index, byte: u8,
+    ) {
+        let mut bytes = body.to_string().into_bytes();
+        let place = place.index(bytes.len());
+        bytes[place] = byte;
+        if Start::parse(&bytes, OPEN).is_ok() {
+            prop_assert!(serde_json::from_slice::<Value>(&bytes).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_places_that_exist_or_are_missing(body in any_near_body(), strict: bool) {
+        let text = body.to_string();
+        let Err(found) = Start::parse(text.as_bytes(), Rules { profile: Profile::Adobe, strict }) else {
+            return Ok(());
+        };
+        prop_assert!(!found.listed().is_empty());
+        for violation in found.listed() {
+            let missing = matches!(violation.code, Code::Required);
+            prop_assert_eq!(body.pointer(&violation.pointer).is_none(), missing, "{:?}", violation);
+        }
+    }
+
+    #[test]
+    fn what_strict_rules_accept_the_usual_rules_accept_too(body in any_near_body()) {
+        let text = body.to_string();
+        if Start::parse(text.as_bytes(), STRICT).is_ok() {
+            prop_assert!(Start::parse(text.as_bytes(), ADOBE).is_ok());
+        }
+        if Start::parse(text.as_bytes(), ADOBE).is_ok() {
+            prop_assert!(Start::parse(text.as_bytes(), OPEN).is_ok());
+        }
+    }
+
+    #[test]
+    fn listed_parameters_are_kept_as_they_came(body in any_near_body()) {
+        let text = body.to_string();
+        if let Ok(start) = Start::parse(text.as_bytes(), OPEN) {
+            let kept = serde_json::to_value(&start.params).unwrap();
+            for (key, value) in kept.as_object().unwrap() {
+                prop_assert_eq!(&body["params"][key], value);
+            }
+            let metadata = serde_json::to_value(&start.custom_metadata).unwrap();
+            prop_assert_eq!(&body["customMetadata"], &metadata);
+        }
+    }
+}

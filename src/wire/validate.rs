@@ -1,0 +1,578 @@
+//! The rules of an event body: a tree becomes typed, or every violation is named.
+//!
+//! One walk in document order finds both, so what is accepted and what is explained cannot differ.
+
+use std::borrow::Cow;
+
+use hashbrown::HashSet;
+
+use super::parameters::{
+    self, EventType, Kind, PARAMS, PARAMS_INDEX, PLAYER_TIME_MEMBERS, Parameter, Profile, QOE,
+    QOE_INDEX,
+};
+use super::parse::{Member, Node};
+use super::violations::{Code, Pointer, Violations, quoted};
+use super::{Content, CustomMetadata, Params, PlayerTime, Playhead, Rules};
+
+/// How many names of a body are compared with the known ones. A comparison with the whole table
+/// takes some microseconds, and a hostile body could hold twenty thousand names.
+const HINTS_MAX: usize = 32;
+
+/// Live content has the second of the day for a playhead.
+const SECONDS_OF_A_DAY: f64 = 86_400.0;
+
+/// The largest integer that every JSON reader holds exactly, 2^53 - 1.
+const TS_MAX: u64 = (1 << 53) - 1;
+
+/// The typed members of a body without violations.
+pub(super) struct Checked<'a> {
+    pub(super) player_time: PlayerTime,
+    pub(super) content: Content,
+    pub(super) params: Params<'a>,
+    pub(super) custom_metadata: CustomMetadata<'a>,
+    pub(super) unlisted: Vec<Unlisted<'a>>,
+}
+
+/// A name that the table does not list where it stands: accepted, kept with the body, pointed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted<'a> {
+    /// The name as it came.
+    pub name: Cow<'a, str>,
+    /// The known name that was probably meant.
+    pub nearest: Option<&'static str>,
+}
+
+/// Holds the body of a session start to the rules.
+///
+/// # Errors
+/// Every violation, in document order.
+pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Checked<'_>, Violations> {
+    let members = match root {
+        Node::Object(members) => members,
+        other => {
+            let mut found = Violations::default();
+            found.add(&Pointer::Root, Code::Type, expected("object", &other));
+            return Err(found);
+        }
+    };
+    let mut walk = Walk {
+        rules,
+        event_type: declared_type(&members).unwrap_or(EventType::SessionStart),
+        content: content_of(&members),
+        found: Violations::default(),
+        player_time: None,
+        params: Params::default(),
+        custom_metadata: CustomMetadata::default(),
+        unlisted: Vec::new(),
+    };
+    walk.body(members);
+    match (walk.player_time, walk.content) {
+        (Some(player_time), Some(content)) if walk.found.is_empty() => Ok(Checked {
+            player_time,
+            content,
+            params: walk.params,
+            custom_metadata: walk.custom_metadata,
+            unlisted: walk.unlisted,
+        }),
+        _ => Err(walk.found),
+    }
+}
+
+/// The event type that a body says it has, whether it may have it here or not: a `play` that was
+/// posted to the wrong place is told so, and not that it lacks what a session start needs.
+fn declared_type(members: &[Member<'_>]) -> Option<EventType> {
+    match member(members, "eventType")? {
+        Node::Text(name) => EventType::from_name(name),
+        _ => None,
+    }
+}
+
+/// Live or recorded, looked up ahead because the playhead may stand before the parameters.
+fn content_of(members: &[Member<'_>]) -> Option<Content> {
+    let Some(Node::Object(params)) = member(members, "params") else {
+        return None;
+    };
+    let Some(Node::Text(content_type)) = member(params, "media.contentType") else {
+        return None;
+    };
+    let Some(Node::Number(length)) = member(params, "media.length") else {
+        return None;
+    };
+    let live = parameters::LIVE_CONTENT_TYPES
+        .iter()
+        .any(|live_type| content_type.eq_ignore_ascii_case(live_type));
+    let length_s = length.as_f64().filter(|length_s| *length_s > 0.0);
+    Some(if live { Content::Live } else { Content::Recorded { length_s } })
+}
+
+fn member<'n, 'a>(members: &'n [Member<'a>], name: &str) -> Option<&'n Node<'a>> {
+    members.iter().find(|(found, _)| found == name).map(|(_, node)| node)
+}
+
+/// One walk through one body.
+struct Walk<'a> {
+    rules: Rules,
+    event_type: EventType,
+    content: Option<Content>,
+    found: Violations,
+    player_time: Option<PlayerTime>,
+    params: Params<'a>,
+    custom_metadata: CustomMetadata<'a>,
+    unlisted: Vec<Unlisted<'a>>,
+}
+
+impl<'a> Walk<'a> {
+    fn body(&mut self, members: Vec<Member<'a>>) {
+        let root = Pointer::Root;
+        let names_before = self.unlisted.len();
+        let mut present = Present::default();
+        let mut others = Names::default();
+        for (name, node) in members {
+            let place = root.member(&name);
+            let known = parameters::BODY_MEMBERS.iter().position(|known| *known == name);
+            if !known.is_none_or(|row| present.is_first(row)) {
+                self.repeated(&place);
+                continue;
+            }
+            match known.map(|row| parameters::BODY_MEMBERS[row]) {
+                Some("eventType") => self.event_type(&place, &node),
+                Some("playerTime") => self.player_time(&place, node),
+                Some("params") => self.params(&place, node),
+                Some("qoeData") => self.quality(&place, node),
+                Some("customMetadata") => self.custom_metadata(&place, node),
+                _ => self.unlisted(&root, &mut others, name.clone(), parameters::BODY_MEMBERS),
+            }
+        }
+        for (row, name) in parameters::BODY_MEMBERS.iter().enumerate() {
+            let required = match *name {
+                "eventType" => "required: one of the twenty documented names".into(),
+                "playerTime" => "required: an object with playhead and ts".into(),
+                "params" => match self.required_keys().as_slice() {
+                    [] => continue,
+                    keys => {
+                        format!("required on {}, with {}", self.event_type.name(), keys.join(", "))
+                    }
+                },
+                _ => continue,
+            };
+            if !present.has(row) {
+                self.missing(&root, name, required, names_before);
+            }
+        }
+    }
+
+    fn event_type(&mut self, place: &Pointer<'_>, node: &Node<'_>) {
+        let Node::Text(name) = node else {
+            return self.found.add(place, Code::Type, expected("string", node));
+        };
+        match EventType::from_name(name) {
+            Some(EventType::SessionStart) => {}
+            Some(other) => self.found.add(
+                place,
+                Code::Const,
+                format!(
+                    "expected \"sessionStart\", which opens a session; \"{}\" goes to \
+                     /api/v1/sessions/{{sid}}/events of a session that is open",
+                    other.name()
+                ),
+            ),
+            None => {
+                let names = EventType::ALL.map(EventType::name);
+                let hint = did_you_mean(parameters::nearest(name, names));
+                let name = quoted(name);
+                self.found.add(place, Code::Enum, format!("{name} is no event type{hint}"));
+            }
+        }
+    }
+
+    fn player_time(&mut self, place: &Pointer<'_>, node: Node<'a>) {
+        let Some(members) = self.object(place, node) else {
+            return;
+        };
+        let names_before = self.unlisted.len();
+        let mut present = Present::default();
+        let mut others = Names::default();
+        let (mut playhead, mut ts) = (None, None);
+        for (name, node) in members {
+            let known = PLAYER_TIME_MEMBERS.iter().position(|known| *known == name);
+            let member_place = place.member(&name);
+            if !known.is_none_or(|row| present.is_first(row)) {
+                self.repeated(&member_place);
+                continue;
+            }
+            match known.map(|row| PLAYER_TIME_MEMBERS[row]) {
+                Some("playhead") => playhead = self.playhead(&member_place, &node),
+                Some("ts") => ts = self.ts(&member_place, &node),
+                _ => self.unlisted(place, &mut others, name.clone(), PLAYER_TIME_MEMBERS),
+            }
+        }
+        for (row, name) in PLAYER_TIME_MEMBERS.iter().enumerate() {
+            if !present.has(row) {
+                let meaning = match *name {
+                    "playhead" => "required: the position in the content, in seconds",
+                    _ => "required: the player's clock, in milliseconds since 1970 (UTC)",
+                };
+                self.missing(place, name, meaning.into(), names_before);
+            }
+        }
+        self.player_time = playhead.zip(ts).map(|(playhead, ts)| PlayerTime { playhead, ts });
+    }
+
+    fn playhead(&mut self, place: &Pointer<'_>, node: &Node<'_>) -> Option<Playhead> {
+        let Node::Number(number) = node else {
+            self.found.add(place, Code::Type, expected("number", node));
+            return None;
+        };
+        let playhead = number.as_f64().filter(|playhead| playhead.is_finite())?;
+        let bound = match (self.event_type, self.content) {
+            (EventType::SessionStart, Some(Content::Live)) => Some((
+                SECONDS_OF_A_DAY,
+                "86400, because the playhead of live content is the second of the day (UTC)".into(),
+            )),
+            (EventType::SessionStart, Some(Content::Recorded { length_s: Some(length_s) })) => {
+                Some((length_s, format!("media.length ({length_s})")))
+            }
+            _ => None,
+        };
+        if playhead < 0.0 {
+            self.found.add(place, Code::Minimum, format!("expected at least 0, got {number}"));
+            return None;
+        }
+        if let Some((bound, meaning)) = bound
+            && playhead >= bound
+        {
+            let message = format!("expected less than {meaning}, got {number}");
+            self.found.add(place, Code::Maximum, message);
+            return None;
+        }
+        Some(Playhead(playhead))
+    }
+
+    fn ts(&mut self, place: &Pointer<'_>, node: &Node<'_>) -> Option<u64> {
+        let Node::Number(number) = node else {
+            self.found.add(place, Code::Type, expected("integer", node));
+            return None;
+        };
+        let Some(ts) = integer(number) else {
+            self.found.add(place, Code::Type, format!("expected integer, got {number}"));
+            return None;
+        };
+        if ts < 0 {
+            self.found.add(place, Code::Minimum, format!("expected at least 0, got {number}"));
+            return None;
+        }
+        match u64::try_from(ts) {
+            Ok(ts) if ts <= TS_MAX => Some(ts),
+            _ => {
+                let message = format!("expected at most {TS_MAX} (2^53 - 1), got {number}");
+                self.found.add(place, Code::Maximum, message);
+                None
+            }
+        }
+    }
+
+    fn params(&mut self, place: &Pointer<'_>, node: Node<'a>) {
+        let Some(members) = self.object(place, node) else {
+            return;
+        };
+        let names_before = self.unlisted.len();
+        let mut present = Present::default();
+        let mut others = Names::default();
+        let mut listed = Vec::with_capacity(members.len().min(PARAMS.len()));
+        let event_type = self.event_type;
+        let allowed = |parameter: &Parameter| parameter.allowed_on.contains(event_type);
+        for (name, node) in members {
+            let row = PARAMS_INDEX.get(&name).filter(|row| allowed(&PARAMS[*row]));
+            let Some(row) = row else {
+                let known = PARAMS.iter().filter(|parameter| allowed(parameter));
+                self.unlisted(place, &mut others, name, known.map(|parameter| parameter.key));
+                continue;
+            };
+            let member_place = place.member(&name);
+            if !present.is_first(row) {
+                self.repeated(&member_place);
+                continue;
+            }
+            let parameter = &PARAMS[row];
+            self.value(&member_place, parameter.kind, &node);
+            if parameter.key == "media.downloaded" && matches!(node, Node::Flag(true)) {
+                self.found.add(
+                    &member_place,
+                    Code::Const,
+                    "expected false or nothing: downloaded content is posted whole, as an array of \
+                     its events",
+                );
+            }
+            listed.push((parameter.key, node));
+        }
+        for (row, parameter) in PARAMS.iter().enumerate() {
+            if parameter.is_required(self.event_type, self.rules.profile) && !present.has(row) {
+                let meaning = self.why_required(parameter);
+                self.missing(place, parameter.key, meaning, names_before);
+            }
+        }
+        if self.event_type == EventType::StatesUpdate
+            && !listed.iter().any(|(key, _)| matches!(*key, "statesStart" | "statesEnd"))
+        {
+            self.found.add(place, Code::AnyOf, "one of statesStart and statesEnd is required");
+        }
+        self.params = Params(listed);
+    }
+
+    fn quality(&mut self, place: &Pointer<'_>, node: Node<'a>) {
+        let Some(members) = self.object(place, node) else {
+            return;
+        };
+        let mut present = Present::default();
+        let mut others = Names::default();
+        for (name, node) in members {
+            let member_place = place.member(&name);
+            match QOE_INDEX.get(&name) {
+                Some(row) if present.is_first(row) => {
+                    self.value(&member_place, QOE[row].kind, &node);
+                }
+                // Other quality names are documented as free, so they are not pointed out.
+                None if others.insert(name.clone()) => {}
+                _ => self.repeated(&member_place),
+            }
+        }
+    }
+
+    fn custom_metadata(&mut self, place: &Pointer<'_>, node: Node<'a>) {
+        let Some(members) = self.object(place, node) else {
+            return;
+        };
+        let mut keys = Names::default();
+        let mut pairs = Vec::with_capacity(members.len());
+        for (key, node) in members {
+            let member_place = place.member(&key);
+            if !keys.insert(key.clone()) {
+                self.repeated(&member_place);
+                continue;
+            }
+            if !is_name(&key) {
+                let message = "expected a key of a-z, A-Z, 0-9, _ and . (at least one character)";
+                self.found.add(&member_place, Code::PropertyNames, message);
+            } else if ["a.", "media."].iter().any(|reserved| key.starts_with(reserved)) {
+                if self.rules.strict {
+                    let message = "keys that begin with a. or media. are reserved";
+                    self.found.add(&member_place, Code::PropertyNames, message);
+                } else if self.unlisted.len() < HINTS_MAX {
+                    self.unlisted.push(Unlisted { name: key.clone(), nearest: None });
+                }
+            }
+            match node {
+                Node::Text(value) => pairs.push((key, value)),
+                other => self.found.add(&member_place, Code::Type, expected("string", &other)),
+            }
+        }
+        self.custom_metadata = CustomMetadata(pairs);
+    }
+
+    /// Holds one value to its documented type.
+    fn value(&mut self, place: &Pointer<'_>, kind: Kind, node: &Node<'_>) {
+        let fits = match (kind, node) {
+            (Kind::Text, Node::Text(_))
+            | (Kind::Flag, Node::Flag(_))
+            | (Kind::Number, Node::Number(_)) => true,
+            (Kind::NonEmptyText, Node::Text(text)) => {
+                if text.is_empty() {
+                    self.found.add(place, Code::MinLength, "expected at least one character");
+                }
+                true
+            }
+            (Kind::StateName, Node::Text(name)) => {
+                if !is_name(name) || name.len() > 64 {
+                    let got = quoted(name);
+                    let message = format!("expected 1 to 64 of a-z, A-Z, 0-9, _ and ., got {got}");
+                    self.found.add(place, Code::Pattern, message);
+                }
+                true
+            }
+            (Kind::Integer | Kind::AuthState, Node::Number(number)) => {
+                match integer(number) {
+                    None => {
+                        self.found.add(
+                            place,
+                            Code::Type,
+                            format!("expected integer, got {number}"),
+                        );
+                    }
+                    Some(state) if kind == Kind::AuthState && !(0..=2).contains(&state) => {
+                        let message = format!("expected 0, 1 or 2, got {number}");
+                        self.found.add(place, Code::Enum, message);
+                    }
+                    Some(_) => {}
+                }
+                true
+            }
+            (Kind::CustomerIds, Node::Object(ids)) => {
+                for (name, id) in ids {
+                    let known = [("id", Kind::Text), ("authState", Kind::AuthState)];
+                    self.members(&place.member(name), id, &known);
+                }
+                true
+            }
+            (Kind::States, Node::List(states)) => {
+                for (index, state) in states.iter().enumerate() {
+                    self.members(
+                        &place.item(index),
+                        state,
+                        &[("media.state.name", Kind::StateName)],
+                    );
+                }
+                true
+            }
+            _ => false,
+        };
+        if !fits {
+            let wanted = match kind {
+                Kind::Text | Kind::NonEmptyText | Kind::StateName => "string",
+                Kind::Number => "number",
+                Kind::Integer | Kind::AuthState => "integer",
+                Kind::Flag => "boolean",
+                Kind::CustomerIds => "object",
+                Kind::States => "array",
+            };
+            self.found.add(place, Code::Type, expected(wanted, node));
+        }
+    }
+
+    /// An object below a parameter, whose members are all required and no others allowed.
+    fn members(&mut self, place: &Pointer<'_>, node: &Node<'_>, known: &[(&'static str, Kind)]) {
+        let Node::Object(members) = node else {
+            return self.found.add(place, Code::Type, expected("object", node));
+        };
+        for (name, node) in members {
+            let member_place = place.member(name);
+            match known.iter().find(|(known, _)| known == name) {
+                Some((_, kind)) => self.value(&member_place, *kind, node),
+                None => self.found.add(&member_place, Code::AdditionalProperties, "not known here"),
+            }
+        }
+        for (name, _) in known {
+            if member(members, name).is_none() {
+                self.found.add(&place.member(name), Code::Required, "required");
+            }
+        }
+    }
+
+    fn object(&mut self, place: &Pointer<'_>, node: Node<'a>) -> Option<Vec<Member<'a>>> {
+        match node {
+            Node::Object(members) => Some(members),
+            other => {
+                self.found.add(place, Code::Type, expected("object", &other));
+                None
+            }
+        }
+    }
+
+    /// Points out a name that the table does not list at `place`; strict rules refuse it.
+    fn unlisted(
+        &mut self,
+        place: &Pointer<'_>,
+        others: &mut Names<'a>,
+        name: Cow<'a, str>,
+        known: impl IntoIterator<Item = &'static str>,
+    ) {
+        if !others.insert(name.clone()) {
+            return self.repeated(&place.member(&name));
+        }
+        let hinted = self.unlisted.len() < HINTS_MAX;
+        let nearest = if hinted { parameters::nearest(&name, known) } else { None };
+        if self.rules.strict {
+            let message =
+                format!("not listed on {}{}", self.event_type.name(), did_you_mean(nearest));
+            self.found.add(&place.member(&name), Code::AdditionalProperties, message);
+        }
+        if hinted {
+            self.unlisted.push(Unlisted { name, nearest });
+        }
+    }
+
+    fn repeated(&mut self, place: &Pointer<'_>) {
+        self.found.add(place, Code::Json, "stands twice in the same object");
+    }
+
+    /// A missing member; a name near it in the same object (pointed out since `names_before`) was
+    /// probably meant to be it.
+    fn missing(
+        &mut self,
+        place: &Pointer<'_>,
+        name: &'static str,
+        mut message: String,
+        names_before: usize,
+    ) {
+        let near = self.unlisted[names_before..].iter().find(|found| found.nearest == Some(name));
+        if let Some(near) = near {
+            message = format!("{message}; is {} meant to be it?", quoted(&near.name));
+        }
+        self.found.add(&place.member(name), Code::Required, message);
+    }
+
+    fn required_keys(&self) -> Vec<&'static str> {
+        PARAMS
+            .iter()
+            .filter(|parameter| parameter.is_required(self.event_type, self.rules.profile))
+            .map(|parameter| parameter.key)
+            .collect()
+    }
+
+    fn why_required(&self, parameter: &Parameter) -> String {
+        let mut message = format!(
+            "required on {}: {}",
+            self.event_type.name(),
+            parameter.description.trim_end_matches('.')
+        );
+        if !parameter.is_required(self.event_type, Profile::Open) {
+            message
+                .push_str(" (a server set to validation.profile = \"open\" does not require it)");
+        }
+        message
+    }
+}
+
+/// Names of one object that are in no table, to tell one that stands twice.
+type Names<'a> = HashSet<Cow<'a, str>>;
+
+/// The members of a table or list that one object has.
+#[derive(Default)]
+struct Present(u128);
+
+impl Present {
+    /// Notes a member; false when it was there before.
+    fn is_first(&mut self, row: usize) -> bool {
+        let first = !self.has(row);
+        self.0 |= 1 << row;
+        first
+    }
+
+    fn has(&self, row: usize) -> bool {
+        self.0 >> row & 1 == 1
+    }
+}
+
+/// The value of a number with a zero fraction. A larger one than fits saturates: it is an integer
+/// all the same, and every bound lies far below.
+#[expect(clippy::cast_possible_truncation, reason = "the cast saturates, which is meant")]
+fn integer(number: &serde_json::Number) -> Option<i128> {
+    match (number.as_i128(), number.as_f64()) {
+        (Some(integer), _) => Some(integer),
+        (None, Some(float)) if float.fract() == 0.0 => Some(float as i128),
+        _ => None,
+    }
+}
+
+/// One or more of the characters that a metadata key and a state name are made of.
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.')
+}
+
+fn expected(wanted: &str, node: &Node<'_>) -> String {
+    format!("expected {wanted}, got {}", node.type_name())
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
+}

@@ -1,0 +1,167 @@
+//! What operators type, and what they read.
+
+use std::process::Output;
+
+use rustix::process::Signal;
+
+use crate::harness::{Process, SAMPLE, client, within};
+
+/// Runs the program to its end.
+async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Process::command(folder.path());
+    command.args(arguments).envs(settings.iter().copied());
+    let Output { status, stdout, stderr } = within(command.output()).await.unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[tokio::test]
+async fn check_config_prints_what_holds_and_is_a_file_again() {
+    let key = "5e".repeat(32);
+    let (code, out, _) = run(
+        &["check-config", "--listen", "127.0.0.1:81"],
+        &[("MEDIATALLY_SESSION__KEY", &key), ("MEDIATALLY_ADMIN_LISTEN", "127.0.0.1:82")],
+    )
+    .await;
+    assert_eq!(code, Some(0));
+    assert!(out.contains("listen = \"127.0.0.1:81\" # --listen\n"), "{out}");
+    assert!(out.contains("admin_listen = \"127.0.0.1:82\" # MEDIATALLY_ADMIN_LISTEN\n"), "{out}");
+    assert!(out.contains("key = \"(hidden)\" # MEDIATALLY_SESSION__KEY\n"), "{out}");
+    assert!(!out.contains(&key));
+    assert!(out.parse::<toml::Table>().is_ok(), "{out}");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_stops_the_start_with_every_problem() {
+    let (code, _, error) = run(
+        &["--listen", "nowhere"],
+        &[("MEDIATALLY_HTTP__CONECTIONS_MAX", "5"), ("MEDIATALLY_LIVE__BYTES_MAX", "much")],
+    )
+    .await;
+    assert_eq!(code, Some(2));
+    for expected in [
+        "the configuration has 3 problems",
+        "listen = \"nowhere\" (--listen): ",
+        "http.conections_max = \"5\" (MEDIATALLY_HTTP__CONECTIONS_MAX): no such key; did you mean http.connections_max?",
+        "live.bytes_max = \"much\" (MEDIATALLY_LIVE__BYTES_MAX): ",
+    ] {
+        assert!(error.contains(expected), "{expected}\nin\n{error}");
+    }
+    let (code, _, error) = run(&["--lissen", "x"], &[]).await;
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--listen"), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_folder_that_cannot_be_written_is_named_with_the_user() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let folder = file.path().join("data");
+    let folder = folder.to_str().unwrap();
+    let (code, _, error) = run(&["--data-dir", folder, "--listen", "127.0.0.1:0"], &[]).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains(&format!("cannot write to the data folder {folder} as user id ")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named_with_its_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, error) = run(&["--listen", &address], &[]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains(&format!("cannot listen on {address} (listen)")), "{error}");
+}
+
+#[tokio::test]
+async fn healthcheck_asks_for_life_and_on_demand_for_readiness() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "1h")]).await;
+    let admin = process.admin_listen.clone();
+    let alive = async || run(&["healthcheck", "--admin-listen", &admin], &[]).await;
+    let ready = async || run(&["healthcheck", "--ready", "--admin-listen", &admin], &[]).await;
+    assert_eq!(alive().await.0, Some(0));
+    assert_eq!(ready().await.0, Some(0));
+    process.signal(Signal::TERM);
+    within(async { while ready().await.0 == Some(0) {} }).await;
+    let (code, _, error) = ready().await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("503") && error.contains("stopping"), "{error}");
+    assert_eq!(alive().await.0, Some(0), "it lives until it ends");
+    process.signal(Signal::TERM);
+    process.ended().await;
+    let (code, _, error) = alive().await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains(&format!("no answer from http://{admin}/livez")), "{error}");
+}
+
+#[tokio::test]
+async fn logs_hold_neither_bodies_nor_session_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "0s")]).await;
+    let post =
+        |body: &'static str| client().post(process.url("/api/v1/sessions")).body(body).send();
+    let response = post(SAMPLE).await.unwrap();
+    let id =
+        response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    assert_eq!(post("{\"secretName\":\"secretValue\"}").await.unwrap().status(), 400);
+    process.signal(Signal::TERM);
+    let (_, lines) = process.ended().await;
+    assert!(!lines.is_empty());
+    for line in lines {
+        for hidden in ["ClickMe", "examplersid", "secretName", "secretValue", id.as_str()] {
+            assert!(!line.contains(hidden), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn at_debug_an_unlisted_name_is_pointed_out_with_the_nearest_known_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("MEDIATALLY_LOG__LEVEL", "mediatally=debug")];
+    let process = Process::start(folder.path(), &settings).await;
+    let body = SAMPLE.replace("\"media.name\"", "\"media.nam\"");
+    let response = client().post(process.url("/api/v1/sessions")).body(body).send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    process.signal(Signal::INT);
+    let (_, lines) = process.ended().await;
+    let told =
+        lines.iter().any(|line| line.contains("\"media.nam\"") && line.contains("\"media.name\""));
+    assert!(told, "{lines:?}");
+}
+
+#[tokio::test]
+async fn the_start_line_is_written_whatever_the_level() {
+    let folder = tempfile::tempdir().unwrap();
+    // `start` reads the line and fails without it.
+    let process = Process::start(folder.path(), &[("MEDIATALLY_LOG__LEVEL", "off")]).await;
+    process.signal(Signal::INT);
+    let (status, lines) = process.ended().await;
+    assert_eq!((status.code(), lines), (Some(0), Vec::new()));
+}
+
+#[tokio::test]
+async fn the_key_of_the_data_folder_is_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = || std::fs::read_to_string(folder.path().join("data/session.key")).unwrap();
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let process = Process::start(folder.path(), &[]).await;
+        keys.push(read());
+        process.signal(Signal::INT);
+        process.ended().await;
+    }
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[tokio::test]
+async fn help_tells_the_commands_and_the_environment() {
+    let (code, out, _) = run(&["--help"], &[]).await;
+    assert_eq!(code, Some(0));
+    for word in ["serve", "check-config", "healthcheck", "--data-dir", "MEDIATALLY_SECTION__KEY"] {
+        assert!(out.contains(word), "{word}\nin\n{out}");
+    }
+    let (_, out, _) = run(&["--version"], &[]).await;
+    assert_eq!(out, format!("mediatally {}\n", env!("CARGO_PKG_VERSION")));
+}

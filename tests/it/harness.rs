@@ -1,0 +1,245 @@
+//! A server on a free port with a folder and a clock of its own, and the program as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use mediatally::clock::Clock;
+use mediatally::commands::serve::{Server, Stop};
+use mediatally::config::Config;
+use mediatally::http::App;
+use mediatally::live::Live;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// The body that the documentation shows.
+pub(crate) const SAMPLE: &str = include_str!("data/session-start.json");
+
+/// How long a test waits for what must happen; only a failure ever waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// When the clock of a test server stands still at first, in ms since the Unix epoch.
+pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
+
+/// A server inside the test.
+pub(crate) struct TestServer {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) clock: Clock,
+    pub(crate) folder: TempDir,
+    pub(crate) client: reqwest::Client,
+    app: App,
+    stops: mpsc::Sender<Stop>,
+    running: JoinHandle<std::process::ExitCode>,
+}
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A server with other settings than the defaults.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            data_dir: folder.path().join("data"),
+            ..Config::default()
+        };
+        change(&mut config);
+        let clock = Clock::manual(NOW_MS);
+        let server = Server::start(config, clock.clone()).await.unwrap();
+        let (stops, receiver) = mpsc::channel(2);
+        Self {
+            listen: server.listen,
+            admin_listen: server.admin_listen,
+            clock,
+            folder,
+            client: client(),
+            app: server.app.clone(),
+            stops,
+            running: tokio::spawn(server.run(receiver)),
+        }
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        self.app.collector().live()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin_listen)
+    }
+
+    /// Posts a body to `/api/v1/sessions`.
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        self.client.post(self.url("/api/v1/sessions")).body(body).send().await.unwrap()
+    }
+
+    pub(crate) async fn stop(&self, stop: Stop) {
+        self.stops.send(stop).await.unwrap();
+    }
+
+    /// Waits until the server has ended.
+    pub(crate) async fn ended(self) -> std::process::ExitCode {
+        within(self.running).await.unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> Raw {
+        Raw::connect(self.listen).await
+    }
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
+}
+
+/// Fails the test if it takes longer than anyone would wait.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
+}
+
+/// Waits until something holds that nothing announces.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// A socket on which a test says exactly what it means.
+pub(crate) struct Raw(pub(crate) TcpStream);
+
+impl Raw {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.0.write_all(text.as_ref()).await.unwrap();
+    }
+
+    /// The next answer: its head and its body, by its `Content-Length`; nothing if the server closed.
+    pub(crate) async fn answer(&mut self) -> Option<(String, String)> {
+        within(async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match self.0.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => return None,
+                }
+            }
+            let head = String::from_utf8(head).unwrap();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+            self.0.read_exact(&mut body).await.unwrap();
+            Some((head, String::from_utf8(body).unwrap()))
+        })
+        .await
+    }
+
+    /// Waits until the server closes; gives what it said before.
+    pub(crate) async fn closed(&mut self) -> String {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = within(self.0.read_to_end(&mut rest)).await;
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
+
+/// A whole request that posts a session start.
+pub(crate) fn post_request(body: &str) -> String {
+    format!(
+        "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The program as a process, with its log lines.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) lines: Lines<BufReader<ChildStderr>>,
+    pub(crate) listen: String,
+    pub(crate) admin_listen: String,
+}
+
+impl Process {
+    /// A command of the program with no settings but those given.
+    pub(crate) fn command(folder: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mediatally"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MEDIATALLY_") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the server in `folder`, with these settings in its environment, and reads its start line.
+    pub(crate) async fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = Self::command(folder)
+            .envs([
+                ("MEDIATALLY_LISTEN", "127.0.0.1:0"),
+                ("MEDIATALLY_ADMIN_LISTEN", "127.0.0.1:0"),
+            ])
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let started = within(async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("a start line");
+                let line: Value =
+                    serde_json::from_str(&line).expect("logs are JSON off a terminal");
+                if line["target"] == "mediatally::start" {
+                    return line;
+                }
+            }
+        })
+        .await;
+        let text = |key: &str| started[key].as_str().unwrap().to_owned();
+        assert_eq!(text("version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(PathBuf::from(text("data_dir")), folder.join("data").canonicalize().unwrap());
+        Self { child, lines, listen: text("listen"), admin_listen: text("admin_listen") }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin_listen)
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id().expect("it runs")).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal)
+            .unwrap();
+    }
+
+    /// Waits until it has ended; gives its exit status and the log lines that were not read yet.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
+        within(async {
+            let mut lines = Vec::new();
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                lines.push(line);
+            }
+            (self.child.wait().await.unwrap(), lines)
+        })
+        .await
+    }
+}

@@ -1,0 +1,205 @@
+//! The bounds of all that an outsider controls.
+
+use std::io::Write;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::harness::{Raw, SAMPLE, TestServer, post_request, within};
+
+const SOON: Duration = Duration::from_millis(150);
+
+/// The sample, blown up with blanks to exactly this many bytes.
+fn sample_of(bytes: usize) -> String {
+    format!("{SAMPLE}{}", " ".repeat(bytes - SAMPLE.len()))
+}
+
+#[tokio::test]
+async fn a_body_may_have_128_kib_and_not_a_byte_more() {
+    let server = TestServer::start().await;
+    assert_eq!(server.post(sample_of(128 << 10)).await.status(), 201);
+    assert_eq!(server.post(sample_of((128 << 10) + 1)).await.status(), 413);
+    let mut raw = server.connect().await;
+    raw.send("POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    let piece = sample_of((128 << 10) + 1);
+    raw.send(format!("{:x}\r\n{piece}\r\n0\r\n\r\n", piece.len())).await;
+    let (head, body) = raw.answer().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    assert!(body.contains("larger than 128.0 KiB"), "{body}");
+}
+
+#[tokio::test]
+async fn the_bound_of_bodies_is_a_setting() {
+    let server = TestServer::with(|config| config.http.event_bytes_max = ByteSize::kib(1)).await;
+    assert_eq!(server.post(sample_of(1 << 10)).await.status(), 201);
+    assert_eq!(server.post(sample_of((1 << 10) + 1)).await.status(), 413);
+}
+
+#[tokio::test]
+async fn a_gzip_bomb_is_let_go() {
+    let server = TestServer::start().await;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..64 {
+        encoder.write_all(&vec![b' '; 1 << 20]).unwrap();
+    }
+    let bomb = encoder.finish().unwrap();
+    assert!(bomb.len() < 128 << 10);
+    let url = server.url("/api/v1/sessions");
+    let response =
+        server.client.post(url).header("content-encoding", "gzip").body(bomb).send().await.unwrap();
+    assert_eq!(response.status(), 413);
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_is_told_before_sending() {
+    let server = TestServer::start().await;
+    let head = |length: usize| {
+        format!(
+            "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+             content-length: {length}\r\n\r\n"
+        )
+    };
+    let mut raw = server.connect().await;
+    raw.send(head(1 << 30)).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 413 "));
+    let mut raw = server.connect().await;
+    raw.send(head(SAMPLE.len())).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 100 "));
+    raw.send(SAMPLE).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+}
+
+#[tokio::test]
+async fn a_head_has_a_bound() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    // The server may close before it has read all of it.
+    let _ = tokio::io::AsyncWriteExt::write_all(
+        &mut raw.0,
+        format!("GET /livez HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(64 << 10)).as_bytes(),
+    )
+    .await;
+    let said = raw.closed().await;
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 431 "), "{said}");
+}
+
+#[tokio::test]
+async fn a_slow_body_gets_408_and_its_connection_is_closed() {
+    let server = TestServer::with(|config| config.http.body_timeout = SOON).await;
+    let mut raw = server.connect().await;
+    let request = post_request(SAMPLE);
+    raw.send(&request[..request.len() - 1]).await;
+    let (head, body) = raw.answer().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+    assert!(head.contains("access-control-allow-origin: *"));
+    assert!(body.contains("within 150 ms"), "{body}");
+    assert_eq!(raw.closed().await, "");
+    assert_eq!(server.live().sessions(), 0);
+}
+
+#[tokio::test]
+async fn a_slow_head_a_silent_and_an_idle_connection_are_closed() {
+    let server = TestServer::with(|config| {
+        config.http.header_timeout = SOON;
+        config.http.keep_alive = SOON;
+    })
+    .await;
+    let mut silent = server.connect().await;
+    let mut slow = server.connect().await;
+    slow.send("POST /api/v1/sess").await;
+    let mut idle = server.connect().await;
+    idle.send(post_request(SAMPLE)).await;
+    assert!(idle.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    assert_eq!(silent.closed().await, "");
+    assert_eq!(slow.closed().await, "");
+    assert_eq!(idle.closed().await, "");
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_is_closed_though_bytes_keep_coming() {
+    let server = TestServer::with(|config| config.http.header_timeout = SOON).await;
+    let mut raw = server.connect().await;
+    raw.send("GET /livez HTTP/1.1\r\n").await;
+    within(async {
+        // Each byte is well inside the time-out; their sum is not.
+        while tokio::io::AsyncWriteExt::write_all(&mut raw.0, b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
+    let server = TestServer::with(|config| config.http.connections_max = 1).await;
+    let mut first = server.connect().await;
+    first.send("POST /api/v1/sess").await;
+    let mut second = server.connect().await;
+    second.send(post_request(SAMPLE)).await;
+    let early = tokio::time::timeout(SOON, second.answer()).await;
+    assert!(early.is_err(), "there is no room yet");
+    drop(first);
+    let (head, _) = second.answer().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
+    assert!(head.contains("connection: close"), "at the cap connections make room: {head}");
+    assert_eq!(second.closed().await, "");
+}
+
+#[tokio::test]
+async fn an_aged_connection_ends_with_an_answer() {
+    let server = TestServer::with(|config| {
+        config.http.connection_age_max = SOON;
+        config.http.header_timeout = SOON;
+    })
+    .await;
+    let mut answered = 0;
+    let mut raw: Raw = server.connect().await;
+    loop {
+        raw.send(post_request(SAMPLE)).await;
+        let (head, _) = raw.answer().await.expect("every request is answered");
+        assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
+        answered += 1;
+        if head.contains("connection: close") {
+            break;
+        }
+    }
+    assert_eq!(raw.closed().await, "");
+    assert_eq!(server.live().sessions(), answered);
+}
+
+#[tokio::test]
+async fn live_sessions_are_bounded_and_the_end_of_one_makes_room() {
+    let server = TestServer::with(|config| config.live.sessions_max = 1).await;
+    assert_eq!(server.post(SAMPLE).await.status(), 201);
+    let response = server.post(SAMPLE).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["retry-after"], "10");
+    assert!(response.text().await.unwrap().contains("nothing was kept"));
+    server.clock.advance(600_000);
+    crate::harness::until(|| server.live().sessions() == 0).await;
+    assert_eq!(server.post(SAMPLE).await.status(), 201);
+}
+
+#[tokio::test]
+async fn the_memory_of_live_sessions_is_bounded() {
+    let server = TestServer::with(|config| config.live.bytes_max = ByteSize::mib(1)).await;
+    let metadata = format!(
+        "{{\"customMetadata\":{{\"k\":\"{}\"}},{}",
+        "v".repeat(100_000),
+        &SAMPLE.trim_start()[1..]
+    );
+    let mut taken = 0;
+    loop {
+        let status = server.post(metadata.clone()).await.status().as_u16();
+        if status == 503 {
+            break;
+        }
+        assert_eq!(status, 201);
+        taken += 1;
+    }
+    assert_eq!(taken, 10);
+    assert!(server.live().bytes() <= 1 << 20);
+}

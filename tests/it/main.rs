@@ -1,0 +1,12 @@
+//! The server as its users meet it: over real sockets, or as the real program.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod commands;
+mod cors;
+mod harness;
+mod health;
+mod limits;
+mod sessions;
+mod shutdown;
+mod violations;

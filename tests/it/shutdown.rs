@@ -1,0 +1,201 @@
+//! How the server stops: in order, and without losing a request that it began to read.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mediatally::commands::serve::Stop;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, until};
+
+const FOREVER: Duration = Duration::from_hours(1);
+
+#[tokio::test]
+async fn requests_that_have_begun_are_answered_and_idle_connections_closed() {
+    let server = TestServer::start().await;
+    let request = post_request(SAMPLE);
+    let mut idle = server.connect().await;
+    idle.send(&request).await;
+    idle.answer().await.unwrap();
+    let mut begun = Vec::new();
+    for bytes in [1, 10, 60, request.len() - 1] {
+        // The first request of its connection, and the second.
+        let mut fresh = server.connect().await;
+        fresh.send(&request[..bytes]).await;
+        begun.push((bytes, fresh));
+        let mut used = server.connect().await;
+        used.send(&request).await;
+        used.answer().await.unwrap();
+        used.send(&request[..bytes]).await;
+        begun.push((bytes, used));
+    }
+    server.stop(Stop::Now).await;
+    assert_eq!(idle.closed().await, "");
+    for (bytes, mut raw) in begun {
+        raw.send(&request[bytes..]).await;
+        let (head, _) = raw.answer().await.unwrap_or_else(|| panic!("{bytes} bytes were read"));
+        assert!(head.starts_with("HTTP/1.1 201 ") && head.contains("connection: close"), "{head}");
+        assert_eq!(raw.closed().await, "");
+    }
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_system_had_accepted_is_served() {
+    let server = TestServer::with(|config| config.http.connections_max = 1).await;
+    let mut first = server.connect().await;
+    first.send("POST /api").await;
+    let mut queued = server.connect().await;
+    queued.send(post_request(SAMPLE)).await;
+    server.stop(Stop::Now).await;
+    assert!(queued.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    first.send(&post_request(SAMPLE)["POST /api".len()..]).await;
+    assert!(first.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn http2_connections_finish_and_leave() {
+    let server = TestServer::start().await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let post = || client.post(server.url("/api/v1/sessions")).body(SAMPLE).send();
+    assert_eq!(post().await.unwrap().status(), 201);
+    server.stop(Stop::Now).await;
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn in_the_grace_the_server_is_not_ready_but_serves_and_a_second_word_ends_it() {
+    let server = TestServer::with(|config| config.shutdown.grace = FOREVER).await;
+    server.stop(Stop::AfterGrace).await;
+    let ready = async |url: String| server.client.get(url).send().await.unwrap().status().as_u16();
+    crate::harness::within(async { while ready(server.url("/readyz")).await != 503 {} }).await;
+    assert_eq!(ready(server.admin_url("/readyz")).await, 503);
+    assert_eq!(ready(server.url("/livez")).await, 200);
+    let mut raw = server.connect().await;
+    raw.send(post_request(SAMPLE)).await;
+    let (head, _) = raw.answer().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 201 ") && head.contains("connection: close"), "{head}");
+    server.stop(Stop::Now).await;
+    assert_eq!(server.ended().await, ExitCode::FAILURE);
+}
+
+#[tokio::test]
+async fn what_never_ends_does_not_keep_the_server() {
+    let server = TestServer::with(|config| {
+        config.http.header_timeout = FOREVER;
+        config.shutdown.drain_max = Duration::from_millis(100);
+    })
+    .await;
+    let mut raw = server.connect().await;
+    raw.send("POST /api/v1/sess").await;
+    server.stop(Stop::Now).await;
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+/// Players that post until the server is gone, and count their answers.
+struct Load {
+    answered: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    players: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(address: &str, players: usize) -> Self {
+        let (answered, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let player = || {
+            let (address, answered, over) =
+                (address.to_owned(), Arc::clone(&answered), Arc::clone(&over));
+            tokio::spawn(async move {
+                let request = post_request(SAMPLE);
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(stream) = TcpStream::connect(&address).await else {
+                        return;
+                    };
+                    let mut raw = Raw(stream);
+                    // A connection is used again until its answer says that it is the last.
+                    while raw.0.write_all(request.as_bytes()).await.is_ok() {
+                        let Some((head, _)) = raw.answer().await else {
+                            break;
+                        };
+                        assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        if head.contains("connection: close") {
+                            break;
+                        }
+                    }
+                }
+            })
+        };
+        let players = (0..players).map(|_| player()).collect();
+        Self { answered, over, players }
+    }
+
+    fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    async fn end(self) -> usize {
+        self.over.store(true, Ordering::Relaxed);
+        for player in self.players {
+            player.await.unwrap();
+        }
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn sigterm_under_load_answers_every_request_that_it_took_and_exits_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "300ms")]).await;
+    let load = Load::start(&process.listen, 32);
+    until(|| load.answered() > 500).await;
+    process.signal(Signal::TERM);
+    let (status, lines) = process.ended().await;
+    assert_eq!(status.code(), Some(0));
+    let stopped: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert_eq!(stopped["message"], "stopped");
+    // Each session that was opened is one answer that a player read: none was lost.
+    assert_eq!(stopped["live_sessions"], load.end().await);
+}
+
+#[tokio::test]
+async fn sigint_skips_the_grace() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "1h")]).await;
+    process.signal(Signal::INT);
+    let (status, _) = process.ended().await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "1h")]).await;
+    process.signal(Signal::TERM);
+    let ready = process.admin_url("/readyz");
+    crate::harness::within(async {
+        while client().get(&ready).send().await.unwrap().status() != 503 {}
+    })
+    .await;
+    process.signal(Signal::TERM);
+    let (status, lines) = process.ended().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(lines.last().unwrap().contains("told twice to stop"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn after_the_stop_nobody_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    let address = process.listen.clone();
+    let mut idle = TcpStream::connect(&address).await.unwrap();
+    process.signal(Signal::INT);
+    assert_eq!(idle.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    process.ended().await;
+    assert!(TcpStream::connect(&address).await.is_err());
+}
