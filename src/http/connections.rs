@@ -247,7 +247,9 @@ impl<'c> Watcher<'c> {
             _ if fresh => self.settings.header_timeout,
             _ => self.settings.keep_alive,
         };
-        if idle_for < idle_max && (fresh || !aged) {
+        // An aged HTTP/1.1 connection is left to its next answer, because a player may be sending
+        // its next request at this very moment; HTTP/2 has a polite way to leave at any time.
+        if idle_for < idle_max && !(aged && http2) {
             return Verdict::GoOn;
         }
         if !self.read_once && !http2 {
