@@ -8,7 +8,8 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
  && echo 'fn main() {}' | tee src/main.rs > benches/collect.rs \
  && touch src/lib.rs
-ENV RUSTFLAGS="-C target-feature=+crt-static"
+# In a static program getrandom cannot look up the function of libc and would open /dev/urandom.
+ENV RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\""
 # The target is named so that the flag does not reach the macros of the build itself.
 RUN TARGET="$(rustc -vV | sed -n 's/^host: //p')" \
  && cargo build --release --locked --target "$TARGET"

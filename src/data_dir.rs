@@ -17,8 +17,8 @@ const KEY_FILE: &str = "session.key";
 pub enum DataDirError {
     /// It is missing and cannot be made, or cannot be written to.
     #[error(
-        "cannot write to the data folder {} as user id {uid}: {source}; choose another with \
-         --data-dir, or give this one to that user", path.display()
+        "cannot write to the data folder {} as user id {uid}; choose another with --data-dir, or \
+         give this one to that user", path.display()
     )]
     NotWritable {
         /// The folder.
@@ -29,7 +29,7 @@ pub enum DataDirError {
         source: io::Error,
     },
     /// The key is there and cannot be read.
-    #[error("cannot read the session key {}: {source}", path.display())]
+    #[error("cannot read the session key {}", path.display())]
     KeyUnreadable {
         /// The file.
         path: PathBuf,
