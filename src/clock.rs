@@ -1,26 +1,35 @@
 //! The time of the server: the system's clock, or one that a test moves.
 //!
-//! Nobody else asks for the time of day; everything behind the door is told it.
+//! Nobody else asks for the time of day; everything behind the door is told it. The system's clock is
+//! read steadily: it runs with the monotonic clock from the time of day at the start, and drifts back to
+//! the time of day slowly, so that a step of the system's clock times nobody out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+/// A difference to the time of day is made up for by at most one part in this many of the time that
+/// passes: an hour in four days. Nobody notices it in a time-out of ten minutes.
+const DRIFT: u64 = 100;
 
 /// A source of wall-clock time. Clones show the same time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Clock(Source);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 enum Source {
-    #[default]
-    System,
+    System(Arc<System>),
     Manual(Arc<AtomicU64>),
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The system's clock, read steadily.
     pub fn system() -> Self {
-        Self(Source::System)
+        let (monotonic, wall_ms) = system_now();
+        let steady = Mutex::new(Steady { ms: wall_ms, read_ms: 0 });
+        Self(Source::System(Arc::new(System { started: monotonic, steady })))
     }
 
     /// A clock that stands at `now_ms` until [`Clock::advance`] moves it.
@@ -31,7 +40,12 @@ impl Clock {
     /// Milliseconds since the Unix epoch, UTC.
     pub fn now_ms(&self) -> u64 {
         match &self.0 {
-            Source::System => system_now_ms(),
+            Source::System(system) => {
+                let (monotonic, wall_ms) = system_now();
+                let since_start = monotonic.saturating_duration_since(system.started);
+                let monotonic_ms = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
+                system.steady.lock().read(monotonic_ms, wall_ms)
+            }
             Source::Manual(now_ms) => now_ms.load(Ordering::Relaxed),
         }
     }
@@ -44,8 +58,65 @@ impl Clock {
     }
 }
 
+#[derive(Debug)]
+struct System {
+    started: Instant,
+    steady: Mutex<Steady>,
+}
+
+/// A clock that never jumps.
+#[derive(Debug)]
+struct Steady {
+    /// What it shows, in ms since the Unix epoch.
+    ms: u64,
+    /// When it was last moved, in ms of the monotonic clock.
+    read_ms: u64,
+}
+
+impl Steady {
+    /// The time, given the monotonic clock and the time of day.
+    fn read(&mut self, monotonic_ms: u64, wall_ms: u64) -> u64 {
+        let passed = monotonic_ms.saturating_sub(self.read_ms);
+        // So short a time allows no drift yet; it is let add up.
+        if passed < DRIFT {
+            return self.ms + passed;
+        }
+        let straight = self.ms + passed;
+        self.ms = wall_ms.clamp(straight - passed / DRIFT, straight + passed / DRIFT);
+        self.read_ms = monotonic_ms;
+        self.ms
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the one place that asks")]
-fn system_now_ms() -> u64 {
+fn system_now() -> (Instant, u64) {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    (Instant::now(), u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_the_time_of_day_is_made_up_for_slowly() {
+        let mut steady = Steady { ms: 1_000_000, read_ms: 0 };
+        assert_eq!(steady.read(1_000, 1_001_000), 1_001_000, "in step");
+        // An hour forward: ten minutes later the clock has gained six seconds.
+        assert_eq!(steady.read(601_000, 5_201_000), 1_607_000);
+        // Back to the first day: it goes on, a little slower.
+        assert_eq!(steady.read(1_201_000, 0), 2_201_000);
+    }
+
+    #[test]
+    fn it_never_falls_however_often_it_is_read() {
+        let mut steady = Steady { ms: 1_000_000, read_ms: 0 };
+        let mut last = 0;
+        for monotonic_ms in 0..1_000 {
+            let now = steady.read(monotonic_ms, 0);
+            assert!(now >= last, "at {monotonic_ms}");
+            last = now;
+        }
+        assert_eq!(last, 1_000_990);
+    }
 }

@@ -1,20 +1,36 @@
-//! The first half of a request's way, before the answer: parse, room, add.
+//! The first half of a request's way, before the answer: parse, room, append, committed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use rand::Rng;
 
 use crate::clock::Clock;
+use crate::journal::record::{Content, Encoded};
+use crate::journal::{Journal, Unavailable};
 use crate::live::{Full, Live};
-use crate::session::Session;
+use crate::processor::Change;
+use crate::session::Opening;
 use crate::session::id::{Key, SessionId};
 use crate::wire::{Rules, Start, Unlisted, Violations};
 
-/// Takes bodies and keeps what they say.
+/// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
 pub struct Collector {
     key: Key,
     rules: Rules,
     clock: Clock,
-    live: Live,
+    live: Arc<Live>,
+    journal: Journal,
+}
+
+/// Who sent a body, as far as the privacy settings keep it.
+#[derive(Debug, Default)]
+pub struct Client<'h> {
+    /// The address.
+    pub address: Option<String>,
+    /// The user agent.
+    pub user_agent: Option<Cow<'h, str>>,
 }
 
 /// Why a body was not taken.
@@ -26,17 +42,25 @@ pub enum Refusal {
     /// There is no room now; the player may try again.
     #[error(transparent)]
     Full(#[from] Full),
+    /// It could not be made durable; the player may try again.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
 }
 
 impl Collector {
-    /// A collector that adds to `live`.
-    pub fn new(key: Key, rules: Rules, clock: Clock, live: Live) -> Self {
-        Self { key, rules, clock, live }
+    /// A collector that appends to `journal`, whose fold is `live`.
+    pub fn new(key: Key, rules: Rules, clock: Clock, live: Arc<Live>, journal: Journal) -> Self {
+        Self { key, rules, clock, live, journal }
     }
 
     /// The live sessions.
     pub fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Whether a new session would find room; asked before its body is read.
@@ -47,17 +71,49 @@ impl Collector {
         Ok(self.live.has_room()?)
     }
 
-    /// Opens a session.
+    /// Opens a session: when this returns, it is durable and live.
     ///
     /// # Errors
-    /// [`Refusal`], and then nothing was kept.
-    pub fn start(&self, body: &[u8]) -> Result<SessionId, Refusal> {
-        let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
-        point_out(&start.unlisted);
-        let now_ms = self.clock.now_ms();
-        let id = SessionId::mint(&self.key, now_ms, random());
-        self.live.insert(id, Session::open(&start, now_ms))?;
+    /// [`Refusal`], and then nothing was acknowledged.
+    pub async fn start(&self, body: &[u8], client: Client<'_>) -> Result<SessionId, Refusal> {
+        let (id, committed) = {
+            let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
+            point_out(&start.unlisted);
+            let opening = Opening::of(&start);
+            let room = Some(self.live.keep_room(&opening)?);
+            let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
+            let record = Encoded::new(Content::Start {
+                sid: id,
+                client: client.address.map(Cow::Owned),
+                user_agent: client.user_agent,
+                body: body.into(),
+            });
+            (id, self.journal.append(&record, Change::Start { id, opening, room })?)
+        };
+        committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
+    }
+
+    /// Closes the sessions whose deadline has come, each with a record. While nothing can be written
+    /// none is closed, and no deadline runs.
+    pub async fn close_due(&self) {
+        if self.journal.is_up().is_err() {
+            return;
+        }
+        let mut closing = Vec::new();
+        for (id, reason) in self.live.take_due(self.journal.now_ms()) {
+            let record = Encoded::new(Content::Close { sid: id, reason });
+            closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
+        }
+        for (id, appended) in closing {
+            let committed = match appended {
+                Ok(committed) => committed.await.is_ok_and(|committed| committed.is_ok()),
+                Err(_) => false,
+            };
+            if !committed {
+                self.live.put_back(id);
+            }
+        }
     }
 }
 

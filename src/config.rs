@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::{http, live, session, telemetry, wire};
+use crate::{http, journal, live, privacy, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -47,6 +47,10 @@ pub struct Config {
     pub session: session::Settings,
     /// The bounds of the live sessions.
     pub live: live::Settings,
+    /// The journal.
+    pub journal: journal::Settings,
+    /// What is kept of a person.
+    pub privacy: privacy::Settings,
     /// The logs.
     pub log: telemetry::Settings,
 }
@@ -62,6 +66,8 @@ impl Default for Config {
             validation: wire::Rules::default(),
             session: session::Settings::default(),
             live: live::Settings::default(),
+            journal: journal::Settings::default(),
+            privacy: privacy::Settings::default(),
             log: telemetry::Settings::default(),
         }
     }
@@ -187,6 +193,8 @@ impl Config {
             ("http.keep_alive", self.http.keep_alive),
             ("http.connection_age_max", self.http.connection_age_max),
             ("session.no_events_timeout", self.session.no_events_timeout),
+            ("journal.segment_age_max", self.journal.segment_age_max),
+            ("journal.checkpoint_interval", self.journal.checkpoint_interval),
         ] {
             hold(!duration.is_zero(), key, "must be longer than zero");
         }
@@ -195,6 +203,12 @@ impl Config {
             self.live.bytes_max >= ByteSize::mib(1),
             "live.bytes_max",
             "must be at least 1 MiB, or no session finds room",
+        );
+        let uncommitted = self.journal.uncommitted_bytes_max;
+        hold(
+            uncommitted >= ByteSize::mib(1),
+            "journal.uncommitted_bytes_max",
+            "must be at least 1 MiB",
         );
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));

@@ -1,6 +1,6 @@
 //! The data folder: what survives a restart.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,11 @@ use crate::config::absolute;
 use crate::session::id::Key;
 
 const KEY_FILE: &str = "session.key";
+
+const LOCK_FILE: &str = "lock";
+
+/// The folder of the journal.
+pub const JOURNAL: &str = "journal";
 
 /// The data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,24 @@ pub enum DataDirError {
         uid: u32,
         /// Why not.
         source: io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "another mediatally uses the data folder {}; stop it first, or choose another folder with \
+         --data-dir", path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is a journal, but not the key that signed its sessions.
+    #[error(
+        "there is a journal but no session key {}; restore it from a backup, because a new one would \
+         disown every session of the journal", path.display()
+    )]
+    KeyLost {
+        /// Where the key should be.
+        path: PathBuf,
     },
     /// The key is there and cannot be read.
     #[error("cannot read the session key {}", path.display())]
@@ -47,24 +70,36 @@ pub enum DataDirError {
     },
 }
 
-/// The data folder, known to be writable.
+/// The data folder: writable, and nobody else's as long as this lives.
 #[derive(Debug)]
-pub struct DataDir(PathBuf);
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
 
 impl DataDir {
     /// Opens the folder, and makes it if it is missing.
     ///
     /// # Errors
-    /// [`DataDirError::NotWritable`].
+    /// [`DataDirError::NotWritable`] or [`DataDirError::InUse`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let folder = Self(absolute(path));
-        folder.try_writing().map_err(|error| folder.not_writable(error))?;
-        Ok(folder)
+        let path = absolute(path);
+        let lock = make(&path).map_err(|error| not_writable(&path, error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path }),
+            Err(TryLockError::Error(error)) => Err(not_writable(&path, error)),
+        }
     }
 
     /// Where the folder is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Where the journal lies.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
     }
 
     /// The key that signs session ids. On the first start it is made, and on disk before this
@@ -73,39 +108,35 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`].
     pub fn session_key(&self) -> Result<Key, DataDirError> {
-        let path = self.0.join(KEY_FILE);
+        let path = self.path.join(KEY_FILE);
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 warn_if_others_can_read(&path);
                 Key::from_hex(text.trim_ascii()).ok_or(DataDirError::KeyMalformed { path })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.has_journal() {
+                    return Err(DataDirError::KeyLost { path });
+                }
                 let mut bytes = [0; Key::BYTES];
                 rand::rng().fill_bytes(&mut bytes);
                 let key = Key::new(bytes);
                 self.write_durably(KEY_FILE, &format!("{}\n", key.to_secret_hex()))
-                    .map_err(|error| self.not_writable(error))?;
+                    .map_err(|error| not_writable(&self.path, error))?;
                 Ok(key)
             }
             Err(source) => Err(DataDirError::KeyUnreadable { path, source }),
         }
     }
 
-    fn try_writing(&self) -> io::Result<()> {
-        if !self.0.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o750).create(&self.0)?;
-            if let Some(parent) = self.0.parent() {
-                File::open(parent)?.sync_all()?;
-            }
-        }
-        let probe = self.0.join(".write-test");
-        File::create(&probe)?;
-        std::fs::remove_file(&probe)
+    /// Whether there is anything that was signed with a key.
+    fn has_journal(&self) -> bool {
+        std::fs::read_dir(self.journal()).is_ok_and(|mut files| files.next().is_some())
     }
 
     /// Writes a file that only the server can read, whole or not at all.
     fn write_durably(&self, name: &str, text: &str) -> io::Result<()> {
-        let unfinished = self.0.join(format!("{name}.new"));
+        let unfinished = self.path.join(format!("{name}.new"));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -114,14 +145,25 @@ impl DataDir {
             .open(&unfinished)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&unfinished, self.0.join(name))?;
-        File::open(&self.0)?.sync_all()
+        std::fs::rename(&unfinished, self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
     }
+}
 
-    fn not_writable(&self, source: io::Error) -> DataDirError {
-        let uid = rustix::process::geteuid().as_raw();
-        DataDirError::NotWritable { path: self.0.clone(), uid, source }
+/// Makes the folder if it is missing, and opens the file in it that is locked.
+fn make(path: &Path) -> io::Result<File> {
+    if !path.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
     }
+    File::create(path.join(LOCK_FILE))
+}
+
+fn not_writable(path: &Path, source: io::Error) -> DataDirError {
+    let uid = rustix::process::geteuid().as_raw();
+    DataDirError::NotWritable { path: path.to_owned(), uid, source }
 }
 
 fn warn_if_others_can_read(path: &Path) {
@@ -143,12 +185,14 @@ mod tests {
         let key = folder.session_key().unwrap();
         let mode = std::fs::metadata(path.join(KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
+        drop(folder);
         let again = DataDir::open(&path).unwrap();
         assert_eq!(again.session_key().unwrap(), key);
         assert_ne!(DataDir::open(parent.path()).unwrap().session_key().unwrap(), key);
         let names: Vec<_> =
             std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, [KEY_FILE], "nothing else is left behind");
+        assert_eq!(names.len(), 2, "nothing else is left behind: {names:?}");
     }
 
     #[test]
@@ -158,6 +202,18 @@ mod tests {
         let error = DataDir::open(folder.path()).unwrap().session_key().unwrap_err();
         assert!(matches!(error, DataDirError::KeyMalformed { .. }), "{error}");
         assert_eq!(std::fs::read_to_string(folder.path().join(KEY_FILE)).unwrap(), "garbage");
+    }
+
+    #[test]
+    fn a_journal_without_its_key_is_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataDir::open(parent.path()).unwrap();
+        std::fs::create_dir(folder.journal()).unwrap();
+        folder.session_key().unwrap();
+        std::fs::write(folder.journal().join("1"), "").unwrap();
+        std::fs::remove_file(parent.path().join(KEY_FILE)).unwrap();
+        let error = folder.session_key().unwrap_err();
+        assert!(matches!(error, DataDirError::KeyLost { .. }), "{error}");
     }
 
     #[test]

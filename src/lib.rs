@@ -4,16 +4,20 @@
 //! request meets these rooms, in this order:
 //!
 //! ```text
-//! player ─▶ http ─▶ collector ─▶ wire ─▶ live ─▶ 201
-//!           routes  the order    typed   room?
-//!           limits  of steps     body,   add
-//!           CORS                 rules
+//!           collector: up to the commit                    processor: from the commit on
+//! player ─▶ http ─▶ wire ─▶ live ─▶ journal ─▶ committed ─▶ fold, in seq order ─▶ live ─▶ 201
+//!           routes  typed   room?   append,                 session
+//!           limits  body,           group
+//!           CORS    rules           commit
 //! ```
 //!
 //! [`wire`] and [`session`] are pure: no files, sockets, clock or dice. The rest touches the world.
+//! Live state is exactly the fold of the journal, so a restart that replays it arrives at the same
+//! state.
 //!
-//! What never happens: a body that is not sound JSON is accepted; a value that an outsider controls
-//! goes without a bound; a refusal says less than all that is wrong.
+//! What never happens: a request is answered before it is durable; a body that is not sound JSON is
+//! accepted; a value that an outsider controls goes without a bound; a refusal says less than all that
+//! is wrong.
 
 pub mod commands;
 
@@ -29,8 +33,14 @@ pub mod http;
 
 pub mod collector;
 
+pub mod privacy;
+
 pub mod wire;
 
 pub mod live;
+
+pub mod journal;
+
+pub mod processor;
 
 pub mod session;

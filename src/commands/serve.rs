@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,7 +20,10 @@ use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::http::connections::{self, Stage};
 use crate::http::{self, App, Health, ShutdownSettings};
+use crate::journal::disk::{Disk, Folder};
+use crate::journal::{Journal, Keeper, Writer, recovery};
 use crate::live::Live;
+use crate::processor::Processor;
 use crate::telemetry;
 
 /// How many connections operators and health checks may hold at once.
@@ -76,6 +81,8 @@ pub struct Server {
     public: JoinHandle<()>,
     admin: JoinHandle<()>,
     deadlines: JoinHandle<()>,
+    threads: [thread::JoinHandle<()>; 2],
+    data_dir: DataDir,
 }
 
 impl Server {
@@ -89,9 +96,13 @@ impl Server {
             Some(key) => key.clone(),
             None => data_dir.session_key()?,
         };
-        let live = Live::new(config.live, config.session);
-        let collector = Collector::new(key, config.validation, clock.clone(), live);
-        let app = App::new(collector, Health::default(), config.http.clone());
+        let path = data_dir.journal();
+        let disk =
+            Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let (live, journal, threads) = open_journal(&config, Arc::new(disk), &clock)
+            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        let collector = Collector::new(key, config.validation, clock, live, journal);
+        let app = App::new(collector, Health::default(), config.http.clone(), config.privacy);
 
         let public = bind(config.listen, "listen").await?;
         let admin = bind(config.admin_listen, "admin_listen").await?;
@@ -110,7 +121,7 @@ impl Server {
             http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
         let public_door = http::public(app.clone());
         let admin_door = http::admin(app.clone());
-        let ticks = tick_deadlines(app.clone(), clock);
+        let ticks = tick_deadlines(app.clone());
         Ok(Self {
             listen,
             admin_listen,
@@ -130,6 +141,8 @@ impl Server {
                 admin_stages,
             )),
             deadlines: tokio::spawn(ticks),
+            threads,
+            data_dir,
             app,
         })
     }
@@ -150,6 +163,7 @@ impl Server {
 
     async fn drain(self, stop: Stop) {
         let Self { app, shutdown, public_stage, admin_stage, public, admin, deadlines, .. } = self;
+        let (threads, data_dir) = (self.threads, self.data_dir);
         app.health().stop();
         if stop == Stop::AfterGrace {
             tracing::info!(grace_ms = millis(shutdown.grace), "stopping: not ready any more");
@@ -168,8 +182,46 @@ impl Server {
         admin_stage.send_replace(Stage::Draining);
         let _ = timeout(Duration::from_secs(1), admin).await;
         deadlines.abort();
+        // All that was answered is committed; the rest of the work is to save the live sessions.
+        app.collector().journal().close();
+        let joined = tokio::task::spawn_blocking(|| threads.map(thread::JoinHandle::join)).await;
+        if !joined.is_ok_and(|joined| joined.iter().all(Result::is_ok)) {
+            tracing::error!("the journal was not closed in order; the next start will mend it");
+        }
+        drop(data_dir);
         tracing::info!(live_sessions = app.collector().live().sessions(), "stopped");
     }
+}
+
+/// Reads the journal back, and starts the threads that write it and look after it.
+fn open_journal(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    clock: &Clock,
+) -> anyhow::Result<(Arc<Live>, Journal, [thread::JoinHandle<()>; 2])> {
+    let live = Arc::new(Live::new(config.live.clone(), config.session.clone()));
+    let mut processor = Processor::new(Arc::clone(&live));
+    let recovered = recovery::recover(&*disk, &live, &mut processor)?;
+    tracing::info!(
+        live_sessions = live.sessions(),
+        records = recovered.records,
+        checkpoint_seq = recovered.checkpoint_seq,
+        next_seq = recovered.start.next_seq,
+        damaged = recovered.damaged,
+        missing = recovered.missing,
+        cut_bytes = recovered.cut_bytes,
+        "the journal is read back"
+    );
+    let settings = config.journal.clone();
+    let keeper = Keeper::new(settings.clone(), Arc::clone(&disk), clock.clone(), Arc::clone(&live));
+    let (closed, segments_closed) = std::sync::mpsc::channel();
+    let (journal, writer) =
+        Writer::start(settings, disk, clock.clone(), processor, recovered.start, closed)?;
+    let threads = [
+        thread::Builder::new().name("journal".into()).spawn(|| writer.run())?,
+        thread::Builder::new().name("keeper".into()).spawn(move || keeper.run(&segments_closed))?,
+    ];
+    Ok((live, journal, threads))
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -179,16 +231,12 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Ends the sessions whose time has run out, until aborted.
-async fn tick_deadlines(app: App, clock: Clock) {
+async fn tick_deadlines(app: App) {
     let mut ticks = interval(DEADLINES_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let live = app.collector().live();
-        let ended = live.end_due(clock.now_ms());
-        if ended > 0 {
-            tracing::debug!(ended, live = live.sessions(), "sessions ended: no events came");
-        }
+        app.collector().close_due().await;
     }
 }
 

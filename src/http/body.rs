@@ -3,7 +3,6 @@
 use std::io::Read;
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
@@ -23,18 +22,22 @@ const DISCARDED_BYTES_MAX: usize = 1 << 20;
 /// # Errors
 /// 415 for an encoding but gzip, 413 past the bound (before or after decompression), 408 if it takes
 /// too long, 400 if it breaks off or is no gzip.
-pub(super) async fn read(request: Request, settings: &Settings) -> Result<Bytes, ApiError> {
-    let Ok(encoding) = Encoding::of(request.headers()) else {
-        discard(request, settings).await;
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    settings: &Settings,
+) -> Result<Bytes, ApiError> {
+    let Ok(encoding) = Encoding::of(headers) else {
+        discard(headers, body, settings).await;
         return Err(ApiError::UnsupportedEncoding);
     };
     let max = bytes_max(settings);
-    let announced = request.body().size_hint().lower();
+    let announced = body.size_hint().lower();
     if announced > settings.event_bytes_max.as_u64() {
-        discard(request, settings).await;
+        discard(headers, body, settings).await;
         return Err(ApiError::BodyTooLarge(settings.event_bytes_max));
     }
-    let body = tokio::time::timeout(settings.body_timeout, collect(request.into_body(), max))
+    let body = tokio::time::timeout(settings.body_timeout, collect(body, max))
         .await
         .map_err(|_| ApiError::BodyTimeout(settings.body_timeout))??
         .ok_or(ApiError::BodyTooLarge(settings.event_bytes_max))?;
@@ -48,13 +51,13 @@ pub(super) async fn read(request: Request, settings: &Settings) -> Result<Bytes,
 
 /// Reads a refused body to its end, within bounds of size and time. A client that waits for our word
 /// before it sends (`Expect: 100-continue`) gets none.
-pub(super) async fn discard(request: Request, settings: &Settings) {
-    let waits = request.headers().contains_key(header::EXPECT);
-    let announced = request.body().size_hint().lower();
+pub(super) async fn discard(headers: &HeaderMap, body: Body, settings: &Settings) {
+    let waits = headers.contains_key(header::EXPECT);
+    let announced = body.size_hint().lower();
     if waits || usize::try_from(announced).is_ok_and(|announced| announced > DISCARDED_BYTES_MAX) {
         return;
     }
-    let reading = skip(request.into_body(), DISCARDED_BYTES_MAX);
+    let reading = skip(body, DISCARDED_BYTES_MAX);
     // Whatever comes of it, the request has its answer already.
     let _ = tokio::time::timeout(settings.body_timeout, reading).await;
 }

@@ -7,6 +7,7 @@
 //! for a timer.
 
 use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -69,10 +70,11 @@ pub async fn serve(
     let room = Arc::new(Semaphore::new(settings.connections_max));
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared { settings, stage: stage.clone(), room: Arc::clone(&room) });
-    let open = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>| {
+    let open = |(stream, peer): (TcpStream, SocketAddr), permit: Option<OwnedSemaphorePermit>| {
+        let peer = Peer(peer.ip());
         let (door, shared) = (door.clone(), Arc::clone(&shared));
         tasks.spawn(async move {
-            serve_connection(stream, door, shared).await;
+            serve_connection(stream, peer, door, shared).await;
             drop(permit);
         });
     };
@@ -82,16 +84,16 @@ pub async fn serve(
         tokio::select! {
             biased;
             _ = &mut drained => break,
-            (stream, permit) = accept(&listener, &room) => open(stream, Some(permit)),
+            (accepted, permit) = accept(&listener, &room) => open(accepted, Some(permit)),
         }
     }
     // Players whose connection the system had accepted already may have sent their request. They are
     // served beyond the cap, which the system's own queue bounds.
     match listener.into_std() {
         Ok(listener) => {
-            while let Ok((stream, _)) = listener.accept() {
+            while let Ok((stream, peer)) = listener.accept() {
                 match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                    Ok(stream) => open(stream, None),
+                    Ok(stream) => open((stream, peer), None),
                     Err(error) => tracing::warn!(%error, "a connection was lost while draining"),
                 }
             }
@@ -107,12 +109,12 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
+) -> ((TcpStream, SocketAddr), OwnedSemaphorePermit) {
     let permit = Arc::clone(room).acquire_owned().await.expect("the semaphore is never closed");
     let (mut pause, pause_max) = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok(accepted) => return (accepted, permit),
             // The peer was quicker to leave than we to look.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -124,6 +126,10 @@ async fn accept(
     }
 }
 
+/// The address of the client, as the socket tells it; an extension of each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 /// What the connections of one listener share.
 struct Shared {
     settings: Settings,
@@ -131,14 +137,15 @@ struct Shared {
     room: Arc<Semaphore>,
 }
 
-async fn serve_connection(stream: TcpStream, door: impl Door, shared: Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared: Arc<Shared>) {
     // Answers are small and wanted at once; without this a socket is only slower.
     let _ = stream.set_nodelay(true);
     let traffic = Arc::new(Traffic::new());
     let io = TokioIo::new(Watched { stream, traffic: Arc::clone(&traffic) });
     let service = service_fn({
         let (shared, traffic) = (Arc::clone(&shared), Arc::clone(&traffic));
-        move |request: Request<Incoming>| {
+        move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
             let in_flight = InFlight::begin(&traffic, request.version());
             let answer = door.clone().call(request);
             let shared = Arc::clone(&shared);

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::{App, body};
 use crate::collector::Refusal;
+use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::wire::Violations;
 
@@ -38,6 +39,8 @@ pub(super) enum ApiError {
     Invalid(Violations),
     #[error("there is no room for another session now; nothing was kept, try again later")]
     Full(#[source] Full),
+    #[error("{0}; nothing was acknowledged, try again")]
+    Unavailable(#[source] Unavailable),
     #[error("the server failed; nothing was kept")]
     Internal,
 }
@@ -47,6 +50,7 @@ impl From<Refusal> for ApiError {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
             Refusal::Full(full) => Self::Full(full),
+            Refusal::Unavailable(unavailable) => Self::Unavailable(unavailable),
         }
     }
 }
@@ -60,7 +64,7 @@ impl ApiError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyBroken | Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -71,7 +75,7 @@ impl ApiError {
             Self::UnsupportedEncoding => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             }
-            Self::Full(_) => {
+            Self::Full(_) | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -107,13 +111,15 @@ impl IntoResponse for ApiError {
 }
 
 pub(super) async fn not_found(State(app): State<App>, request: Request) -> ApiError {
-    body::discard(request, &app.0.settings).await;
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body, &app.0.settings).await;
     ApiError::NotFound
 }
 
 /// The router adds `Allow`.
 pub(super) async fn method_not_allowed(State(app): State<App>, request: Request) -> ApiError {
-    body::discard(request, &app.0.settings).await;
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body, &app.0.settings).await;
     ApiError::MethodNotAllowed
 }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::App;
+use crate::journal::Unavailable;
 
 /// The health of the server. Clones show the same health.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +44,13 @@ async fn live() -> Response {
 
 async fn ready(State(app): State<App>) -> Response {
     if app.health().is_stopping() {
-        answer(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-    } else {
-        answer(StatusCode::OK, "ok\n")
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    }
+    match app.collector().journal().is_up() {
+        Ok(()) => answer(StatusCode::OK, "ok\n"),
+        Err(Unavailable::Disk) => answer(StatusCode::SERVICE_UNAVAILABLE, "cannot write\n"),
+        Err(Unavailable::Busy) => answer(StatusCode::SERVICE_UNAVAILABLE, "busy\n"),
+        Err(Unavailable::Closed) => answer(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
     }
 }
 

@@ -34,6 +34,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
+use crate::privacy;
 pub use health::Health;
 
 /// The section `http` of the configuration.
@@ -98,12 +99,18 @@ struct Shared {
     collector: Collector,
     health: Health,
     settings: Settings,
+    privacy: privacy::Settings,
 }
 
 impl App {
     /// Handles for the handlers.
-    pub fn new(collector: Collector, health: Health, settings: Settings) -> Self {
-        Self(Arc::new(Shared { collector, health, settings }))
+    pub fn new(
+        collector: Collector,
+        health: Health,
+        settings: Settings,
+        privacy: privacy::Settings,
+    ) -> Self {
+        Self(Arc::new(Shared { collector, health, settings, privacy }))
     }
 
     /// The collector behind the players' door.

@@ -6,14 +6,18 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
+    CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 
+use super::connections::Peer;
 use super::error::ApiError;
 use super::{App, body, with_common_routes};
+use crate::collector::Client;
+use crate::privacy;
 use crate::session::id::SessionId;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
@@ -31,12 +35,25 @@ pub(super) fn router(app: App) -> Router {
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     if let Err(refusal) = app.collector().has_room() {
-        body::discard(request, &app.0.settings).await;
+        let (head, body) = request.into_parts();
+        body::discard(&head.headers, body, &app.0.settings).await;
         return Err(refusal.into());
     }
-    let body = body::read(request, &app.0.settings).await?;
-    let id = app.collector().start(&body)?;
+    let (head, body) = request.into_parts();
+    let body = body::read(&head.headers, body, &app.0.settings).await?;
+    let client = client_of(&head, &app.0.privacy);
+    let id = app.collector().start(&body, client).await?;
     Ok(created(id))
+}
+
+/// Who sent a request, as far as it is kept.
+fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
+    let peer = head.extensions.get::<Peer>();
+    let user_agent = head.headers.get(USER_AGENT);
+    Client {
+        address: peer.and_then(|Peer(address)| privacy.address(*address)),
+        user_agent: user_agent.and_then(|header| privacy.user_agent(header.as_bytes())),
+    }
 }
 
 /// 201, with the place of the new session; relative, so that it holds behind any proxy.

@@ -1,11 +1,13 @@
 //! The sessions of now, in a sharded map.
 //!
-//! The map answers whether a session is live and owns the deadlines. Its size is bounded by number
-//! and by bytes, because every player on the internet may add to it.
+//! The map is the fold of the journal: only the [processor](crate::processor) changes it. It owns the
+//! deadlines, and its size is bounded by number and by bytes, because every player on the internet may
+//! add to it.
 
 mod deadlines;
 
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytesize::ByteSize;
@@ -15,16 +17,17 @@ use serde::{Deserialize, Serialize};
 
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
-use crate::session::{self, Session};
+use crate::session::{self, CloseReason, Opening, Session};
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
-const SHARDS: usize = 256;
+pub const SHARDS: usize = 256;
 
-/// What one session costs beside its own bytes: its entries in map and deadlines, at the load that
-/// they have on average.
-const ENTRY_BYTES: usize =
-    2 * size_of::<(SessionId, Box<Session>)>() + 2 * size_of::<(u64, SessionId)>();
+/// What one session costs beside its facts: itself, and its entries in map and deadlines at the load
+/// that they have on average.
+const SESSION_BYTES: usize = size_of::<Session>()
+    + 2 * size_of::<(SessionId, Box<Session>)>()
+    + 2 * size_of::<(u64, SessionId)>();
 
 /// The section `live` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,12 +64,35 @@ pub struct Live {
     shards: Box<[Mutex<Shard>]>,
     sessions: AtomicUsize,
     bytes: AtomicUsize,
+    progress: Mutex<Progress>,
+}
+
+/// How far the journal is folded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The last record that is folded.
+    pub seq: u64,
+    /// When it was received, in ms since the Unix epoch by the server's clock.
+    pub received_ms: u64,
+    /// All the time that the server was down or could not write, in ms, up to this record.
+    pub paused_ms: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
+    /// The last record that changed this shard.
+    seq: u64,
     sessions: HashMap<Hashed, Box<Session>, BuildHasherDefault<OwnHash>>,
     deadlines: Deadlines,
+}
+
+/// A shard as a checkpoint saves it.
+#[derive(Debug)]
+pub struct SavedShard {
+    /// The last record that it includes, if only as one of another shard.
+    pub seq: u64,
+    /// Its sessions, by id.
+    pub sessions: Vec<(SessionId, Session)>,
 }
 
 impl Live {
@@ -78,27 +104,8 @@ impl Live {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sessions: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            progress: Mutex::default(),
         }
-    }
-
-    /// Adds a session that has just begun.
-    ///
-    /// # Errors
-    /// [`Full`], and then nothing has changed.
-    pub fn insert(&self, id: SessionId, session: Session) -> Result<(), Full> {
-        let bytes = ENTRY_BYTES + session.bytes();
-        // Counted before it is added, so that two at once cannot both take the last place.
-        self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(full) = self.within_bounds() {
-            self.forget(1, bytes);
-            return Err(full);
-        }
-        let deadline_ms = session.deadline_ms(&self.session_settings);
-        let mut shard = self.shard(id).lock();
-        shard.deadlines.add(deadline_ms, id);
-        shard.sessions.insert(Hashed(id), Box::new(session));
-        Ok(())
     }
 
     /// Whether one more session would be taken now.
@@ -106,10 +113,20 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room(&self) -> Result<(), Full> {
-        if self.sessions() >= self.settings.sessions_max {
-            return Err(Full::Sessions(self.settings.sessions_max));
-        }
-        self.within_bounds()
+        self.within_bounds(1)
+    }
+
+    /// Keeps room for a session that is about to begin, until the room is used or dropped.
+    ///
+    /// # Errors
+    /// [`Full`], and then nothing has changed.
+    pub fn keep_room(self: &Arc<Self>, opening: &Opening) -> Result<Room, Full> {
+        let bytes = SESSION_BYTES + opening.facts_bytes();
+        // Counted before it is held to the bounds, so that two at once cannot both take the last place.
+        self.count(bytes);
+        let room = Room { live: Arc::clone(self), bytes };
+        self.within_bounds(0)?;
+        Ok(room)
     }
 
     /// Whether the session is live.
@@ -117,7 +134,7 @@ impl Live {
         self.shard(id).lock().sessions.contains_key(&Hashed(id))
     }
 
-    /// The number of live sessions.
+    /// The number of live sessions, with those that are about to begin.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
@@ -127,27 +144,154 @@ impl Live {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Ends the sessions whose deadline is `now_ms` (ms since the Unix epoch) or earlier, and says
-    /// how many. Sessions that are not due cost nothing.
-    pub fn end_due(&self, now_ms: u64) -> usize {
-        let mut ended = 0;
-        for shard in &self.shards {
-            let mut due = Vec::new();
-            {
-                let mut shard = shard.lock();
-                while let Some(id) = shard.deadlines.next_due(now_ms) {
-                    due.extend(shard.sessions.remove(&Hashed(id)));
-                }
-            }
-            let bytes = due.iter().map(|session| ENTRY_BYTES + session.bytes()).sum();
-            self.forget(due.len(), bytes);
-            ended += due.len();
-        }
-        ended
+    /// The server's clock less all the time that it was down or could not write.
+    pub fn up_ms(&self, received_ms: u64) -> u64 {
+        received_ms.saturating_sub(self.progress.lock().paused_ms)
     }
 
-    fn within_bounds(&self) -> Result<(), Full> {
-        if self.sessions() > self.settings.sessions_max {
+    /// Takes out the sessions whose deadline has come, given the time of the server's clock in ms since
+    /// the Unix epoch. Sessions that are not due cost nothing. Each must be given a `close` record, or
+    /// [put back](Self::put_back).
+    pub fn take_due(&self, now_ms: u64) -> Vec<(SessionId, CloseReason)> {
+        let now_up_ms = self.up_ms(now_ms);
+        let mut due = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            while let Some(id) = shard.deadlines.next_due(now_up_ms) {
+                if let Some(session) = shard.sessions.get(&Hashed(id)) {
+                    let deadline_up_ms = session.deadline_up_ms(&self.session_settings);
+                    if deadline_up_ms <= now_up_ms {
+                        due.push((id, CloseReason::TimeoutNoEvents));
+                    } else {
+                        shard.deadlines.add(deadline_up_ms, id);
+                    }
+                }
+            }
+        }
+        due
+    }
+
+    /// Notes the deadline of a session again that could not be closed.
+    pub fn put_back(&self, id: SessionId) {
+        let mut shard = self.shard(id).lock();
+        if let Some(session) = shard.sessions.get(&Hashed(id)) {
+            let deadline_up_ms = session.deadline_up_ms(&self.session_settings);
+            shard.deadlines.add(deadline_up_ms, id);
+        }
+    }
+
+    /// Folds the start of a session.
+    pub(crate) fn open(
+        &self,
+        seq: u64,
+        received_ms: u64,
+        id: SessionId,
+        opening: Opening,
+        room: Option<Room>,
+    ) {
+        let session =
+            Box::new(Session { received_ms, last_up_ms: self.up_ms(received_ms), opening });
+        let mut shard = self.shard(id).lock();
+        if seq <= shard.seq {
+            return;
+        }
+        shard.seq = seq;
+        match room {
+            Some(room) => room.used(),
+            None => self.count(SESSION_BYTES + session.opening.facts_bytes()),
+        }
+        shard.deadlines.add(session.deadline_up_ms(&self.session_settings), id);
+        shard.sessions.insert(Hashed(id), session);
+    }
+
+    /// Folds that a deadline passed: the session is closed if it still stands. Says whether it was.
+    pub(crate) fn close(
+        &self,
+        seq: u64,
+        received_ms: u64,
+        id: SessionId,
+        reason: CloseReason,
+    ) -> bool {
+        let up_ms = self.up_ms(received_ms);
+        let mut shard = self.shard(id).lock();
+        if seq <= shard.seq {
+            return false;
+        }
+        shard.seq = seq;
+        let Some(session) = shard.sessions.get(&Hashed(id)) else { return false };
+        let passed = match reason {
+            CloseReason::TimeoutNoEvents => session.deadline_up_ms(&self.session_settings),
+        };
+        if up_ms < passed {
+            return false;
+        }
+        let bytes = SESSION_BYTES + session.opening.facts_bytes();
+        shard.sessions.remove(&Hashed(id));
+        drop(shard);
+        self.discount(bytes);
+        true
+    }
+
+    /// Folds that nothing could be received for a while.
+    pub(crate) fn pause(&self, seq: u64, received_ms: u64, down_ms: u64) {
+        let mut progress = self.progress.lock();
+        let paused_ms = progress.paused_ms + down_ms;
+        *progress = Progress { seq, received_ms, paused_ms };
+    }
+
+    /// Notes that everything up to this record is folded.
+    pub(crate) fn folded(&self, seq: u64, received_ms: u64) {
+        let mut progress = self.progress.lock();
+        (progress.seq, progress.received_ms) = (seq, received_ms);
+    }
+
+    /// How far the journal is folded.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock()
+    }
+
+    /// A shard for a checkpoint, in sorted order, so that equal states are equal bytes.
+    pub fn save_shard(&self, row: usize) -> SavedShard {
+        let folded_seq = self.progress().seq;
+        let shard = self.shards[row].lock();
+        let mut sessions: Vec<_> =
+            shard.sessions.iter().map(|(id, session)| (id.0, (**session).clone())).collect();
+        let seq = shard.seq.max(folded_seq);
+        drop(shard);
+        sessions.sort_unstable_by_key(|(id, _)| *id);
+        SavedShard { seq, sessions }
+    }
+
+    /// Restores one saved session.
+    pub(crate) fn restore(&self, id: SessionId, session: Session) {
+        self.count(SESSION_BYTES + session.opening.facts_bytes());
+        let mut shard = self.shard(id).lock();
+        shard.deadlines.add(session.deadline_up_ms(&self.session_settings), id);
+        shard.sessions.insert(Hashed(id), Box::new(session));
+    }
+
+    /// Restores how far the journal is folded.
+    pub(crate) fn restore_progress(&self, progress: Progress) {
+        *self.progress.lock() = progress;
+    }
+
+    /// Forgets everything, after a restore that did not succeed.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock() = Shard::default();
+        }
+        self.sessions.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+        self.restore_progress(Progress::default());
+    }
+
+    /// Restores which record a shard includes: replay skips it and those before.
+    pub(crate) fn restore_shard(&self, row: usize, seq: u64) {
+        self.shards[row].lock().seq = seq;
+    }
+
+    fn within_bounds(&self, more: usize) -> Result<(), Full> {
+        if self.sessions() + more > self.settings.sessions_max {
             return Err(Full::Sessions(self.settings.sessions_max));
         }
         if u64::try_from(self.bytes()).unwrap_or(u64::MAX) > self.settings.bytes_max.as_u64() {
@@ -156,8 +300,13 @@ impl Live {
         Ok(())
     }
 
-    fn forget(&self, sessions: usize, bytes: usize) {
-        self.sessions.fetch_sub(sessions, Ordering::Relaxed);
+    fn count(&self, bytes: usize) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn discount(&self, bytes: usize) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -166,6 +315,28 @@ impl Live {
         // some from the middle.
         let row = (id.hash() >> 32) % SHARDS as u64;
         &self.shards[usize::try_from(row).expect("a row is less than SHARDS")]
+    }
+}
+
+/// Room kept for one session.
+#[derive(Debug)]
+pub struct Room {
+    live: Arc<Live>,
+    bytes: usize,
+}
+
+impl Room {
+    /// The session is there and holds the room from now on.
+    fn used(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.live.discount(self.bytes);
+        }
     }
 }
 
@@ -203,60 +374,94 @@ mod tests {
 
     use super::*;
     use crate::session::id::Key;
-    use crate::wire::{Content, PlayerTime, Rules, Start};
+    use crate::wire::{Rules, Start};
 
     fn id(number: u8) -> SessionId {
         SessionId::mint(&Key::new([1; 32]), 1, [number; 10])
     }
 
-    fn session(received_ms: u64, facts: &str) -> Session {
-        let body = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
-            {"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""}}"#;
+    fn opening(metadata: &str) -> Opening {
+        let body = format!(
+            r#"{{"eventType":"sessionStart","playerTime":{{"ts":0,"playhead":0}},"params":
+            {{"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""}},
+            "customMetadata":{{"k":"{metadata}"}}}}"#
+        );
         let rules = Rules { profile: crate::wire::Profile::Open, strict: false };
-        let start = Start::parse(body, rules).unwrap();
-        let (player_time, content): (PlayerTime, Content) = (start.player_time, start.content);
-        Session { received_ms, player_time, content, facts: facts.into() }
+        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap())
     }
 
-    fn live(settings: Settings) -> Live {
+    fn live(settings: Settings) -> Arc<Live> {
         let timeout = Duration::from_millis(100);
-        Live::new(settings, session::Settings { no_events_timeout: timeout, key: None })
+        let session =
+            session::Settings { no_events_timeout: timeout, ..session::Settings::default() };
+        Arc::new(Live::new(settings, session))
+    }
+
+    fn open(live: &Arc<Live>, seq: u64, received_ms: u64, number: u8) -> Result<(), Full> {
+        let opening = opening("");
+        let room = live.keep_room(&opening)?;
+        live.open(seq, received_ms, id(number), opening, Some(room));
+        Ok(())
+    }
+
+    const NO_EVENTS: CloseReason = CloseReason::TimeoutNoEvents;
+
+    #[test]
+    fn a_session_is_due_at_its_deadline_and_closed_by_its_record() {
+        let live = live(Settings::default());
+        open(&live, 1, 1_000, 1).unwrap();
+        open(&live, 2, 1_050, 2).unwrap();
+        assert_eq!(live.take_due(1_099), []);
+        assert_eq!(live.take_due(1_100), [(id(1), NO_EVENTS)]);
+        assert!(live.contains(id(1)), "only its record closes it");
+        assert_eq!(live.take_due(1_100), [], "it is taken out once");
+        live.put_back(id(1));
+        assert_eq!(live.take_due(1_100), [(id(1), NO_EVENTS)]);
+        assert!(live.close(3, 1_100, id(1), NO_EVENTS));
+        assert!(!live.contains(id(1)) && live.contains(id(2)));
+        assert!(!live.close(4, 1_100, id(1), NO_EVENTS), "it is closed already");
+        assert!(!live.close(5, 1_149, id(2), NO_EVENTS), "its deadline has not passed");
+        assert!(live.close(6, 1_150, id(2), NO_EVENTS));
+        assert_eq!((live.sessions(), live.bytes()), (0, 0));
     }
 
     #[test]
-    fn a_session_is_live_until_its_deadline_and_not_at_it() {
+    fn a_pause_counts_against_no_session() {
         let live = live(Settings::default());
-        live.insert(id(1), session(1_000, "")).unwrap();
-        live.insert(id(2), session(1_050, "")).unwrap();
-        assert_eq!(live.end_due(1_099), 0);
-        assert!(live.contains(id(1)) && live.contains(id(2)) && !live.contains(id(3)));
-        assert_eq!(live.end_due(1_100), 1);
-        assert!(!live.contains(id(1)) && live.contains(id(2)));
-        assert_eq!(live.end_due(9_999), 1);
-        assert_eq!((live.sessions(), live.bytes()), (0, 0));
+        open(&live, 1, 1_000, 1).unwrap();
+        live.pause(2, 1_500, 500);
+        assert_eq!(live.take_due(1_599), []);
+        assert!(!live.close(3, 1_599, id(1), NO_EVENTS));
+        assert_eq!(live.take_due(1_600), [(id(1), NO_EVENTS)]);
+        open(&live, 4, 1_600, 2).unwrap();
+        assert_eq!(live.take_due(1_699), [], "a later session is not older for it");
+        assert_eq!(live.take_due(1_700), [(id(2), NO_EVENTS)]);
     }
 
     #[test]
     fn sessions_are_bounded_by_number_and_an_end_makes_room() {
         let live = live(Settings { sessions_max: 2, ..Settings::default() });
-        live.insert(id(1), session(1_000, "")).unwrap();
+        open(&live, 1, 1_000, 1).unwrap();
         assert_eq!(live.has_room(), Ok(()));
-        live.insert(id(2), session(2_000, "")).unwrap();
+        let room = live.keep_room(&opening("")).unwrap();
         assert_eq!(live.has_room(), Err(Full::Sessions(2)));
-        assert_eq!(live.insert(id(3), session(1_000, "")), Err(Full::Sessions(2)));
-        assert!(!live.contains(id(3)));
-        live.end_due(1_100);
-        live.insert(id(3), session(1_000, "")).unwrap();
+        assert_eq!(open(&live, 2, 1_000, 3), Err(Full::Sessions(2)));
+        drop(room);
+        open(&live, 3, 1_000, 3).unwrap();
+        live.close(4, 1_100, id(1), NO_EVENTS);
+        open(&live, 5, 1_000, 4).unwrap();
     }
 
     #[test]
     fn sessions_are_bounded_by_bytes() {
         let bytes_max = ByteSize::kib(16);
         let live = live(Settings { bytes_max, ..Settings::default() });
-        live.insert(id(1), session(1_000, &"x".repeat(12 << 10))).unwrap();
+        let large = opening(&"x".repeat(12 << 10));
+        let room = live.keep_room(&large).unwrap();
         let before = live.bytes();
-        let refused = live.insert(id(2), session(1_000, &"x".repeat(12 << 10)));
-        assert_eq!(refused, Err(Full::Bytes(bytes_max)));
+        assert_eq!(live.keep_room(&large).unwrap_err(), Full::Bytes(bytes_max));
         assert_eq!((live.sessions(), live.bytes()), (1, before));
+        drop(room);
+        assert_eq!((live.sessions(), live.bytes()), (0, 0));
     }
 }

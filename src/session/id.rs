@@ -14,6 +14,7 @@
 use std::fmt;
 
 use constant_time_eq::constant_time_eq_16;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The secret that signs session ids. Machines that share it know each other's ids.
 #[derive(Clone, PartialEq, Eq)]
@@ -106,6 +107,19 @@ impl fmt::Display for SessionId {
         let mut text = [0; 64];
         hex::encode_to_slice(self.0, &mut text).expect("64 digits write 32 bytes");
         formatter.pad(str::from_utf8(&text).expect("hexadecimal digits are ASCII"))
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::from_path(&text).ok_or_else(|| serde::de::Error::custom("this is no session id"))
     }
 }
 

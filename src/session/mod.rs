@@ -1,10 +1,11 @@
-//! One session as what its records made of it.
+//! One session as the fold of its records.
 
 pub mod id;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use self::id::Key;
 use crate::wire::{Content, PlayerTime, Start};
@@ -44,24 +45,29 @@ fn key_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key
 /// The facts of a usual session have fewer bytes.
 const FACTS_BYTES_USUAL: usize = 1 << 10;
 
-/// What the server keeps of a live session: the listed facts of its start, not its bodies.
-#[derive(Debug)]
-pub struct Session {
-    /// When the start was received, in ms since the Unix epoch by the server's clock.
-    pub received_ms: u64,
-    /// Time and playhead that the start reported.
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CloseReason {
+    /// No event came for `session.no_events_timeout`.
+    TimeoutNoEvents,
+}
+
+/// What the start of a session said, as far as it is kept: the listed facts, not the body.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Opening {
+    /// Time and playhead by the player.
     pub player_time: PlayerTime,
     /// What kind of content is played.
     pub content: Content,
-    /// The listed parameters and the custom metadata of the start, as JSON:
-    /// `{"params":{…},"customMetadata":{…}}`. One text costs one allocation, and a report repeats
-    /// these facts as they are.
-    pub facts: Box<str>,
+    /// The listed parameters and the custom metadata, as JSON: `{"params":{…},"customMetadata":{…}}`.
+    /// One text costs one allocation, and a report repeats these facts as they are.
+    pub facts: Box<RawValue>,
 }
 
-impl Session {
-    /// Opens a session.
-    pub fn open(start: &Start<'_>, received_ms: u64) -> Self {
+impl Opening {
+    /// Keeps what a start said.
+    pub fn of(start: &Start<'_>) -> Self {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Facts<'f, 'a> {
@@ -74,22 +80,37 @@ impl Session {
         serde_json::to_writer(&mut text, &facts).expect("text keys and sound values are JSON");
         let text = String::from_utf8(text).expect("JSON is UTF-8");
         Self {
-            received_ms,
             player_time: start.player_time,
             content: start.content,
-            facts: text.into_boxed_str(),
+            facts: RawValue::from_string(text).expect("it was just written as JSON"),
         }
     }
 
-    /// The instant from which on the session is over, in ms since the Unix epoch.
-    pub fn deadline_ms(&self, settings: &Settings) -> u64 {
-        let timeout_ms = settings.no_events_timeout.as_millis();
-        self.received_ms.saturating_add(u64::try_from(timeout_ms).unwrap_or(u64::MAX))
+    /// The memory that it holds beside itself, in bytes.
+    pub fn facts_bytes(&self) -> usize {
+        self.facts.get().len()
     }
+}
 
-    /// The memory that the session holds, in bytes.
-    pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.facts.len()
+/// One live session.
+///
+/// *Up time* is the server's clock less all the time that it was down or could not write; deadlines
+/// run on it, so that no session ends because nobody could hear it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// When the start was received, in ms since the Unix epoch by the server's clock.
+    pub received_ms: u64,
+    /// When the last record was received, in ms of up time.
+    pub last_up_ms: u64,
+    /// What its start said.
+    pub opening: Opening,
+}
+
+impl Session {
+    /// The instant from which on the session is over, in ms of up time.
+    pub fn deadline_up_ms(&self, settings: &Settings) -> u64 {
+        let timeout_ms = settings.no_events_timeout.as_millis();
+        self.last_up_ms.saturating_add(u64::try_from(timeout_ms).unwrap_or(u64::MAX))
     }
 }
 
@@ -108,17 +129,21 @@ mod tests {
               "visitor.customerIDs":{"crm":{"id":"7","authState":1}}},
             "customMetadata":{"plan":"gold"}}"#;
         let start = Start::parse(body.as_bytes(), Rules::default()).unwrap();
-        let session = Session::open(&start, 1_000);
+        let opening = Opening::of(&start);
         assert_eq!(
-            &*session.facts,
+            opening.facts.get(),
             "{\"params\":{\"media.id\":\"a/b é\",\"media.length\":20.0,\"media.contentType\":\"VOD\",\
              \"media.playerName\":\"p\",\"media.channel\":\"c\",\"analytics.trackingServer\":\"t\",\
              \"analytics.reportSuite\":\"r\",\"visitor.marketingCloudOrgId\":\"o\",\"media.resume\":true,\
              \"visitor.customerIDs\":{\"crm\":{\"id\":\"7\",\"authState\":1}}},\
              \"customMetadata\":{\"plan\":\"gold\"}}"
         );
-        assert_eq!(session.player_time.ts, 5);
-        assert_eq!(session.content, Content::Recorded { length_s: Some(20.0) });
-        assert_eq!(session.deadline_ms(&Settings::default()), 601_000);
+        assert_eq!(opening.player_time.ts, 5);
+        assert_eq!(opening.content, Content::Recorded { length_s: Some(20.0) });
+        let session = Session { received_ms: 5_000, last_up_ms: 1_000, opening };
+        assert_eq!(session.deadline_up_ms(&Settings::default()), 601_000);
+        let saved = serde_json::to_string(&session).unwrap();
+        let read: Session = serde_json::from_str(&saved).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), saved);
     }
 }

@@ -63,7 +63,7 @@ impl<'a> Start<'a> {
 }
 
 /// The member `playerTime`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlayerTime {
     /// The position in the content.
     pub playhead: Playhead,
@@ -72,7 +72,7 @@ pub struct PlayerTime {
 }
 
 /// A position in the content, in seconds: finite and not negative.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Playhead(f64);
 
 impl Playhead {
@@ -83,7 +83,8 @@ impl Playhead {
 }
 
 /// What kind of content a session plays.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Content {
     /// Broadcast; its playhead is the second of the day, UTC.
     Live,

@@ -73,6 +73,11 @@ impl TestServer {
         self.app.collector().live()
     }
 
+    /// Does what the server does every second: closes the sessions whose deadline has come.
+    pub(crate) async fn close_due(&self) {
+        self.app.collector().close_due().await;
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }

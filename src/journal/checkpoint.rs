@@ -1,0 +1,229 @@
+//! Live sessions saved whole, so that a restart reads only what came after.
+//!
+//! ```text
+//! {"version":1,"progress":{…}}                     everything up to progress.seq is in every shard
+//! {"shard":0,"seq":124}                            this shard includes its records up to seq
+//! {"sid":"…","session":{…}}                        its sessions, by id
+//! …                                                256 shards
+//! {"sessions":1,"crc":"9ae0daaf"}                  CRC-32C of all lines before
+//! ```
+//! Shards are saved one after the other while records go on; so each tells what it includes, and replay
+//! begins after `progress.seq` (the floor) and skips what a shard has. Equal states are equal bytes. The file is
+//! written in small pieces, each synced before the next: a large one synced at once would stall the
+//! journal's own sync. Two are kept, in case the newer is damaged.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::segment::unfinished_name;
+use crate::live::{Live, Progress, SHARDS};
+use crate::session::Session;
+use crate::session::id::SessionId;
+
+const PREFIX: &str = "checkpoint-";
+
+/// How many checkpoints are kept.
+const KEPT: usize = 2;
+
+/// How much is written and synced at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// How long the disk is left to the journal between two pieces.
+const PIECE_PAUSE: Duration = Duration::from_millis(5);
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    progress: Progress,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ShardLine {
+    shard: usize,
+    seq: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionLine<S> {
+    sid: SessionId,
+    session: S,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Footer {
+    sessions: u64,
+    crc: String,
+}
+
+/// A checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// What is in it.
+    #[error("line {line}: {why}")]
+    Content {
+        /// Which line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The checkpoints, the newest first, each with its floor.
+///
+/// # Errors
+/// What the system says.
+pub fn list(disk: &dyn Disk) -> io::Result<Vec<(u64, String)>> {
+    let mut found: Vec<_> = disk
+        .list()?
+        .into_iter()
+        .filter_map(|(name, _)| Some((name.strip_prefix(PREFIX)?.parse().ok()?, name)))
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// The record up to which segments are not needed any more: the floor of the older checkpoint.
+///
+/// # Errors
+/// What the system says.
+pub fn needed_after(disk: &dyn Disk) -> io::Result<u64> {
+    Ok(list(disk)?.get(KEPT - 1).map_or(0, |(floor_seq, _)| *floor_seq))
+}
+
+/// The whole state as a checkpoint has it.
+pub fn to_bytes(live: &Live) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(live, |piece, _| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })
+    .expect("writing to memory does not fail");
+    bytes
+}
+
+/// Saves the live sessions, and removes what is older than the two newest checkpoints.
+///
+/// # Errors
+/// What the system says; the older checkpoints are then untouched.
+pub fn save(disk: &dyn Disk, live: &Live, paced: bool) -> io::Result<()> {
+    let floor_seq = live.progress().seq;
+    let name = format!("{PREFIX}{floor_seq:020}");
+    if list(disk)?.iter().any(|(saved_seq, _)| *saved_seq == floor_seq) {
+        return Ok(());
+    }
+    let unfinished = unfinished_name(&name);
+    let mut file = disk.create(&unfinished)?;
+    write(live, |piece, is_last| {
+        file.append(piece)?;
+        file.sync()?;
+        if paced && !is_last {
+            std::thread::sleep(PIECE_PAUSE);
+        }
+        Ok(())
+    })?;
+    disk.rename(&unfinished, &name)?;
+    for (_, old) in list(disk)?.into_iter().skip(KEPT) {
+        disk.remove(&old)?;
+    }
+    Ok(())
+}
+
+/// Writes a checkpoint, piece by piece.
+fn write(live: &Live, mut put: impl FnMut(&[u8], bool) -> io::Result<()>) -> io::Result<()> {
+    let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
+    let (mut crc, mut count) = (0, 0);
+    add_line(&mut piece, &Header { version: VERSION, progress: live.progress() });
+    for shard in 0..SHARDS {
+        let saved = live.save_shard(shard);
+        add_line(&mut piece, &ShardLine { shard, seq: saved.seq });
+        for (sid, session) in &saved.sessions {
+            add_line(&mut piece, &SessionLine { sid: *sid, session });
+            count += 1;
+            if piece.len() >= PIECE_BYTES {
+                crc = crc32c::crc32c_append(crc, &piece);
+                put(&piece, false)?;
+                piece.clear();
+            }
+        }
+    }
+    crc = crc32c::crc32c_append(crc, &piece);
+    add_line(&mut piece, &Footer { sessions: count, crc: format!("{crc:08x}") });
+    put(&piece, true)
+}
+
+fn add_line(piece: &mut Vec<u8>, line: &impl Serialize) {
+    serde_json::to_writer(&mut *piece, line).expect("text and numbers are JSON");
+    piece.push(b'\n');
+}
+
+/// Restores the live sessions from a checkpoint, all or none.
+///
+/// # Errors
+/// [`Broken`], and then `live` is empty.
+pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<(), Broken> {
+    // Read twice, so that nothing of a damaged one is ever in the map.
+    each_line(disk.open(name)?, |_| Ok(()))?;
+    let mut row = None;
+    let restored = each_line(disk.open(name)?, |line| {
+        let wrong = |error: serde_json::Error| error.to_string();
+        if line.starts_with(b"{\"sid\"") {
+            let SessionLine::<Session> { sid, session } =
+                serde_json::from_slice(line).map_err(wrong)?;
+            live.restore(sid, session);
+        } else if row.is_none() {
+            let header: Header = serde_json::from_slice(line).map_err(wrong)?;
+            if header.version != VERSION {
+                return Err(format!("version {} is not known", header.version));
+            }
+            live.restore_progress(header.progress);
+            row = Some(0);
+        } else {
+            let shard: ShardLine = serde_json::from_slice(line).map_err(wrong)?;
+            if row != Some(shard.shard) || shard.shard >= SHARDS {
+                return Err(format!("shard {} stands in the wrong place", shard.shard));
+            }
+            row = Some(shard.shard + 1);
+            live.restore_shard(shard.shard, shard.seq);
+        }
+        Ok(())
+    });
+    if restored.is_err() {
+        live.clear();
+    }
+    restored
+}
+
+/// Calls `take` with each line but the footer, which must fit.
+fn each_line(
+    file: Box<dyn Read + Send>,
+    mut take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), Broken> {
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    let (mut line, mut number, mut crc) = (Vec::new(), 0, 0);
+    loop {
+        line.clear();
+        number += 1;
+        let broken = |why: String| Broken::Content { line: number, why };
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Err(broken("the end is missing".into()));
+        }
+        if line.starts_with(b"{\"sessions\"") {
+            let footer: Footer =
+                serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))?;
+            if footer.crc != format!("{crc:08x}") || line.last() != Some(&b'\n') {
+                return Err(broken("the checksum does not fit".into()));
+            }
+            return Ok(());
+        }
+        crc = crc32c::crc32c_append(crc, &line);
+        take(&line).map_err(broken)?;
+    }
+}

@@ -1,0 +1,140 @@
+//! The folder of the journal, as far as the journal needs it: the seam at which tests break it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A folder whose changes are durable when a call returns.
+pub trait Disk: Send + Sync {
+    /// The names and sizes of its files.
+    ///
+    /// # Errors
+    /// What the system says; so for all that follow.
+    fn list(&self) -> io::Result<Vec<(String, u64)>>;
+
+    /// Makes an empty file, in place of any other of that name.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for reading.
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
+
+    /// Cuts a file.
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()>;
+
+    /// Gives a file another name, in place of any other of that name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// A file that only grows.
+pub trait DiskFile: Send {
+    /// Appends all of the bytes; after an error any part of them may be there.
+    ///
+    /// # Errors
+    /// What the system says; so for what follows.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes what was appended survive the machine.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Fails if what is appended would be lost because the file has been removed.
+    fn still_there(&self) -> io::Result<()>;
+}
+
+/// A folder of the real file system.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Opens a folder, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            std::fs::create_dir(path)?;
+            if let Some(parent) = path.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    /// A folder that is there, to be read.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+impl Disk for Folder {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                match entry.metadata() {
+                    Ok(metadata) => files.push((name, metadata.len())),
+                    // Removed since it was listed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.0.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o640).open(path)?;
+        self.sync()?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(File::open(self.0.join(name))?))
+    }
+
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.0.join(name))?;
+        file.set_len(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.join(from), self.0.join(to))?;
+        self.sync()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.0.join(name))?;
+        self.sync()
+    }
+}
+
+impl DiskFile for File {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn still_there(&self) -> io::Result<()> {
+        if self.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed"));
+        }
+        Ok(())
+    }
+}

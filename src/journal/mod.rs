@@ -1,0 +1,229 @@
+//! What survives: one record a line, in order, committed in groups before anything is answered.
+//!
+//! A handler appends its record to a shared buffer, under a short lock that gives it its number and its
+//! time, and waits. The one [`writer`] thread takes the buffer, writes it, syncs it, folds its records in
+//! order, and only then wakes each waiter with the outcome of its own record. While it writes, the next
+//! group grows. No timer is in the way.
+//!
+//! The journal is also the product: newline-delimited JSON that any tool reads as it is.
+
+pub mod checkpoint;
+
+pub mod disk;
+
+mod keeper;
+
+pub mod record;
+
+pub mod recovery;
+
+pub mod segment;
+
+mod writer;
+
+#[cfg(test)]
+mod sim;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use self::record::Encoded;
+use crate::clock::Clock;
+use crate::processor::{Change, Outcome};
+
+pub use keeper::Keeper;
+pub use writer::{Start, Writer};
+
+/// The section `journal` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What a request survives once it is answered.
+    pub durability: Durability,
+    /// How much may wait to be written; beyond it requests are refused at once.
+    pub uncommitted_bytes_max: ByteSize,
+    /// A segment that has grown this large is closed.
+    pub segment_bytes_max: ByteSize,
+    /// A segment that is this old is closed.
+    #[serde(with = "humantime_serde")]
+    pub segment_age_max: Duration,
+    /// Closed segments are removed once all of their records are this old; zero keeps them.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    /// Closed segments are removed, the oldest first, while all together are larger; zero keeps them.
+    pub retention_bytes: ByteSize,
+    /// How often the live sessions are saved whole, so that a restart need not read everything.
+    #[serde(with = "humantime_serde")]
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Fsync,
+            uncommitted_bytes_max: ByteSize::mib(64),
+            segment_bytes_max: ByteSize::mib(256),
+            segment_age_max: Duration::from_hours(1),
+            retention: Duration::from_hours(30 * 24),
+            retention_bytes: ByteSize::b(0),
+            checkpoint_interval: Duration::from_mins(5),
+        }
+    }
+}
+
+/// What a request survives once it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The machine: answered after fdatasync.
+    Fsync,
+    /// The process: answered after write.
+    Write,
+}
+
+/// A record was not taken, or not committed. It may stand in the journal or not, but never twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The disk does not write.
+    #[error("the journal cannot be written")]
+    Disk,
+    /// More waits to be written than is allowed.
+    #[error("too much waits to be written")]
+    Busy,
+    /// The server ends.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// What a waiter gets.
+pub type Committed = Result<Outcome, Unavailable>;
+
+/// The handle with which records are appended. Clones append to the same journal.
+#[derive(Clone, Debug)]
+pub struct Journal(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Rung when the queue has something for the writer.
+    wake: Condvar,
+    clock: Clock,
+    uncommitted_bytes_max: usize,
+}
+
+/// What waits for the writer.
+#[derive(Debug)]
+struct Queue {
+    phase: Phase,
+    lines: Vec<u8>,
+    waiting: Vec<Waiting>,
+    next_seq: u64,
+    last_ms: u64,
+    /// Bytes that the writer has taken and not committed.
+    in_writing: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Up,
+    Down,
+    Closed,
+}
+
+/// A record that waits for its commit.
+#[derive(Debug)]
+struct Waiting {
+    seq: u64,
+    received_ms: u64,
+    change: Change,
+    waiter: oneshot::Sender<Committed>,
+}
+
+impl Queue {
+    /// The time of a record that is received now: it never falls.
+    fn receive(&mut self, clock: &Clock) -> u64 {
+        self.last_ms = self.last_ms.max(clock.now_ms());
+        self.last_ms
+    }
+}
+
+impl Journal {
+    fn new(clock: Clock, uncommitted_bytes_max: usize, next_seq: u64, last_ms: u64) -> Self {
+        let queue = Queue {
+            phase: Phase::Up,
+            lines: Vec::new(),
+            waiting: Vec::new(),
+            next_seq,
+            last_ms,
+            in_writing: 0,
+        };
+        let wake = Condvar::new();
+        Self(Arc::new(Shared { queue: Mutex::new(queue), wake, clock, uncommitted_bytes_max }))
+    }
+
+    /// Appends a record. What is returned resolves once it is committed and folded, or refused.
+    ///
+    /// # Errors
+    /// [`Unavailable`] at once, if it cannot be taken now.
+    pub fn append(
+        &self,
+        record: &Encoded<'_>,
+        change: Change,
+    ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
+        let (waiter, committed) = oneshot::channel();
+        let mut queue = self.0.queue.lock();
+        match queue.phase {
+            Phase::Up => {}
+            Phase::Down => return Err(Unavailable::Disk),
+            Phase::Closed => return Err(Unavailable::Closed),
+        }
+        if queue.in_writing + queue.lines.len() >= self.0.uncommitted_bytes_max {
+            return Err(Unavailable::Busy);
+        }
+        let (seq, received_ms) = (queue.next_seq, queue.receive(&self.0.clock));
+        queue.next_seq += 1;
+        record.write_line(&mut queue.lines, seq, received_ms);
+        queue.waiting.push(Waiting { seq, received_ms, change, waiter });
+        let first = queue.waiting.len() == 1;
+        drop(queue);
+        if first {
+            self.0.wake.notify_one();
+        }
+        Ok(committed)
+    }
+
+    /// Whether records can be taken.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_up(&self) -> Result<(), Unavailable> {
+        let queue = self.0.queue.lock();
+        match queue.phase {
+            Phase::Up if queue.in_writing + queue.lines.len() < self.0.uncommitted_bytes_max => {
+                Ok(())
+            }
+            Phase::Up => Err(Unavailable::Busy),
+            Phase::Down => Err(Unavailable::Disk),
+            Phase::Closed => Err(Unavailable::Closed),
+        }
+    }
+
+    /// The time that a record would get now, in ms since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.0.queue.lock().receive(&self.0.clock)
+    }
+
+    /// Takes nothing more; the writer commits what waits, and ends.
+    pub fn close(&self) {
+        self.0.queue.lock().phase = Phase::Closed;
+        self.0.wake.notify_one();
+    }
+}

@@ -1,0 +1,346 @@
+//! One record ↔ one line.
+//!
+//! ```text
+//! {"seq":7,"received_ms":1700000000000,"kind":"start","sid":"…","body":{…},"crc":"9ae0daaf"}\n
+//!  └──────────── what the checksum covers, from the brace on ───────────┘
+//! ```
+//! `crc` is the CRC-32C of all that stands before `,"crc"`, as eight hexadecimal digits. It stands last
+//! and always has the same length, so a damaged line is known without reading it as JSON.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::session::CloseReason;
+use crate::session::id::SessionId;
+
+/// What stands before the digits of the checksum.
+const CRC_KEY: &[u8] = b",\"crc\":\"";
+
+/// What stands after them, without the line break.
+const CRC_END: &[u8] = b"\"}";
+
+/// One record of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its place: one more than the record before it; the first is 1.
+    pub seq: u64,
+    /// When it was received, in ms since the Unix epoch by the server's clock; never falls.
+    pub received_ms: u64,
+    /// What it says.
+    pub content: Content<'a>,
+}
+
+/// What a record says, beside its place and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// A session began.
+    Start {
+        /// Its id.
+        sid: SessionId,
+        /// The client's address, as far as the privacy settings keep it.
+        client: Option<Cow<'a, str>>,
+        /// The client's user agent, if the privacy settings keep it.
+        user_agent: Option<Cow<'a, str>>,
+        /// The body as it came, without line breaks.
+        body: Cow<'a, [u8]>,
+    },
+    /// A deadline of a session passed.
+    Close {
+        /// The session.
+        sid: SessionId,
+        /// Which deadline.
+        reason: CloseReason,
+    },
+    /// The server was down or could not write; this time counts against no session.
+    Pause {
+        /// How long, in ms.
+        down_ms: u64,
+    },
+}
+
+/// Why a line is no record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It does not end as a record ends.
+    #[error("it does not end as a record ends")]
+    Incomplete,
+    /// Its checksum does not fit.
+    #[error("its checksum does not fit")]
+    Checksum,
+    /// Its checksum fits, but this version does not know what it says.
+    #[error("it is no record that this version knows: {0}")]
+    Unknown(String),
+}
+
+/// The members of every kind of record, in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+struct Members<'a> {
+    kind: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sid: Option<SessionId>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    client: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
+    user_agent: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    reason: Option<CloseReason>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    down_ms: Option<u64>,
+    /// Written by hand, so that it is copied only once.
+    #[serde(borrow, skip_serializing, default)]
+    body: Option<&'a RawValue>,
+}
+
+/// A record made ready outside of any lock: all of its line that does not depend on its place.
+#[derive(Debug)]
+pub struct Encoded<'a> {
+    /// The members before the body, with the braces of their object.
+    head: Vec<u8>,
+    body: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Encoded<'a> {
+    /// Makes a record ready. A body with a line break, which can only stand between its tokens, is
+    /// written without blanks.
+    pub fn new(content: Content<'a>) -> Self {
+        let empty = Members {
+            kind: Cow::Borrowed(content.kind()),
+            sid: content.sid(),
+            client: None,
+            user_agent: None,
+            reason: None,
+            down_ms: None,
+            body: None,
+        };
+        let (members, body) = match content {
+            Content::Start { client, user_agent, body, .. } => {
+                (Members { client, user_agent, ..empty }, Some(on_one_line(body)))
+            }
+            Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
+            Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
+        };
+        let mut head = Vec::with_capacity(256);
+        serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
+        Self { head, body }
+    }
+
+    /// Appends the line of the record, with its line break.
+    pub fn write_line(&self, buffer: &mut Vec<u8>, seq: u64, received_ms: u64) {
+        const MEMORY: &str = "writing to memory does not fail";
+        let begin = buffer.len();
+        write!(buffer, "{{\"seq\":{seq},\"received_ms\":{received_ms},").expect(MEMORY);
+        buffer.extend_from_slice(&self.head[1..self.head.len() - 1]);
+        if let Some(body) = &self.body {
+            buffer.extend_from_slice(b",\"body\":");
+            buffer.extend_from_slice(body);
+        }
+        let crc = crc32c::crc32c(&buffer[begin..]);
+        buffer.extend_from_slice(CRC_KEY);
+        write!(buffer, "{crc:08x}").expect(MEMORY);
+        buffer.extend_from_slice(CRC_END);
+        buffer.push(b'\n');
+    }
+}
+
+impl Content<'_> {
+    /// The name of the kind, as in the record.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Close { .. } => "close",
+            Self::Pause { .. } => "pause",
+        }
+    }
+
+    /// The session that the record is about.
+    pub fn sid(&self) -> Option<SessionId> {
+        match self {
+            Self::Start { sid, .. } | Self::Close { sid, .. } => Some(*sid),
+            Self::Pause { .. } => None,
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Reads a line, given without its line break.
+    ///
+    /// # Errors
+    /// [`Damage`].
+    pub fn read(line: &'a [u8]) -> Result<Self, Damage> {
+        #[derive(Deserialize)]
+        struct Place {
+            seq: u64,
+            received_ms: u64,
+        }
+        let trailer = CRC_KEY.len() + 8 + CRC_END.len();
+        let covered = line.len().checked_sub(trailer).ok_or(Damage::Incomplete)?;
+        let (covered, trailer) = line.split_at(covered);
+        let digits = trailer.strip_prefix(CRC_KEY).and_then(|rest| rest.strip_suffix(CRC_END));
+        let mut crc = [0; 4];
+        hex::decode_to_slice(digits.ok_or(Damage::Incomplete)?, &mut crc)
+            .map_err(|_| Damage::Incomplete)?;
+        if u32::from_be_bytes(crc) != crc32c::crc32c(covered) {
+            return Err(Damage::Checksum);
+        }
+        let unknown = |error: serde_json::Error| Damage::Unknown(error.to_string());
+        let place: Place = serde_json::from_slice(line).map_err(unknown)?;
+        let members: Members<'a> = serde_json::from_slice(line).map_err(unknown)?;
+        Ok(Self {
+            seq: place.seq,
+            received_ms: place.received_ms,
+            content: members.into_content()?,
+        })
+    }
+}
+
+impl<'a> Members<'a> {
+    fn into_content(self) -> Result<Content<'a>, Damage> {
+        let lacks = |member: &str| Damage::Unknown(format!("a {} without {member}", self.kind));
+        let sid = self.sid.ok_or_else(|| lacks("sid"));
+        match &*self.kind {
+            "start" => Ok(Content::Start {
+                sid: sid?,
+                body: self.body.ok_or_else(|| lacks("body"))?.get().as_bytes().into(),
+                client: self.client,
+                user_agent: self.user_agent,
+            }),
+            "close" => Ok(Content::Close {
+                sid: sid?,
+                reason: self.reason.ok_or_else(|| lacks("reason"))?,
+            }),
+            "pause" => {
+                Ok(Content::Pause { down_ms: self.down_ms.ok_or_else(|| lacks("down_ms"))? })
+            }
+            other => Err(Damage::Unknown(format!("kind {other:?}"))),
+        }
+    }
+}
+
+/// Removes the blanks between the tokens of sound JSON, if a line break is among them.
+fn on_one_line(json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return json;
+    }
+    let (mut in_string, mut escaped) = (false, false);
+    let mut kept = json.into_owned();
+    kept.retain(|byte| {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            return true;
+        }
+        in_string = *byte == b'"';
+        !byte.is_ascii_whitespace()
+    });
+    Cow::Owned(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::id::Key;
+
+    fn sid() -> SessionId {
+        SessionId::mint(&Key::new([1; 32]), 1, [2; 10])
+    }
+
+    fn line(content: Content<'_>) -> Vec<u8> {
+        let mut line = Vec::new();
+        Encoded::new(content).write_line(&mut line, 7, 1_700_000_000_000);
+        assert_eq!(line.pop(), Some(b'\n'));
+        line
+    }
+
+    fn start(body: &str) -> Content<'_> {
+        Content::Start {
+            sid: sid(),
+            client: Some("203.0.113.0".into()),
+            user_agent: Some("a \"quoted\" player".into()),
+            body: body.as_bytes().into(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json_in_a_fixed_order() {
+        let text = String::from_utf8(line(start(r#"{"a": 1e5}"#))).unwrap();
+        let (before, crc) = text.split_at(text.len() - 10);
+        assert_eq!(
+            before,
+            format!(
+                "{{\"seq\":7,\"received_ms\":1700000000000,\"kind\":\"start\",\"sid\":\"{}\",\
+                 \"client\":\"203.0.113.0\",\"user_agent\":\"a \\\"quoted\\\" player\",\
+                 \"body\":{{\"a\": 1e5}},\"crc\":\"",
+                sid()
+            )
+        );
+        assert!(crc.ends_with("\"}"));
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+    }
+
+    #[test]
+    fn a_body_with_line_breaks_becomes_one_line_and_stays_the_same_json() {
+        let body = "{\r\n \"a b\" : \"c \\\" \\\\\",\n\t\"d\":[ 1 , 2 ]\n}";
+        let written = line(start(body));
+        assert!(!written.contains(&b'\n') && !written.contains(&b'\r'));
+        let Content::Start { body: read, .. } = Record::read(&written).unwrap().content else {
+            panic!("a start");
+        };
+        assert_eq!(&*read, br#"{"a b":"c \" \\","d":[1,2]}"#);
+    }
+
+    #[test]
+    fn what_is_no_record_is_told_apart() {
+        let good = line(Content::Pause { down_ms: 5 });
+        assert_eq!(Record::read(&good[..good.len() - 1]), Err(Damage::Incomplete));
+        assert_eq!(Record::read(b""), Err(Damage::Incomplete));
+        let mut flipped = good.clone();
+        flipped[10] ^= 1;
+        assert_eq!(Record::read(&flipped), Err(Damage::Checksum));
+        let mut foreign = b"{\"seq\":1,\"received_ms\":1,\"kind\":\"new\"".to_vec();
+        let crc = crc32c::crc32c(&foreign);
+        write!(foreign, ",\"crc\":\"{crc:08x}\"}}").unwrap();
+        assert!(matches!(Record::read(&foreign), Err(Damage::Unknown(_))));
+    }
+
+    fn any_content() -> impl Strategy<Value = Content<'static>> {
+        let text = || prop::option::of(".{0,20}".prop_map(Cow::Owned));
+        prop_oneof![
+            (text(), text(), ".{0,30}").prop_map(|(client, user_agent, value)| {
+                let body = serde_json::to_vec(&serde_json::json!({ "a": value })).unwrap();
+                Content::Start { sid: sid(), client, user_agent, body: body.into() }
+            }),
+            Just(Content::Close { sid: sid(), reason: CloseReason::TimeoutNoEvents }),
+            any::<u64>().prop_map(|down_ms| Content::Pause { down_ms }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(content in any_content(), seq: u64, received_ms: u64) {
+            let mut line = Vec::new();
+            Encoded::new(content.clone()).write_line(&mut line, seq, received_ms);
+            let record = Record::read(&line[..line.len() - 1]).unwrap();
+            prop_assert_eq!(record, Record { seq, received_ms, content });
+        }
+
+        #[test]
+        fn no_bytes_panic_and_one_flipped_bit_is_always_seen(
+            bytes: Vec<u8>, content in any_content(), at: prop::sample::Index, bit in 0..8,
+        ) {
+            let _ = Record::read(&bytes);
+            let mut line = Vec::new();
+            Encoded::new(content).write_line(&mut line, 1, 1);
+            line.pop();
+            let at = at.index(line.len());
+            line[at] ^= 1_u8 << bit;
+            // Upper-case digits of the checksum are the same number.
+            prop_assume!(!line[at].is_ascii_uppercase() || at < line.len() - 10);
+            prop_assert!(Record::read(&line).is_err());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The segments of the journal: their names, and how to read them.
+//!
+//! A segment is named by the number of its first record, `00000000000000000001.ndjson`, and ends where
+//! the name of the next one begins, whatever may stand in it after that. Once closed it is compressed
+//! to `….ndjson.zst`.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use super::disk::Disk;
+
+/// How files are named; nothing else spells them.
+const OPEN_SUFFIX: &str = ".ndjson";
+const CLOSED_SUFFIX: &str = ".ndjson.zst";
+const UNFINISHED_SUFFIX: &str = ".unfinished";
+
+/// The longest line that a journal can hold: a batch body and what stands around it. A longer one is
+/// damage, and is not read into memory.
+const LINE_BYTES_MAX: u64 = 32 << 20;
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The number of its first record.
+    pub first_seq: u64,
+    /// The number at which the next segment begins, if there is one: nothing from there on counts.
+    pub end_seq: Option<u64>,
+    /// Whether it is compressed, and so closed.
+    pub compressed: bool,
+    /// Its size on disk.
+    pub bytes: u64,
+}
+
+impl Segment {
+    /// The name of its file.
+    pub fn name(&self) -> String {
+        if self.compressed { closed_name(self.first_seq) } else { open_name(self.first_seq) }
+    }
+
+    /// Reads it line by line.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn lines(&self, disk: &dyn Disk) -> io::Result<Lines> {
+        let file = disk.open(&self.name())?;
+        let reader: Box<dyn Read + Send> =
+            if self.compressed { Box::new(zstd::Decoder::new(file)?) } else { file };
+        Ok(Lines { reader: BufReader::with_capacity(1 << 18, reader), offset: 0, line: Vec::new() })
+    }
+}
+
+/// The name of a segment that is not compressed.
+pub fn open_name(first_seq: u64) -> String {
+    format!("{first_seq:020}{OPEN_SUFFIX}")
+}
+
+/// The name of a compressed segment.
+pub fn closed_name(first_seq: u64) -> String {
+    format!("{first_seq:020}{CLOSED_SUFFIX}")
+}
+
+/// The name of a file until it is whole.
+pub fn unfinished_name(name: &str) -> String {
+    format!("{name}{UNFINISHED_SUFFIX}")
+}
+
+/// Whether a file was left behind unfinished.
+pub fn is_unfinished(name: &str) -> bool {
+    name.ends_with(UNFINISHED_SUFFIX)
+}
+
+/// The segments of a journal, in order. Where one stands both compressed and not, which a crash or a
+/// running compression leaves, the compressed one counts: it got its name when it was whole.
+///
+/// # Errors
+/// What the system says.
+pub fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
+    let mut segments: Vec<Segment> = disk
+        .list()?
+        .into_iter()
+        .filter_map(|(name, bytes)| {
+            let (number, compressed) = match name.strip_suffix(CLOSED_SUFFIX) {
+                Some(number) => (number, true),
+                None => (name.strip_suffix(OPEN_SUFFIX)?, false),
+            };
+            let first_seq = number.parse().ok().filter(|_| number.len() == 20)?;
+            Some(Segment { first_seq, end_seq: None, compressed, bytes })
+        })
+        .collect();
+    segments.sort_by_key(|segment| (segment.first_seq, !segment.compressed));
+    segments.dedup_by_key(|segment| segment.first_seq);
+    let firsts: Vec<_> = segments.iter().map(|segment| segment.first_seq).collect();
+    for (segment, next) in segments.iter_mut().zip(firsts.into_iter().skip(1)) {
+        segment.end_seq = Some(next);
+    }
+    Ok(segments)
+}
+
+/// The lines of a segment.
+pub struct Lines {
+    reader: BufReader<Box<dyn Read + Send>>,
+    offset: u64,
+    line: Vec<u8>,
+}
+
+/// One line of a segment.
+#[derive(Debug)]
+pub struct Line<'l> {
+    /// Where it begins in the uncompressed segment, in bytes.
+    pub offset: u64,
+    /// Its text, without the line break.
+    pub text: &'l [u8],
+    /// Whether its line break is there; without it the line is not complete.
+    pub complete: bool,
+}
+
+impl Lines {
+    /// The next line.
+    ///
+    /// # Errors
+    /// What the system says, or that a compressed segment is damaged.
+    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.line.clear();
+        let offset = self.offset;
+        let read = (&mut self.reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.offset += read as u64;
+        let complete = self.line.last() == Some(&b'\n');
+        let text = if complete { &self.line[..read - 1] } else { &self.line[..] };
+        Ok(Some(Line { offset, text, complete }))
+    }
+}

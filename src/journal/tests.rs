@@ -1,0 +1,529 @@
+//! The promises of the journal, on a simulated disk that fails and crashes where it hurts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use proptest::prelude::*;
+use tokio::sync::oneshot;
+
+use super::disk::Disk;
+use super::record::{Content, Record};
+use super::recovery::{Recovered, recover};
+use super::sim::SimDisk;
+use super::*;
+use crate::live::{self, Live};
+use crate::processor::Processor;
+use crate::session::id::{Key, SessionId};
+use crate::session::{self, CloseReason, Opening};
+use crate::wire::{Profile, Rules};
+
+const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
+    {"media.id":"a","media.length":0,"media.contentType":"vod","media.playerName":"p"}}"#;
+
+fn opening() -> Opening {
+    let rules = Rules { profile: Profile::Open, strict: false };
+    Opening::of(&crate::wire::Start::parse(BODY, rules).unwrap())
+}
+
+fn settings() -> Settings {
+    Settings {
+        // So small that every few groups begin a new one.
+        segment_bytes_max: ByteSize::kib(2),
+        ..Settings::default()
+    }
+}
+
+/// A journal on a simulated disk, driven by hand.
+struct Rig {
+    disk: SimDisk,
+    clock: Clock,
+    live: Arc<Live>,
+    journal: Journal,
+    writer: Writer,
+    keeper: Keeper,
+    recovered: Recovered,
+    sessions: u32,
+    _closed: Receiver<u64>,
+}
+
+type Pending = (SessionId, oneshot::Receiver<Committed>);
+
+impl Rig {
+    fn new() -> Self {
+        Self::on(SimDisk::default(), Clock::manual(1_000_000)).unwrap()
+    }
+
+    /// Starts on what is on a disk.
+    fn on(disk: SimDisk, clock: Clock) -> std::io::Result<Self> {
+        let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
+        let mut processor = Processor::new(Arc::clone(&live));
+        let recovered = recover(&disk, &live, &mut processor)?;
+        let (sender, closed) = channel();
+        let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
+        let keeper = Keeper::new(settings(), Arc::clone(&shared), clock.clone(), Arc::clone(&live));
+        let start = recovered.start;
+        let (journal, mut writer) =
+            Writer::start(settings(), shared, clock.clone(), processor, start, sender)?;
+        writer.retry = (Duration::ZERO, Duration::ZERO);
+        let recovered = recovered.clone();
+        let sessions = u32::try_from(start.next_seq).unwrap() << 8;
+        Ok(Self {
+            disk,
+            clock,
+            live,
+            journal,
+            writer,
+            keeper,
+            recovered,
+            sessions,
+            _closed: closed,
+        })
+    }
+
+    fn append_start(&mut self) -> Result<Pending, Unavailable> {
+        self.sessions += 1;
+        let mut random = [0; 10];
+        random[..4].copy_from_slice(&self.sessions.to_be_bytes());
+        let id = SessionId::mint(&Key::new([7; 32]), self.clock.now_ms(), random);
+        let record = Encoded::new(Content::Start {
+            sid: id,
+            client: None,
+            user_agent: None,
+            body: BODY.into(),
+        });
+        let room = Some(self.live.keep_room(&opening()).unwrap());
+        let committed =
+            self.journal.append(&record, Change::Start { id, opening: opening(), room })?;
+        Ok((id, committed))
+    }
+
+    fn append_close(&self, id: SessionId) -> Result<Pending, Unavailable> {
+        let reason = CloseReason::TimeoutNoEvents;
+        let record = Encoded::new(Content::Close { sid: id, reason });
+        Ok((id, self.journal.append(&record, Change::Close { id, reason })?))
+    }
+
+    /// Starts sessions and commits them as one group; gives those that were acknowledged.
+    fn commit(&mut self, records: usize) -> Vec<SessionId> {
+        let pending: Vec<_> = (0..records).filter_map(|_| self.append_start().ok()).collect();
+        if !pending.is_empty() {
+            self.writer.turn();
+        }
+        let acknowledged =
+            |(id, mut committed): Pending| matches!(committed.try_recv(), Ok(Ok(_))).then_some(id);
+        pending.into_iter().filter_map(acknowledged).collect()
+    }
+
+    fn restart(self) -> Self {
+        Self::on(self.disk.after_crash(0), self.clock.clone()).unwrap()
+    }
+
+    fn state(&self) -> Vec<u8> {
+        checkpoint::to_bytes(&self.live)
+    }
+}
+
+/// Every record that counts, read as a stranger would.
+fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
+    let mut found = Vec::new();
+    for segment in segment::list(disk).unwrap() {
+        let mut lines = segment.lines(disk).unwrap();
+        while let Some(line) = lines.next_line().unwrap() {
+            let Ok(record) = Record::read(line.text) else { continue };
+            if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
+                break;
+            }
+            let content = match record.content {
+                Content::Start { sid, .. } => {
+                    Content::Start { sid, client: None, user_agent: None, body: [][..].into() }
+                }
+                Content::Close { sid, reason } => Content::Close { sid, reason },
+                Content::Pause { down_ms } => Content::Pause { down_ms },
+            };
+            found.push((record.seq, record.received_ms, content));
+        }
+    }
+    found
+}
+
+/// Numbers without a gap and times that never fall.
+fn in_order(records: &[(u64, u64, Content<'_>)]) {
+    for pair in records.windows(2) {
+        assert_eq!(pair[0].0 + 1, pair[1].0, "numbers have no gap");
+        assert!(pair[0].1 <= pair[1].1, "times never fall");
+    }
+}
+
+#[test]
+fn a_record_is_live_once_it_is_committed_and_again_after_a_restart() {
+    let mut rig = Rig::new();
+    let (id, mut committed) = rig.append_start().unwrap();
+    assert!(committed.try_recv().is_err(), "not before the commit");
+    assert!(!rig.live.contains(id));
+    rig.writer.turn();
+    assert_eq!(committed.try_recv(), Ok(Ok(Outcome::Opened)));
+    assert!(rig.live.contains(id));
+    let state = rig.state();
+    rig.clock.advance(5_000);
+    let rig = rig.restart();
+    assert!(rig.live.contains(id));
+    assert_eq!(rig.live.progress().paused_ms, 5_000, "the time that it was down");
+    assert_ne!(rig.state(), state);
+    assert_eq!(records(&rig.disk).len(), 2);
+}
+
+#[test]
+fn a_refused_group_is_not_acknowledged_and_its_numbers_are_given_anew() {
+    let mut rig = Rig::new();
+    let before = rig.commit(2);
+    assert_eq!(before.len(), 2);
+    // The append succeeds, the sync does not; then nothing works three times.
+    rig.disk.fail_after(1, Some(3), 0);
+    assert_eq!(rig.commit(3), []);
+    assert_eq!(rig.live.sessions(), 2, "refused sessions hold no room");
+    let after = rig.commit(2);
+    assert_eq!(after.len(), 2);
+    let found = records(&rig.disk);
+    in_order(&found);
+    let sids: Vec<_> = found.iter().filter_map(|(.., content)| content.sid()).collect();
+    assert_eq!(sids, [before, after].concat());
+    assert!(matches!(found[2].2, Content::Pause { .. }), "the outage is a record");
+    let rig = rig.restart();
+    assert_eq!(rig.recovered.damaged + rig.recovered.missing, 0);
+    assert_eq!(rig.live.sessions(), 4);
+}
+
+#[test]
+fn an_outage_counts_against_no_session() {
+    let mut rig = Rig::new();
+    let id = rig.commit(1)[0];
+    rig.clock.advance(599_000);
+    rig.disk.fail_after(0, Some(1), 0);
+    assert_eq!(rig.commit(1), []);
+    // The pause was written at once, since the clock stands still in between.
+    rig.clock.advance(999);
+    let (_, mut early) = rig.append_close(id).unwrap();
+    rig.writer.turn();
+    assert_eq!(early.try_recv(), Ok(Ok(Outcome::Nothing)), "its deadline has not passed");
+    let mut rig = rig.restart();
+    assert!(rig.live.contains(id));
+    rig.clock.advance(1);
+    let (_, mut due) = rig.append_close(id).unwrap();
+    rig.writer.turn();
+    assert_eq!(due.try_recv(), Ok(Ok(Outcome::Closed)));
+    assert!(!rig.restart().live.contains(id));
+}
+
+#[test]
+fn beyond_the_bound_of_uncommitted_bytes_records_are_refused_at_once() {
+    let mut rig = Rig::new();
+    let mut pending = Vec::new();
+    let refused = loop {
+        match rig.append_start() {
+            Ok(appended) => pending.push(appended),
+            Err(refused) => break refused,
+        }
+        assert!(pending.len() < 1_000_000);
+    };
+    assert_eq!(refused, Unavailable::Busy);
+    assert_eq!(rig.journal.is_up(), Err(Unavailable::Busy));
+    rig.writer.turn();
+    assert!(pending.into_iter().all(|(_, mut c)| c.try_recv() == Ok(Ok(Outcome::Opened))));
+    assert_eq!(rig.journal.is_up(), Ok(()));
+}
+
+#[test]
+fn a_closed_journal_commits_what_waits_and_takes_nothing_more() {
+    let mut rig = Rig::new();
+    let (id, mut committed) = rig.append_start().unwrap();
+    rig.journal.close();
+    assert_eq!(rig.append_start().unwrap_err(), Unavailable::Closed);
+    rig.writer.run();
+    assert_eq!(committed.try_recv(), Ok(Ok(Outcome::Opened)));
+    assert!(rig.live.contains(id));
+}
+
+#[test]
+fn a_cut_of_the_last_segment_at_every_byte_recovers() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(3);
+    let name = segment::open_name(1);
+    let whole = rig.disk.read(&name);
+    let ends: Vec<_> = (0..whole.len()).filter(|at| whole[*at] == b'\n').map(|at| at + 1).collect();
+    assert_eq!(ends.len(), 3);
+    for cut in 0..=whole.len() {
+        let disk = SimDisk::default();
+        disk.write(&name, whole[..cut].to_vec());
+        let mut rig = Rig::on(disk, rig.clock.clone()).unwrap();
+        let good = ends.iter().filter(|end| **end <= cut).count();
+        assert_eq!(rig.live.sessions(), good, "cut at {cut}");
+        assert_eq!(rig.recovered.damaged + rig.recovered.missing, 0);
+        let begin = ends[..good].last().copied().unwrap_or(0);
+        assert_eq!(rig.recovered.cut_bytes, (cut - begin) as u64);
+        assert_eq!(rig.commit(1).len(), 1, "and it goes on");
+        let found = records(&rig.disk);
+        in_order(&found);
+        let sids: Vec<_> = found.iter().filter_map(|(.., content)| content.sid()).collect();
+        assert_eq!(sids[..good], ids[..good]);
+    }
+}
+
+#[test]
+fn a_damaged_line_before_a_good_one_is_set_aside_and_told() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(3);
+    let name = segment::open_name(1);
+    let mut bytes = rig.disk.read(&name);
+    let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+    bytes[second] ^= 1;
+    rig.disk.write(&name, bytes);
+    let rig = rig.restart();
+    assert_eq!((rig.recovered.damaged, rig.recovered.missing), (1, 1));
+    assert!(rig.live.contains(ids[0]) && !rig.live.contains(ids[1]) && rig.live.contains(ids[2]));
+    let (aside, _) = rig
+        .disk
+        .list()
+        .unwrap()
+        .into_iter()
+        .find(|(name, _)| name.starts_with("damaged-"))
+        .unwrap();
+    assert!(rig.disk.read(&aside).starts_with(b"{\"seq\":2,"));
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_other_and_then_to_replay() {
+    let mut rig = Rig::new();
+    for _ in 0..2 {
+        rig.commit(3);
+        rig.keeper.checkpoint().unwrap();
+    }
+    rig.commit(2);
+    let mut expected = rig.live.sessions();
+    let checkpoints = checkpoint::list(&rig.disk).unwrap();
+    assert_eq!(checkpoints.iter().map(|(floor, _)| *floor).collect::<Vec<_>>(), [6, 3]);
+    for (broken, (_, name)) in checkpoints.into_iter().enumerate() {
+        rig = rig.restart();
+        assert_eq!(rig.recovered.checkpoints_broken, broken as u64);
+        assert_eq!(rig.live.sessions(), expected);
+        let mut bytes = rig.disk.read(&name);
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        rig.disk.write(&name, bytes);
+        expected += rig.commit(1).len();
+    }
+    let rig = rig.restart();
+    assert_eq!(rig.recovered.checkpoints_broken, 2);
+    assert_eq!(rig.recovered.checkpoint_seq, None);
+    assert_eq!(rig.live.sessions(), expected);
+}
+
+#[test]
+fn closed_segments_are_compressed_and_read_all_the_same() {
+    let mut rig = Rig::new();
+    for _ in 0..6 {
+        rig.commit(4);
+    }
+    let before = records(&rig.disk);
+    rig.keeper.compress_closed().unwrap();
+    let segments = segment::list(&rig.disk).unwrap();
+    assert!(segments.len() > 2);
+    let (last, closed) = segments.split_last().unwrap();
+    assert!(!last.compressed && closed.iter().all(|segment| segment.compressed));
+    assert_eq!(records(&rig.disk), before);
+    let rig = rig.restart();
+    assert_eq!(rig.live.sessions(), 24);
+}
+
+#[test]
+fn old_segments_are_removed_but_none_that_the_older_checkpoint_needs() {
+    let mut rig = Rig::new();
+    for _ in 0..4 {
+        rig.commit(4);
+    }
+    rig.keeper.settings.retention = Duration::from_secs(60);
+    rig.clock.advance(61_000);
+    let firsts = |rig: &Rig| -> Vec<_> {
+        segment::list(&rig.disk).unwrap().iter().map(|segment| segment.first_seq).collect()
+    };
+    let all = firsts(&rig);
+    rig.keeper.retain().unwrap();
+    assert_eq!(firsts(&rig), all, "without two checkpoints everything is needed");
+    rig.keeper.checkpoint().unwrap();
+    rig.commit(4);
+    rig.keeper.checkpoint().unwrap();
+    rig.commit(4);
+    rig.clock.advance(61_000);
+    rig.keeper.retain().unwrap();
+    let kept = firsts(&rig);
+    assert!(kept.len() < all.len() + 2 && kept[0] <= 17, "{kept:?}");
+    let sessions = rig.live.sessions();
+    let rig = rig.restart();
+    assert_eq!(rig.recovered.missing, 0);
+    assert_eq!(rig.live.sessions(), sessions);
+}
+
+#[test]
+fn closed_segments_are_bounded_by_their_size_together() {
+    let mut rig = Rig::new();
+    for _ in 0..8 {
+        rig.commit(4);
+        rig.keeper.checkpoint().unwrap();
+    }
+    rig.keeper.settings.retention_bytes = ByteSize::kib(8);
+    rig.keeper.retain().unwrap();
+    let segments = segment::list(&rig.disk).unwrap();
+    assert!(segments.iter().map(|segment| segment.bytes).sum::<u64>() <= 8 << 10);
+    assert_eq!(rig.restart().live.sessions(), 32);
+}
+
+/// What may happen to a journal.
+#[derive(Clone, Debug)]
+enum Step {
+    Commit(usize),
+    Advance(u64),
+    CloseDue,
+    Checkpoint,
+    Compress,
+    /// The disk fails after some operations, some times, and leaves torn bytes.
+    Fault(u32, u32, usize),
+    /// The machine goes down at an operation in the next steps.
+    CrashAfter(u32, usize),
+    Restart,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1..6_usize).prop_map(Step::Commit),
+        3 => (1..400_000_u64).prop_map(Step::Advance),
+        3 => Just(Step::CloseDue),
+        2 => Just(Step::Checkpoint),
+        2 => Just(Step::Compress),
+        3 => (0..4_u32, 1..5_u32, 0..900_usize).prop_map(|(b, f, t)| Step::Fault(b, f, t)),
+        3 => (0..12_u32, 0..2_000_usize).prop_map(|(budget, t)| Step::CrashAfter(budget, t)),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Drives a journal through steps and holds it to its promises at every crash and at the end.
+fn drive(steps: &[Step]) {
+    let mut rig = Rig::new();
+    let mut appended = BTreeSet::new();
+    let mut acknowledged: BTreeMap<SessionId, u32> = BTreeMap::new();
+    let mut crash: Option<usize> = None;
+    for step in steps.iter().chain([&Step::Restart]) {
+        match step {
+            Step::Commit(count) => {
+                let mut pending = Vec::new();
+                for _ in 0..*count {
+                    if let Ok((id, committed)) = rig.append_start() {
+                        appended.insert(id);
+                        pending.push((id, committed));
+                    }
+                }
+                turn(&mut rig, crash.is_some(), &mut pending, &mut acknowledged);
+            }
+            Step::Advance(by_ms) => rig.clock.advance(*by_ms),
+            Step::CloseDue => {
+                let due = rig.live.take_due(rig.journal.now_ms());
+                let mut pending = Vec::new();
+                for (id, _) in due {
+                    match rig.append_close(id) {
+                        Ok(appended) => pending.push(appended),
+                        Err(_) => rig.live.put_back(id),
+                    }
+                }
+                turn(&mut rig, crash.is_some(), &mut pending, &mut BTreeMap::new());
+            }
+            Step::Checkpoint => drop(rig.keeper.checkpoint()),
+            Step::Compress => drop(rig.keeper.compress_closed()),
+            Step::Fault(budget, faults, torn) if crash.is_none() => {
+                rig.disk.fail_after(*budget, Some(*faults), *torn);
+            }
+            Step::CrashAfter(budget, torn) if crash.is_none() => {
+                rig.disk.fail_after(*budget, None, *torn);
+                crash = Some(*torn);
+            }
+            Step::Fault(..) | Step::CrashAfter(..) => {}
+            Step::Restart => {
+                rig = hold_to_promises(&rig, crash.take(), &appended, &acknowledged);
+            }
+        }
+    }
+}
+
+/// Lets the writer commit what waits. A disk that never gets well would keep it for ever, so a crash
+/// is to end before that: the journal is closed, which the writer notices.
+fn turn(
+    rig: &mut Rig,
+    crashing: bool,
+    pending: &mut Vec<Pending>,
+    acknowledged: &mut BTreeMap<SessionId, u32>,
+) {
+    if pending.is_empty() {
+        return;
+    }
+    if crashing {
+        rig.journal.close();
+    }
+    rig.writer.turn();
+    for (id, mut committed) in pending.drain(..) {
+        if matches!(committed.try_recv(), Ok(Ok(_))) {
+            *acknowledged.entry(id).or_default() += 1;
+        }
+    }
+}
+
+fn hold_to_promises(
+    rig: &Rig,
+    crash: Option<usize>,
+    appended: &BTreeSet<SessionId>,
+    acknowledged: &BTreeMap<SessionId, u32>,
+) -> Rig {
+    let disk = rig.disk.after_crash(crash.unwrap_or(0));
+    let clock = rig.clock.clone();
+    let rig = Rig::on(disk, clock.clone()).unwrap();
+    let found = records(&rig.disk);
+    in_order(&found);
+    let mut starts = BTreeSet::new();
+    for (.., content) in &found {
+        if let Content::Start { sid, .. } = content {
+            assert!(appended.contains(sid), "nothing is invented");
+            assert!(starts.insert(*sid), "nothing stands twice");
+        }
+    }
+    for id in acknowledged.keys() {
+        assert!(starts.contains(id), "what was acknowledged is there");
+    }
+    assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+    // The same state without any checkpoint, from the records alone.
+    let replayed = rig.disk.after_crash(0);
+    for (_, name) in checkpoint::list(&replayed).unwrap() {
+        replayed.remove(&name).unwrap();
+    }
+    let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
+    let mut processor = Processor::new(Arc::clone(&live));
+    recover(&replayed, &live, &mut processor).unwrap();
+    // Shards that a checkpoint restored tell a later number than those that only their records did.
+    assert_eq!(sessions_of(&live), sessions_of(&rig.live));
+    assert_eq!(live.progress(), rig.live.progress());
+    rig
+}
+
+fn sessions_of(live: &Live) -> String {
+    let bytes = checkpoint::to_bytes(live);
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{\"sid\""));
+    lines.map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn what_was_acknowledged_is_there_once_in_order_whatever_happens(
+        steps in prop::collection::vec(any_step(), 1..40),
+    ) {
+        drive(&steps);
+    }
+}

@@ -1,0 +1,271 @@
+//! The one thread that writes: group, write, sync, fold, wake.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use super::disk::{Disk, DiskFile};
+use super::record::{Content, Encoded};
+use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
+use crate::clock::Clock;
+use crate::processor::{Change, Processor};
+
+/// How long the writer rests between two attempts to write again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How often an idle writer looks whether its segment has grown too old.
+const AGE_LOOK: Duration = Duration::from_secs(1);
+
+/// Where a journal goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// The number of the next record.
+    pub next_seq: u64,
+    /// When the last record was received, in ms since the Unix epoch; none if there is no record.
+    pub last_ms: Option<u64>,
+}
+
+/// Writes what is appended.
+pub struct Writer {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    processor: Processor,
+    settings: Settings,
+    /// Told the first number of each segment that is closed.
+    closed: Sender<u64>,
+    open: Option<Open>,
+    lines: Vec<u8>,
+    waiting: Vec<Waiting>,
+    committed_seq: u64,
+    /// How long to rest between two attempts to write again, at first and at most.
+    pub(super) retry: (Duration, Duration),
+}
+
+/// The segment that grows.
+struct Open {
+    file: Box<dyn DiskFile>,
+    first_seq: u64,
+    opened_ms: u64,
+    bytes: u64,
+}
+
+impl Open {
+    /// Makes the segment that begins with this number.
+    fn new(disk: &dyn Disk, clock: &Clock, first_seq: u64) -> io::Result<Self> {
+        let file = disk.create(&segment::open_name(first_seq))?;
+        Ok(Self { file, first_seq, opened_ms: clock.now_ms(), bytes: 0 })
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Writer").field("committed_seq", &self.committed_seq).finish()
+    }
+}
+
+impl Writer {
+    /// Opens the first segment and notes how long the server was down.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(
+        settings: Settings,
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        processor: Processor,
+        start: Start,
+        closed: Sender<u64>,
+    ) -> io::Result<(Journal, Self)> {
+        let bytes_max = settings.uncommitted_bytes_max.as_u64();
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let last_ms = start.last_ms.unwrap_or_default();
+        let journal = Journal::new(clock, bytes_max, start.next_seq, last_ms);
+        let mut writer = Self {
+            shared: Arc::clone(&journal.0),
+            disk,
+            processor,
+            settings,
+            closed,
+            open: None,
+            lines: Vec::new(),
+            waiting: Vec::new(),
+            committed_seq: start.next_seq - 1,
+            retry: RETRY,
+        };
+        match start.last_ms {
+            Some(last_ms) => writer.begin_anew(last_ms)?,
+            None => writer.write(&[])?,
+        }
+        Ok((journal, writer))
+    }
+
+    /// Writes until the journal is closed and everything is committed or refused.
+    pub fn run(mut self) {
+        while self.turn() {}
+        if let Err(error) = self.close_segment() {
+            tracing::error!(%error, "the last segment of the journal could not be closed");
+        }
+        tracing::debug!(last_seq = self.committed_seq, "the journal is closed");
+    }
+
+    /// Commits one group, or refuses it and waits until the disk writes again. False at the end.
+    pub(super) fn turn(&mut self) -> bool {
+        if !self.take_group() {
+            return false;
+        }
+        if let Err(error) = self.commit_group() {
+            self.refuse_group(&error);
+            return self.recover();
+        }
+        true
+    }
+
+    /// Waits for records and takes them; an empty group is taken when the segment has grown too old.
+    /// False when the journal is closed and nothing is left.
+    fn take_group(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue.lock();
+        while queue.waiting.is_empty() {
+            if queue.phase == Phase::Closed {
+                return false;
+            }
+            shared.wake.wait_for(&mut queue, AGE_LOOK);
+            if queue.waiting.is_empty() && self.is_too_old() {
+                return true;
+            }
+        }
+        mem::swap(&mut queue.lines, &mut self.lines);
+        mem::swap(&mut queue.waiting, &mut self.waiting);
+        queue.in_writing = self.lines.len();
+        true
+    }
+
+    fn commit_group(&mut self) -> io::Result<()> {
+        if self.is_too_large() || self.is_too_old() {
+            self.close_segment()?;
+        }
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let lines = mem::take(&mut self.lines);
+        let written = self.write(&lines);
+        self.lines = lines;
+        written?;
+        self.shared.queue.lock().in_writing = 0;
+        self.lines.clear();
+        for Waiting { seq, received_ms, change, waiter } in self.waiting.drain(..) {
+            self.committed_seq = seq;
+            let outcome = self.processor.fold(seq, received_ms, change);
+            // A client that has gone away does not want to know.
+            let _ = waiter.send(Ok(outcome));
+        }
+        Ok(())
+    }
+
+    /// Writes lines to the segment that grows, as durably as the settings want.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                none.insert(Open::new(&*self.disk, &self.shared.clock, self.committed_seq + 1)?)
+            }
+        };
+        open.file.append(lines)?;
+        open.bytes += lines.len() as u64;
+        if self.settings.durability == Durability::Fsync {
+            open.file.sync()?;
+        }
+        open.file.still_there()
+    }
+
+    /// Nothing of the group is acknowledged, nor of what came after it: all of it is refused, and its
+    /// numbers are given anew. What a failed sync left in the page cache cannot be trusted, so the
+    /// segment is never written again; the next one begins where it counts no more.
+    fn refuse_group(&mut self, error: &io::Error) {
+        tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
+        self.open = None;
+        let mut refused = mem::take(&mut self.waiting);
+        self.lines.clear();
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.phase == Phase::Up {
+                queue.phase = Phase::Down;
+            }
+            refused.append(&mut queue.waiting);
+            queue.lines.clear();
+            queue.in_writing = 0;
+        }
+        for Waiting { waiter, .. } in refused {
+            let _ = waiter.send(Err(Unavailable::Disk));
+        }
+    }
+
+    /// Tries again until the disk writes. False if the journal was closed meanwhile.
+    fn recover(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let down_since_ms = shared.queue.lock().receive(&shared.clock);
+        let (mut pause, pause_max) = self.retry;
+        loop {
+            {
+                let mut queue = shared.queue.lock();
+                if queue.phase == Phase::Closed {
+                    return false;
+                }
+                shared.wake.wait_for(&mut queue, pause);
+            }
+            match self.begin_anew(down_since_ms) {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
+            }
+            self.open = None;
+            pause = (pause * 2).min(pause_max);
+        }
+        let mut queue = shared.queue.lock();
+        if queue.phase == Phase::Down {
+            queue.phase = Phase::Up;
+        }
+        tracing::info!("the journal is written again");
+        true
+    }
+
+    /// Opens a segment that begins with a record of how long nothing could be written.
+    fn begin_anew(&mut self, since_ms: u64) -> io::Result<()> {
+        let seq = self.committed_seq + 1;
+        let now_ms = self.shared.queue.lock().receive(&self.shared.clock);
+        let down_ms = now_ms - since_ms;
+        let mut line = Vec::new();
+        Encoded::new(Content::Pause { down_ms }).write_line(&mut line, seq, now_ms);
+        self.write(&line)?;
+        self.committed_seq = seq;
+        self.shared.queue.lock().next_seq = seq + 1;
+        self.processor.fold(seq, now_ms, Change::Pause { down_ms });
+        Ok(())
+    }
+
+    /// Closes the segment that grows, if it has any record.
+    fn close_segment(&mut self) -> io::Result<()> {
+        let Some(mut open) = self.open.take_if(|open| open.bytes > 0) else { return Ok(()) };
+        // With `write` it has not been synced yet.
+        open.file.sync()?;
+        // Nobody listens any more when the server ends.
+        let _ = self.closed.send(open.first_seq);
+        Ok(())
+    }
+
+    fn is_too_large(&self) -> bool {
+        let bytes_max = self.settings.segment_bytes_max.as_u64();
+        self.open.as_ref().is_some_and(|open| open.bytes >= bytes_max)
+    }
+
+    fn is_too_old(&self) -> bool {
+        let age_max_ms =
+            u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.shared.clock.now_ms();
+        self.open.as_ref().is_some_and(|open| {
+            open.bytes > 0 && now_ms.saturating_sub(open.opened_ms) >= age_max_ms
+        })
+    }
+}

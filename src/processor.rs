@@ -1,0 +1,107 @@
+//! The second half of a request's way, after the commit: records are folded into the live sessions.
+//!
+//! Live state is exactly the fold of the journal: nothing but a record changes it, and a restart that
+//! folds the same records arrives at the same state.
+
+use std::sync::Arc;
+
+use crate::journal::record::{Content, Record};
+use crate::live::{Live, Room};
+use crate::session::id::SessionId;
+use crate::session::{CloseReason, Opening};
+use crate::wire::{Profile, Rules, Start};
+
+/// What a record changes: its content as the fold wants it.
+#[derive(Debug)]
+pub enum Change {
+    /// A session begins.
+    Start {
+        /// Its id.
+        id: SessionId,
+        /// What its start said.
+        opening: Opening,
+        /// The room that was kept for it; none on replay, where it had room once.
+        room: Option<Room>,
+    },
+    /// A deadline of a session passed.
+    Close {
+        /// The session.
+        id: SessionId,
+        /// Which deadline.
+        reason: CloseReason,
+    },
+    /// Nothing could be received for a while.
+    Pause {
+        /// How long, in ms.
+        down_ms: u64,
+    },
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The session is open.
+    Opened,
+    /// The session is closed.
+    Closed,
+    /// It changed nothing: the deadline stood no more, or the session was closed already.
+    Nothing,
+    /// The server goes on.
+    Noted,
+}
+
+/// Folds records, in the order of their numbers.
+#[derive(Debug)]
+pub struct Processor {
+    live: Arc<Live>,
+}
+
+impl Processor {
+    /// A processor that changes `live`; there must be no other.
+    pub fn new(live: Arc<Live>) -> Self {
+        Self { live }
+    }
+
+    /// Folds one record.
+    pub fn fold(&mut self, seq: u64, received_ms: u64, change: Change) -> Outcome {
+        let outcome = match change {
+            Change::Start { id, opening, room } => {
+                self.live.open(seq, received_ms, id, opening, room);
+                Outcome::Opened
+            }
+            Change::Close { id, reason } => {
+                if self.live.close(seq, received_ms, id, reason) {
+                    Outcome::Closed
+                } else {
+                    Outcome::Nothing
+                }
+            }
+            Change::Pause { down_ms } => {
+                self.live.pause(seq, received_ms, down_ms);
+                Outcome::Noted
+            }
+        };
+        self.live.folded(seq, received_ms);
+        outcome
+    }
+
+    /// Folds a record that was read back.
+    ///
+    /// # Errors
+    /// What keeps it from being folded, for the operator; then nothing has changed.
+    pub fn replay(&mut self, record: Record<'_>) -> Result<(), String> {
+        /// A body was accepted once; what was required then does not matter now.
+        const ACCEPTED: Rules = Rules { profile: Profile::Open, strict: false };
+        let change = match record.content {
+            Content::Start { sid, body, .. } => {
+                let start = Start::parse(&body, ACCEPTED)
+                    .map_err(|found| format!("its body breaks the rules: {:?}", found.listed()))?;
+                Change::Start { id: sid, opening: Opening::of(&start), room: None }
+            }
+            Content::Close { sid, reason } => Change::Close { id: sid, reason },
+            Content::Pause { down_ms } => Change::Pause { down_ms },
+        };
+        self.fold(record.seq, record.received_ms, change);
+        Ok(())
+    }
+}
