@@ -62,6 +62,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::ClientAddress::{Drop, Keep, Truncate};
     use super::*;
 
     #[test]
@@ -70,7 +71,6 @@ mod tests {
             let settings = Settings { client_address, ..Settings::default() };
             settings.address(address.parse().unwrap())
         };
-        use ClientAddress::{Drop, Keep, Truncate};
         for (setting, address, expected) in [
             (Truncate, "203.0.113.77", Some("203.0.113.0")),
             (Truncate, "2001:db8:1:2::3", Some("2001:db8:1::")),

@@ -1,17 +1,25 @@
 //! What an operator can ask for: flags and commands.
 
+mod export;
+
 pub mod serve;
+
+mod verify;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{self, Loaded, Sources};
+use crate::data_dir::JOURNAL;
+use crate::journal::disk::Folder;
+use crate::journal::segment::{self, Line, Segment};
 
 /// The configuration or the command line is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -36,12 +44,16 @@ MEDIATALLY_HTTP__BODY_TIMEOUT=5s), and the four above as MEDIATALLY_CONFIG, MEDI
 MEDIATALLY_ADMIN_LISTEN and MEDIATALLY_DATA_DIR. Flags win over the environment, the environment \
 over the file.";
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Run the server (the default)
     Serve,
     /// Print the settings that hold and where each comes from, or everything that is wrong with them
     CheckConfig,
+    /// Write records of the journal to standard output; the server may run meanwhile
+    Export(export::Options),
+    /// Hold the journal to its promises: numbers, checksums, structure; exit code 1 if it breaks one
+    Verify(verify::Options),
     /// Ask the admin address whether the server is alive; exit code 0 if so
     Healthcheck {
         /// Ask whether it is ready for requests instead
@@ -92,9 +104,54 @@ pub fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::main(loaded),
         Command::CheckConfig => check_config(&loaded),
+        Command::Export(options) => export::main(&loaded.config.data_dir, &options),
+        Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
         Command::Healthcheck { ready } => healthcheck(loaded.config.admin_listen, ready),
     };
     result.unwrap_or_else(|error| failed(&format!("{error:#}"), 1))
+}
+
+/// The journal of a data folder, to be read; the server may run meanwhile.
+fn journal_of(data_dir: &Path) -> anyhow::Result<Folder> {
+    let path = data_dir.join(JOURNAL);
+    if !path.is_dir() {
+        bail!("there is no journal at {} (name its data folder with --data-dir)", path.display());
+    }
+    Ok(Folder::at(&path))
+}
+
+/// A progress bar over the bytes of a journal, on a terminal; elsewhere nothing.
+fn progress_over(disk: &Folder) -> anyhow::Result<Progress> {
+    let bytes = segment::list(disk)?.iter().map(|segment| segment.bytes).sum();
+    let bar = ProgressBar::new(bytes)
+        .with_style(ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")?);
+    Ok(Progress { bar, segment: 0, before: 0 })
+}
+
+/// How far a journal is read.
+struct Progress {
+    bar: ProgressBar,
+    segment: u64,
+    before: u64,
+}
+
+impl Progress {
+    /// Notes that this line is read.
+    fn at(&mut self, segment: &Segment, line: &Line<'_>) {
+        if self.segment != segment.first_seq {
+            self.segment = segment.first_seq;
+            self.bar.set_position(self.before);
+            self.before += segment.bytes;
+        } else if !segment.compressed && line.number.is_multiple_of(1_024) {
+            self.bar.set_position(self.before - segment.bytes + line.offset.min(segment.bytes));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "this is the one place that tells why the program ends")]

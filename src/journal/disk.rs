@@ -1,5 +1,7 @@
 //! The folder of the journal, as far as the journal needs it: the seam at which tests break it.
 
+#![expect(clippy::missing_errors_doc, reason = "every call fails with what the system says")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -8,9 +10,6 @@ use std::path::{Path, PathBuf};
 /// A folder whose changes are durable when a call returns.
 pub trait Disk: Send + Sync {
     /// The names and sizes of its files.
-    ///
-    /// # Errors
-    /// What the system says; so for all that follow.
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
 
     /// Makes an empty file, in place of any other of that name.
@@ -32,9 +31,6 @@ pub trait Disk: Send + Sync {
 /// A file that only grows.
 pub trait DiskFile: Send {
     /// Appends all of the bytes; after an error any part of them may be there.
-    ///
-    /// # Errors
-    /// What the system says; so for what follows.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes what was appended survive the machine.
@@ -50,9 +46,6 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     /// Opens a folder, and makes it if it is missing.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn make(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             std::fs::create_dir(path)?;

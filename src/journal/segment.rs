@@ -7,6 +7,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::disk::Disk;
+use super::record::{Damage, Record};
 
 /// How files are named; nothing else spells them.
 const OPEN_SUFFIX: &str = ".ndjson";
@@ -41,10 +42,22 @@ impl Segment {
     /// # Errors
     /// What the system says.
     pub fn lines(&self, disk: &dyn Disk) -> io::Result<Lines> {
-        let file = disk.open(&self.name())?;
+        let opened = disk.open(&self.name()).map(|file| (file, self.compressed));
+        let (file, compressed) = match opened {
+            // A running server has compressed it since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.compressed => {
+                (disk.open(&closed_name(self.first_seq))?, true)
+            }
+            opened => opened?,
+        };
         let reader: Box<dyn Read + Send> =
-            if self.compressed { Box::new(zstd::Decoder::new(file)?) } else { file };
-        Ok(Lines { reader: BufReader::with_capacity(1 << 18, reader), offset: 0, line: Vec::new() })
+            if compressed { Box::new(zstd::Decoder::new(file)?) } else { file };
+        Ok(Lines {
+            reader: BufReader::with_capacity(1 << 18, reader),
+            offset: 0,
+            number: 0,
+            line: Vec::new(),
+        })
     }
 }
 
@@ -95,10 +108,38 @@ pub fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// Calls `take` with every line of the journal that counts, as record or damage, in order. A segment
+/// that a running server has removed since it was listed is passed over.
+///
+/// # Errors
+/// What the system says, or what `take` does.
+pub fn each_line<E: From<io::Error>>(
+    disk: &dyn Disk,
+    mut take: impl FnMut(&Segment, &Line<'_>, Result<Record<'_>, Damage>) -> Result<(), E>,
+) -> Result<(), E> {
+    for segment in list(disk)? {
+        let mut lines = match segment.lines(disk) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            lines => lines?,
+        };
+        while let Some(line) = lines.next_line()? {
+            let record =
+                if line.complete { Record::read(line.text) } else { Err(Damage::Incomplete) };
+            let beyond = |end_seq| record.as_ref().is_ok_and(|record| record.seq >= end_seq);
+            if segment.end_seq.is_some_and(beyond) {
+                break;
+            }
+            take(&segment, &line, record)?;
+        }
+    }
+    Ok(())
+}
+
 /// The lines of a segment.
 pub struct Lines {
     reader: BufReader<Box<dyn Read + Send>>,
     offset: u64,
+    number: u64,
     line: Vec<u8>,
 }
 
@@ -107,6 +148,8 @@ pub struct Lines {
 pub struct Line<'l> {
     /// Where it begins in the uncompressed segment, in bytes.
     pub offset: u64,
+    /// Which line it is, from 1.
+    pub number: u64,
     /// Its text, without the line break.
     pub text: &'l [u8],
     /// Whether its line break is there; without it the line is not complete.
@@ -126,8 +169,9 @@ impl Lines {
             return Ok(None);
         }
         self.offset += read as u64;
+        self.number += 1;
         let complete = self.line.last() == Some(&b'\n');
         let text = if complete { &self.line[..read - 1] } else { &self.line[..] };
-        Ok(Some(Line { offset, text, complete }))
+        Ok(Some(Line { offset, number: self.number, text, complete }))
     }
 }

@@ -62,7 +62,10 @@ impl Open {
 
 impl fmt::Debug for Writer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Writer").field("committed_seq", &self.committed_seq).finish()
+        formatter
+            .debug_struct("Writer")
+            .field("committed_seq", &self.committed_seq)
+            .finish_non_exhaustive()
     }
 }
 

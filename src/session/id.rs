@@ -69,6 +69,11 @@ impl SessionId {
         (!text.bytes().any(|byte| byte.is_ascii_uppercase())).then_some(Self(id))
     }
 
+    /// The id as bytes.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Whether `key` signed this id.
     pub fn is_signed_by(&self, key: &Key) -> bool {
         let (uuid, code) = self.halves();

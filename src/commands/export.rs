@@ -1,0 +1,170 @@
+//! The journal to standard output.
+
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{journal_of, progress_over};
+use crate::journal::record::{Content, Record};
+use crate::journal::segment;
+use crate::session::CloseReason;
+use crate::session::id::SessionId;
+
+/// What is written.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    /// Only records of these kinds
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
+    kind: Vec<Kind>,
+    /// Only records received at or after this time: 2026-11-20, 2026-11-20T08:00:00Z, or ms since 1970
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    since: Option<u64>,
+    /// Only records received before this time
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    until: Option<u64>,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = Format::Ndjson)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Start,
+    Close,
+    Pause,
+}
+
+impl Kind {
+    fn of(content: &Content<'_>) -> Self {
+        match content {
+            Content::Start { .. } => Self::Start,
+            Content::Close { .. } => Self::Close,
+            Content::Pause { .. } => Self::Pause,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// The lines of the journal as they are
+    Ndjson,
+    /// A table with a line of headings; the body is JSON in a column
+    Csv,
+}
+
+/// Reads a time of the command line as ms since the Unix epoch.
+fn time_ms(text: &str) -> Result<u64, String> {
+    if let Ok(ms) = text.parse() {
+        return Ok(ms);
+    }
+    let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let time = humantime::parse_rfc3339_weak(&whole)
+        .map_err(|_| "expected 2026-11-20, 2026-11-20T08:00:00Z or ms since 1970".to_owned())?;
+    let since_epoch = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).map_err(|error| error.to_string())
+}
+
+/// Writes the records that were asked for. Damaged lines are left out; `verify` tells of them.
+pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
+    let disk = journal_of(data_dir)?;
+    let mut progress = progress_over(&disk)?;
+    let mut out = Out::new(options.format, BufWriter::with_capacity(1 << 18, io::stdout().lock()));
+    let written = segment::each_line(&disk, |segment, line, record| {
+        progress.at(segment, line);
+        match record {
+            Ok(record) if wanted(&record, options) => out.put(line.text, &record),
+            _ => Ok(()),
+        }
+    });
+    match written.and_then(|()| out.finish()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+fn wanted(record: &Record<'_>, options: &Options) -> bool {
+    (options.kind.is_empty() || options.kind.contains(&Kind::of(&record.content)))
+        && options.since.is_none_or(|since| record.received_ms >= since)
+        && options.until.is_none_or(|until| record.received_ms < until)
+}
+
+enum Out<W: Write> {
+    Ndjson(W),
+    Csv(Box<csv::Writer<W>>),
+}
+
+/// A record as a line of a table.
+#[derive(Serialize)]
+struct Row<'r> {
+    seq: u64,
+    received_ms: u64,
+    kind: &'static str,
+    sid: Option<SessionId>,
+    client: Option<&'r str>,
+    user_agent: Option<&'r str>,
+    reason: Option<CloseReason>,
+    down_ms: Option<u64>,
+    body: Option<&'r str>,
+}
+
+impl<'r> Row<'r> {
+    fn of(record: &'r Record<'_>) -> Self {
+        let content = &record.content;
+        let mut row = Self {
+            seq: record.seq,
+            received_ms: record.received_ms,
+            kind: content.kind(),
+            sid: content.sid(),
+            client: None,
+            user_agent: None,
+            reason: None,
+            down_ms: None,
+            body: None,
+        };
+        match content {
+            Content::Start { client, user_agent, body, .. } => {
+                row.client = client.as_deref();
+                row.user_agent = user_agent.as_deref();
+                row.body = str::from_utf8(body).ok();
+            }
+            Content::Close { reason, .. } => row.reason = Some(*reason),
+            Content::Pause { down_ms } => row.down_ms = Some(*down_ms),
+        }
+        row
+    }
+}
+
+impl<W: Write> Out<W> {
+    fn new(format: Format, out: W) -> Self {
+        match format {
+            Format::Ndjson => Self::Ndjson(out),
+            Format::Csv => Self::Csv(Box::new(csv::Writer::from_writer(out))),
+        }
+    }
+
+    fn put(&mut self, line: &[u8], record: &Record<'_>) -> io::Result<()> {
+        match self {
+            Self::Ndjson(out) => {
+                out.write_all(line)?;
+                out.write_all(b"\n")
+            }
+            Self::Csv(table) => {
+                table.serialize(Row::of(record)).map_err(|error| match error.into_kind() {
+                    csv::ErrorKind::Io(error) => error,
+                    other => io::Error::other(format!("{other:?}")),
+                })
+            }
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Ndjson(mut out) => out.flush(),
+            Self::Csv(mut table) => table.flush(),
+        }
+    }
+}

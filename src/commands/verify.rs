@@ -1,0 +1,195 @@
+//! A journal held to its promises.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{journal_of, progress_over};
+use crate::journal::record::{Content, Damage, Record};
+use crate::journal::segment::{self, Line, Segment};
+use crate::session::id::SessionId;
+
+/// How many problems are listed; more are only counted.
+const LISTED_MAX: u64 = 100;
+
+/// What is held against the journal.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Options {
+    /// A file with one acknowledged session id (or Location) a line: each must be started exactly once
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+}
+
+/// Reads the whole journal and says what is wrong with it.
+pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
+    let disk = journal_of(data_dir)?;
+    let mut progress = progress_over(&disk)?;
+    let mut audit = Audit::default();
+    for segment in segment::list(&disk)? {
+        audit.segments += 1;
+        audit.compressed += u64::from(segment.compressed);
+        audit.bytes += segment.bytes;
+    }
+    segment::each_line(&disk, |segment, line, record| {
+        progress.at(segment, line);
+        audit.line(segment, line, record);
+        anyhow::Ok(())
+    })?;
+    audit.doubt();
+    if let Some(path) = &options.ledger {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the ledger {}", path.display()))?;
+        audit.ledger(&text);
+    }
+    drop(progress);
+    audit.summary(&mut std::io::stdout().lock())?;
+    Ok(if audit.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was seen of a journal.
+#[derive(Default)]
+struct Audit {
+    segments: u64,
+    compressed: u64,
+    bytes: u64,
+    records: BTreeMap<&'static str, u64>,
+    first: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
+    starts: HashMap<[u8; 32], bool>,
+    /// The damaged lines at the end of what is read of a segment: no problem if the next segment begins
+    /// in their place, because their group was refused.
+    doubtful: Vec<String>,
+    /// The segment that is read, by its first number.
+    reading: u64,
+    unfinished: bool,
+    ledger: Option<u64>,
+    problems: u64,
+    listed: Vec<String>,
+}
+
+impl Audit {
+    fn line(&mut self, segment: &Segment, line: &Line<'_>, record: Result<Record<'_>, Damage>) {
+        let place = || format!("{} line {}", segment.name(), line.number);
+        if self.reading != segment.first_seq {
+            self.reading = segment.first_seq;
+            if self.last.is_some_and(|(seq, _)| seq + 1 == segment.first_seq) {
+                self.doubtful.clear();
+            }
+        }
+        match record {
+            Ok(record) => {
+                self.doubt();
+                self.record(&record, place);
+            }
+            Err(_) if !line.complete && segment.end_seq.is_none() => self.unfinished = true,
+            Err(damage) => self.doubtful.push(format!("{}: {damage}", place())),
+        }
+    }
+
+    /// The damaged lines so far are a problem.
+    fn doubt(&mut self) {
+        for doubtful in std::mem::take(&mut self.doubtful) {
+            self.problem(doubtful);
+        }
+    }
+
+    fn record(&mut self, record: &Record<'_>, place: impl Fn() -> String) {
+        if let Some((seq, received_ms)) = self.last {
+            if record.seq != seq + 1 {
+                let found = record.seq;
+                self.problem(format!("{}: number {found} follows {seq}", place()));
+            }
+            if record.received_ms < received_ms {
+                self.problem(format!("{}: received before the record before it", place()));
+            }
+        }
+        let here = (record.seq, record.received_ms);
+        self.first.get_or_insert(here);
+        self.last = Some(here);
+        *self.records.entry(record.content.kind()).or_default() += 1;
+        match &record.content {
+            Content::Start { sid, .. } => {
+                if self.starts.insert(sid.to_bytes(), true).is_some() {
+                    self.problem(format!("{}: session {sid} is started twice", place()));
+                }
+            }
+            Content::Close { sid, .. } => {
+                let started_before = self.first.is_some_and(|(first, _)| first > 1);
+                match self.starts.get_mut(&sid.to_bytes()) {
+                    Some(live) => *live = false,
+                    None if started_before => {}
+                    None => self.problem(format!("{}: session {sid} was never started", place())),
+                }
+            }
+            Content::Pause { .. } => {}
+        }
+    }
+
+    /// Holds a ledger of acknowledgements against the journal.
+    fn ledger(&mut self, text: &str) {
+        let mut acknowledged = 0;
+        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+            let id = line.trim().rsplit('/').next().and_then(SessionId::from_path);
+            match id {
+                None => self.problem(format!("ledger line {number}: this is no session id")),
+                Some(id) if self.starts.contains_key(&id.to_bytes()) => acknowledged += 1,
+                Some(id) => self.problem(format!("ledger line {number}: session {id} is lost")),
+            }
+        }
+        self.ledger = Some(acknowledged);
+    }
+
+    fn problem(&mut self, what: String) {
+        self.problems += 1;
+        if self.problems <= LISTED_MAX {
+            self.listed.push(what);
+        }
+    }
+
+    fn summary(&self, out: &mut impl Write) -> std::io::Result<()> {
+        for problem in &self.listed {
+            writeln!(out, "problem    {problem}")?;
+        }
+        if self.problems > LISTED_MAX {
+            writeln!(out, "problem    … and {} more", self.problems - LISTED_MAX)?;
+        }
+        let (segments, compressed) = (self.segments, self.compressed);
+        writeln!(
+            out,
+            "segments   {segments} ({compressed} compressed), {}",
+            bytesize::ByteSize::b(self.bytes)
+        )?;
+        let kinds: Vec<_> = self.records.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let total: u64 = self.records.values().sum();
+        writeln!(out, "records    {total}: {}", kinds.join(", "))?;
+        if let (Some((first, since)), Some((last, until))) = (self.first, self.last) {
+            writeln!(out, "numbers    {first} to {last}")?;
+            writeln!(out, "received   {} to {}", time(since), time(until))?;
+        }
+        let open = self.starts.values().filter(|live| **live).count();
+        writeln!(out, "sessions   {} started, {open} without an end", self.starts.len())?;
+        if let Some(acknowledged) = self.ledger {
+            writeln!(out, "ledger     {acknowledged} acknowledged sessions are there, once each")?;
+        }
+        if self.unfinished {
+            writeln!(
+                out,
+                "note       the last line is not complete: it is being written, or a crash cut it"
+            )?;
+        }
+        match self.problems {
+            0 => writeln!(out, "the journal keeps its promises"),
+            1 => writeln!(out, "the journal breaks a promise: 1 problem"),
+            problems => writeln!(out, "the journal breaks its promises: {problems} problems"),
+        }
+    }
+}
+
+fn time(ms: u64) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms))
+}
