@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::size::Size;
 use crate::{http, journal, live, privacy, session, telemetry, wire};
 
 /// Read if no other file is named.
@@ -23,6 +24,9 @@ const ENV_PREFIX: &str = "MEDIATALLY_";
 
 /// The variable that names the file; the only one that is no setting.
 const ENV_FILE: &str = "MEDIATALLY_CONFIG";
+
+/// The longest time that a setting may name; beyond it clocks overflow.
+const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// Keys whose values are never shown.
 const SECRETS: [&str; 1] = ["session.key"];
@@ -154,7 +158,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
                 set(&mut effective, &key, value);
                 origin.insert(key, source);
             }
-            Err(why) => problems.0.push(format!("{} ({source}): {why}", shown(&key, &value))),
+            Err(why) => problems.0.push(why.told(&key, &value, &source)),
         }
     }
     let config: Config = effective.try_into().expect("each value was tried against its key");
@@ -183,7 +187,7 @@ impl Config {
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
         let body = self.http.event_bytes_max;
         hold(
-            (ByteSize::kib(1)..=ByteSize::mib(16)).contains(&body),
+            (Size::kib(1)..=Size::mib(16)).contains(&body),
             "http.event_bytes_max",
             "must be from 1 KiB to 16 MiB",
         );
@@ -196,17 +200,33 @@ impl Config {
             ("journal.segment_age_max", self.journal.segment_age_max),
             ("journal.checkpoint_interval", self.journal.checkpoint_interval),
         ] {
-            hold(!duration.is_zero(), key, "must be longer than zero");
+            hold(
+                !duration.is_zero() && duration <= DURATION_MAX,
+                key,
+                "must be longer than zero and at most a year",
+            );
         }
+        for (key, duration) in [
+            ("shutdown.grace", self.shutdown.grace),
+            ("shutdown.drain_max", self.shutdown.drain_max),
+        ] {
+            hold(duration <= DURATION_MAX, key, "must be at most a year");
+        }
+        hold(!self.data_dir.as_os_str().is_empty(), "data_dir", "must name a folder");
+        hold(
+            self.http.bodies_bytes_max >= self.http.event_bytes_max,
+            "http.bodies_bytes_max",
+            "must be at least http.event_bytes_max",
+        );
         hold(self.live.sessions_max > 0, "live.sessions_max", "must be at least 1");
         hold(
-            self.live.bytes_max >= ByteSize::mib(1),
+            self.live.bytes_max >= Size::mib(1),
             "live.bytes_max",
             "must be at least 1 MiB, or no session finds room",
         );
         let uncommitted = self.journal.uncommitted_bytes_max;
         hold(
-            uncommitted >= ByteSize::mib(1),
+            uncommitted >= Size::mib(1),
             "journal.uncommitted_bytes_max",
             "must be at least 1 MiB",
         );
@@ -257,7 +277,11 @@ fn read_file(sources: &Sources) -> Result<Vec<Override>, String> {
             return Err(format!("cannot read the configuration file {source}: {error}"));
         }
     };
-    let table: Table = text.parse().map_err(|error| format!("{source}: {error}"))?;
+    // Not the whole of the error, which repeats the line: it may hold a secret.
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("{source} line {}: {}", before.lines().count().max(1), error.message())
+    })?;
     Ok(leaves(&table)
         .into_iter()
         .map(|(key, value)| Override { key, value: value.clone(), source: source.clone() })
@@ -271,7 +295,9 @@ fn read_file(sources: &Sources) -> Result<Vec<Override>, String> {
 fn key_of_variable(name: &str, defaults: &Table, warnings: &mut Vec<String>) -> Option<String> {
     let rest = name.strip_prefix(ENV_PREFIX).filter(|_| name != ENV_FILE)?;
     let key = rest.to_ascii_lowercase().replace("__", ".");
-    if rest.contains("__") || defaults.get(&key).is_some_and(|value| !value.is_table()) {
+    let upper = !rest.bytes().any(|byte| byte.is_ascii_lowercase());
+    let plain = || defaults.get(&key).is_some_and(|value| !value.is_table());
+    if upper && (rest.contains("__") || plain()) {
         return Some(key);
     }
     warnings.push(format!(
@@ -290,22 +316,55 @@ fn value_of_text(text: &str, like: Option<&Value>) -> Value {
     value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
+/// Why a value cannot be used.
+enum Wrong {
+    /// There is no such key; this one is near.
+    Key(Option<String>),
+    /// It is a section.
+    Section,
+    /// The key takes other values.
+    Value(String),
+}
+
+impl Wrong {
+    /// The problem, as the operator reads it. What stands at a key that does not exist may be a secret
+    /// under a misspelt name, and so may be what serde repeats, so neither is shown.
+    fn told(&self, key: &str, value: &Value, source: &str) -> String {
+        match self {
+            Self::Key(nearest) => {
+                let hint = nearest.as_ref().map(|known| format!("; did you mean {known}?"));
+                format!("{key} ({source}): no such key{}", hint.unwrap_or_default())
+            }
+            Self::Section => format!("{key} ({source}): this is a section, not a key"),
+            Self::Value(_) if SECRETS.contains(&key) => {
+                format!(
+                    "{} ({source}): this secret is not of the form that it must have",
+                    shown(key, value)
+                )
+            }
+            Self::Value(why) => format!("{} ({source}): {why}", shown(key, value)),
+        }
+    }
+}
+
 /// Tries one value alone against the defaults.
-fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), String> {
+fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), Wrong> {
     if lookup(defaults, key).is_none_or(Value::is_table) {
+        if defaults.get(key).is_some_and(Value::is_table) {
+            return Err(Wrong::Section);
+        }
         let keys = leaves(defaults);
         let nearest = keys
             .iter()
             .map(|(known, _)| (strsim::osa_distance(known, key), known))
             .min()
             .filter(|(distance, known)| *distance * 2 <= known.len());
-        let hint = nearest.map(|(_, known)| format!("; did you mean {known}?")).unwrap_or_default();
-        return Err(format!("no such key{hint}"));
+        return Err(Wrong::Key(nearest.map(|(_, known)| known.clone())));
     }
     let mut tried = defaults.clone();
     set(&mut tried, key, value.clone());
     let problem = tried.try_into::<Config>().err();
-    problem.map_or(Ok(()), |problem| Err(problem.message().to_owned()))
+    problem.map_or(Ok(()), |problem| Err(Wrong::Value(problem.message().to_owned())))
 }
 
 fn lookup<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
@@ -439,14 +498,14 @@ mod tests {
         let path = path.display();
         for expected in [
             "the configuration has 8 problems".to_owned(),
-            format!("lisen = \"127.0.0.1:1\" ({path}): no such key; did you mean listen?"),
-            format!("http.conections_max = 3 ({path}): no such key; did you mean http.connections_max?"),
+            format!("lisen ({path}): no such key; did you mean listen?"),
+            format!("http.conections_max ({path}): no such key; did you mean http.connections_max?"),
             format!("http.header_timeout = \"soon\" ({path}): "),
             format!("live.bytes_max = \"a lot\" ({path}): "),
-            format!("session.key = (hidden) ({path}): expected 64 hexadecimal digits, or nothing"),
-            format!("nothing.like = \"it\" ({path}): no such key"),
+            format!("session.key = (hidden) ({path}): this secret is not of the form that it must have"),
+            format!("nothing.like ({path}): no such key"),
             "validation.strict = \"perhaps\" (MEDIATALLY_VALIDATION__STRICT): ".to_owned(),
-            "live.sesions_max = \"1\" (MEDIATALLY_LIVE__SESIONS_MAX): no such key; did you mean live.sessions_max?".to_owned(),
+            "live.sesions_max (MEDIATALLY_LIVE__SESIONS_MAX): no such key; did you mean live.sessions_max?".to_owned(),
         ] {
             assert!(text.contains(&expected), "{expected}\nin\n{text}");
         }
@@ -457,7 +516,7 @@ mod tests {
     fn values_that_cannot_work_are_problems() {
         let (_folder, sources) = file(
             "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
-             [live]\nsessions_max = 0\nbytes_max = 1\n[log]\nlevel = \"a=b=c\"",
+             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[log]\nlevel = \"inof\"",
         );
         let text = problems(&sources);
         for key in [
@@ -466,10 +525,28 @@ mod tests {
             "http.body_timeout = \"0s\"",
             "live.sessions_max = 0",
             "live.bytes_max",
-            "log.level = \"a=b=c\"",
+            "log.level = \"inof\"",
+            "http.keep_alive",
         ] {
             assert!(text.contains(key), "{key}\nin\n{text}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_under_any_mistake() {
+        let secret = "5ecre7".repeat(3);
+        for text in [
+            format!("[session]\nkeys = \"{secret}\""),
+            format!("[session]\nKey = \"{secret}\""),
+            format!("[session]\nkey = \"{secret}"),
+            format!("[session]\nkey = \"{secret}\"\nkey = \"{secret}\""),
+            format!("session = \"{secret}\""),
+        ] {
+            let (_folder, sources) = file(&text);
+            assert!(!problems(&sources).contains(&secret), "{text}");
+        }
+        let (_folder, sources) = file("[session]\nkey = 123456789");
+        assert!(!problems(&sources).contains("123456789"));
     }
 
     #[test]
@@ -480,7 +557,7 @@ mod tests {
             Sources { env: env(&[("MEDIATALLY_CONFIG", "/nowhere/y.toml")]), ..Sources::default() };
         assert!(problems(&missing).contains("/nowhere/y.toml"));
         let (_folder, broken) = file("listen = ");
-        assert!(problems(&broken).contains("test.toml: TOML parse error at line 1"));
+        assert!(problems(&broken).contains("test.toml line 1: "));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub mod commands;
 
 pub mod config;
 
+pub mod size;
+
 pub mod clock;
 
 pub mod data_dir;

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 /// The line at start is written whatever the level, because scripts read the addresses from it.
 pub const START_TARGET: &str = "mediatally::start";
@@ -29,10 +29,20 @@ impl Settings {
     /// The filter that `level` describes.
     ///
     /// # Errors
-    /// The directive that cannot be read.
-    pub fn filter(&self) -> Result<EnvFilter, ParseError> {
-        let start = format!("{START_TARGET}=info").parse()?;
-        Ok(EnvFilter::builder().parse(&self.level)?.add_directive(start))
+    /// Why it cannot be read. A single word that is no level would be taken for the name of a target,
+    /// and mute everything.
+    pub fn filter(&self) -> Result<EnvFilter, String> {
+        for directive in self.level.split(',') {
+            if !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_err() {
+                return Err(format!(
+                    "{directive:?} is no level (off, error, warn, info, debug, trace)"
+                ));
+            }
+        }
+        let start =
+            format!("{START_TARGET}=info").parse().map_err(|e: ParseError| e.to_string())?;
+        let filter = EnvFilter::builder().parse(&self.level).map_err(|error| error.to_string())?;
+        Ok(filter.add_directive(start))
     }
 }
 
@@ -52,12 +62,14 @@ pub enum Format {
 ///
 /// # Errors
 /// A level that cannot be read.
-pub fn init(settings: &Settings) -> Result<(), ParseError> {
+pub fn init(settings: &Settings) -> Result<(), String> {
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(settings.filter()?)
         .with_writer(std::io::stderr)
-        .with_ansi(terminal);
+        .with_ansi(terminal)
+        // Otherwise a reader of the log that is gone would end the server.
+        .log_internal_errors(false);
     match settings.format {
         Format::Json => builder.json().flatten_event(true).init(),
         Format::Auto if !terminal => builder.json().flatten_event(true).init(),

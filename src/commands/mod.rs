@@ -99,7 +99,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let loaded = match config::load(&cli.settings.sources()) {
         Ok(loaded) => loaded,
-        Err(problems) => return failed(&problems.to_string(), EXIT_USAGE),
+        Err(problems) => {
+            // A container's health check must not end with 2, which means something else there.
+            let healthcheck = matches!(cli.command, Some(Command::Healthcheck { .. }));
+            return failed(&problems.to_string(), if healthcheck { 1 } else { EXIT_USAGE });
+        }
     };
     let result = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::main(loaded),

@@ -49,7 +49,7 @@ pub enum Stop {
 /// # Errors
 /// What kept it from starting.
 pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
-    telemetry::init(&loaded.config.log).context("log.level")?;
+    telemetry::init(&loaded.config.log).map_err(anyhow::Error::msg).context("log.level")?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,7 +58,7 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let stops = signals()?;
-        let server = Server::start(config, Clock::system()).await?;
+        let server = Server::start(config, Clock::system())?;
         anyhow::Ok(server.run(stops).await)
     })?;
     // Nothing that is left is worth waiting for.
@@ -86,11 +86,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Builds the rooms, listens, and serves.
+    /// Reads the journal back, builds the rooms, listens, and serves. To be called in a tokio runtime.
     ///
     /// # Errors
     /// The address that cannot be bound or the folder that cannot be used.
-    pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+    pub fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let key = match &config.session.key {
             Some(key) => key.clone(),
@@ -104,8 +104,8 @@ impl Server {
         let collector = Collector::new(key, config.validation, clock, live, journal);
         let app = App::new(collector, Health::default(), config.http.clone(), config.privacy);
 
-        let public = bind(config.listen, "listen").await?;
-        let admin = bind(config.admin_listen, "admin_listen").await?;
+        let public = bind(config.listen, "listen")?;
+        let admin = bind(config.admin_listen, "admin_listen")?;
         let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
         tracing::info!(
             target: telemetry::START_TARGET,
@@ -224,9 +224,8 @@ fn open_journal(
     Ok((live, journal, threads))
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
+fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    connections::listen(address)
         .with_context(|| format!("cannot listen on {address} ({key}); choose another address"))
 }
 

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
@@ -39,6 +39,9 @@ const STREAMS_MAX: u32 = 128;
 
 /// How often a silent HTTP/2 peer is asked whether it is still there, and how long it may take.
 const HTTP2_PING: Duration = Duration::from_secs(20);
+
+/// How many connections the system may accept before we do.
+const QUEUE_MAX: u32 = 4_096;
 
 /// How long accepting rests after an error, at first and at most. Errors such as «too many open
 /// files» last until something is closed.
@@ -59,6 +62,18 @@ pub enum Stage {
     Draining,
 }
 
+/// Listens on an address.
+///
+/// # Errors
+/// What the system says.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that was just stopped has left connections behind that still hold the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE_MAX)
+}
+
 /// Serves `door` on `listener` until `stage` is [`Stage::Draining`] and every request whose first
 /// byte had been read is answered.
 pub async fn serve(
@@ -69,12 +84,14 @@ pub async fn serve(
 ) {
     let room = Arc::new(Semaphore::new(settings.connections_max));
     let tasks = TaskTracker::new();
-    let shared = Arc::new(Shared { settings, stage: stage.clone(), room: Arc::clone(&room) });
+    let shared = Arc::new(Shared { settings, stage: stage.clone(), open: AtomicUsize::new(0) });
     let open = |(stream, peer): (TcpStream, SocketAddr), permit: Option<OwnedSemaphorePermit>| {
         let peer = Peer(peer.ip());
         let (door, shared) = (door.clone(), Arc::clone(&shared));
         tasks.spawn(async move {
-            serve_connection(stream, peer, door, shared).await;
+            shared.open.fetch_add(1, Ordering::Relaxed);
+            serve_connection(stream, peer, door, &shared).await;
+            shared.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
     };
@@ -89,19 +106,36 @@ pub async fn serve(
     }
     // Players whose connection the system had accepted already may have sent their request. They are
     // served beyond the cap, which the system's own queue bounds.
-    match listener.into_std() {
-        Ok(listener) => {
-            while let Ok((stream, peer)) = listener.accept() {
-                match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                    Ok(stream) => open((stream, peer), None),
-                    Err(error) => tracing::warn!(%error, "a connection was lost while draining"),
-                }
-            }
-        }
+    match listener.into_std().and_then(|listener| queued(&listener)) {
+        Ok(queued) => queued.into_iter().for_each(|accepted| open(accepted, None)),
         Err(error) => tracing::warn!(%error, "the queue of connections could not be drained"),
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// The connections that the system has accepted already; more than its queue holds are not waited for.
+fn queued(listener: &std::net::TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+    let mut queued = Vec::new();
+    for _ in 0..QUEUE_MAX {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                queued.push((TcpStream::from_std(stream)?, peer));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections while draining");
+                break;
+            }
+        }
+    }
+    Ok(queued)
 }
 
 /// The next connection, once there is room for it. At the cap the system's queue holds the others
@@ -134,16 +168,17 @@ pub struct Peer(pub IpAddr);
 struct Shared {
     settings: Settings,
     stage: watch::Receiver<Stage>,
-    room: Arc<Semaphore>,
+    /// How many connections are open.
+    open: AtomicUsize,
 }
 
-async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared: Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared: &Arc<Shared>) {
     // Answers are small and wanted at once; without this a socket is only slower.
     let _ = stream.set_nodelay(true);
     let traffic = Arc::new(Traffic::new());
     let io = TokioIo::new(Watched { stream, traffic: Arc::clone(&traffic) });
     let service = service_fn({
-        let (shared, traffic) = (Arc::clone(&shared), Arc::clone(&traffic));
+        let (shared, traffic) = (Arc::clone(shared), Arc::clone(&traffic));
         move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             let in_flight = InFlight::begin(&traffic, request.version());
@@ -163,6 +198,8 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
+        // A client that says that it will send no more still wants its answer.
+        .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .http2()
         .timer(TokioTimer::new())
@@ -171,7 +208,7 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut watcher = Watcher::new(&shared, &traffic);
+    let mut watcher = Watcher::new(shared, &traffic);
     let mut stage = shared.stage.clone();
     let mut timer = pin!(sleep_until(traffic.opened));
     loop {
@@ -190,6 +227,8 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
             Ok(()) = stage.changed() => {}
             () = timer.as_mut() => {}
         }
+        // The connection was polled, so it has read, or it does not want to.
+        traffic.read_directly.store(false, Ordering::Relaxed);
     }
 }
 
@@ -211,7 +250,6 @@ struct Watcher<'c> {
     settings: &'c Settings,
     traffic: &'c Traffic,
     age_max: Duration,
-    read_once: bool,
     closing_since: Option<Instant>,
 }
 
@@ -220,20 +258,23 @@ impl<'c> Watcher<'c> {
         // Connections that were opened together, after a restart, should not end together.
         let jitter = rand::random_range(0.9..1.1);
         let age_max = shared.settings.connection_age_max.mul_f64(jitter);
-        Self { settings: &shared.settings, traffic, age_max, read_once: false, closing_since: None }
+        Self { settings: &shared.settings, traffic, age_max, closing_since: None }
     }
 
     fn look(&mut self, now: Instant, stage: Stage) -> Verdict {
         let traffic = self.traffic;
-        let aged = now >= traffic.opened + self.age_max;
+        let aged = now.saturating_duration_since(traffic.opened) >= self.age_max;
         if aged || stage != Stage::Open {
             traffic.last_answer.store(true, Ordering::Relaxed);
         }
         let http2 = traffic.http2.load(Ordering::Relaxed);
         let fresh = traffic.is_fresh();
+        // An HTTP/1.1 connection is told by its next answer, because a player may be sending its next
+        // request at this very moment; HTTP/2 has a polite way to leave at any time.
+        let asked_to_leave = http2 && !fresh && (aged || stage != Stage::Open);
         let idle_for = match traffic.activity() {
             Activity::Answering => {
-                return self.close_if(aged || stage == Stage::Draining, now);
+                return self.close_if(asked_to_leave || stage == Stage::Draining, now);
             }
             Activity::Head { since } if !http2 => {
                 let late = now >= since + self.settings.header_timeout;
@@ -254,13 +295,10 @@ impl<'c> Watcher<'c> {
             _ if fresh => self.settings.header_timeout,
             _ => self.settings.keep_alive,
         };
-        // An aged HTTP/1.1 connection is left to its next answer, because a player may be sending
-        // its next request at this very moment; HTTP/2 has a polite way to leave at any time.
-        if idle_for < idle_max && !(aged && http2) {
+        if idle_for < idle_max && !asked_to_leave {
             return Verdict::GoOn;
         }
-        if !self.read_once && !http2 {
-            self.read_once = true;
+        if !http2 && !self.traffic.looked_again.swap(true, Ordering::Relaxed) {
             return Verdict::ReadOnce;
         }
         if fresh && !http2 { Verdict::Drop } else { self.close_if(true, now) }
@@ -303,6 +341,8 @@ struct Traffic {
     last_answer: AtomicBool,
     /// Whether the next read shall ask the socket itself.
     read_directly: AtomicBool,
+    /// Whether it did since the last request.
+    looked_again: AtomicBool,
 }
 
 /// What a connection is doing.
@@ -326,6 +366,7 @@ impl Traffic {
             http2: AtomicBool::new(false),
             last_answer: AtomicBool::new(false),
             read_directly: AtomicBool::new(false),
+            looked_again: AtomicBool::new(false),
         }
     }
 
@@ -350,7 +391,9 @@ impl Traffic {
 
     /// Notes that these bytes arrived.
     fn received(&self, bytes: &[u8]) {
-        if bytes.is_empty() || self.in_flight.load(Ordering::Relaxed) > 0 {
+        // Some clients end a body with a line break that belongs to nothing.
+        let nothing = bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        if nothing || self.in_flight.load(Ordering::Relaxed) > 0 {
             return;
         }
         if self.is_fresh() && bytes.starts_with(b"PRI ") {
@@ -370,6 +413,7 @@ impl InFlight {
         traffic.in_flight.fetch_add(1, Ordering::Relaxed);
         traffic.head_since.store(0, Ordering::Relaxed);
         traffic.fresh.store(false, Ordering::Relaxed);
+        traffic.looked_again.store(false, Ordering::Relaxed);
         traffic.http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         Self(Arc::clone(traffic))
     }
@@ -378,7 +422,7 @@ impl InFlight {
     fn closes(&self, shared: &Shared) -> bool {
         !self.0.http2.load(Ordering::Relaxed)
             && (self.0.last_answer.load(Ordering::Relaxed)
-                || shared.room.available_permits() == 0
+                || shared.open.load(Ordering::Relaxed) >= shared.settings.connections_max
                 || *shared.stage.borrow() != Stage::Open)
     }
 }

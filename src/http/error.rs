@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::{App, body};
+use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
+use crate::size::Size;
 use crate::wire::Violations;
 
 /// When to try again, in seconds, if there is no room now.
@@ -29,10 +29,10 @@ pub(super) enum ApiError {
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
     BodyTimeout(Duration),
-    #[error("the connection broke before the body was complete")]
-    BodyBroken,
+    #[error("too many bodies arrive at once; nothing was kept, try again later")]
+    Overloaded,
     #[error("the body is larger than {0}")]
-    BodyTooLarge(ByteSize),
+    BodyTooLarge(Size),
     #[error("only gzip is understood as Content-Encoding")]
     UnsupportedEncoding,
     #[error("Request had improper format.")]
@@ -63,8 +63,10 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyBroken | Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Full(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Overloaded | Self::Full(_) | Self::Unavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -75,7 +77,11 @@ impl ApiError {
             Self::UnsupportedEncoding => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             }
-            Self::Full(_) | Self::Unavailable(_) => {
+            // What is left of the body would be taken for the next request.
+            Self::BodyTimeout(_) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::Overloaded | Self::Full(_) | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -110,16 +116,16 @@ impl IntoResponse for ApiError {
     }
 }
 
-pub(super) async fn not_found(State(app): State<App>, request: Request) -> ApiError {
+pub(super) async fn not_found(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
-    body::discard(&head.headers, body, &app.0.settings).await;
+    body::discard(&head.headers, body).await;
     ApiError::NotFound
 }
 
 /// The router adds `Allow`.
-pub(super) async fn method_not_allowed(State(app): State<App>, request: Request) -> ApiError {
+pub(super) async fn method_not_allowed(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
-    body::discard(&head.headers, body, &app.0.settings).await;
+    body::discard(&head.headers, body).await;
     ApiError::MethodNotAllowed
 }
 

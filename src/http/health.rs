@@ -33,8 +33,11 @@ impl Health {
 pub(super) fn router() -> Router<App> {
     Router::new()
         .route("/livez", get(live))
+        .route("/livez/", get(live))
         .route("/healthz", get(live))
+        .route("/healthz/", get(live))
         .route("/readyz", get(ready))
+        .route("/readyz/", get(ready))
 }
 
 /// Answering at all is being alive; nothing else may restart a container.

@@ -27,7 +27,6 @@ use axum::http::HeaderValue;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use bytes::Bytes;
-use bytesize::ByteSize;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceBuilder};
@@ -35,6 +34,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
 use crate::privacy;
+use crate::size::Size;
 pub use health::Health;
 
 /// The section `http` of the configuration.
@@ -56,7 +56,9 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
     /// The largest body of one event, compressed or not.
-    pub event_bytes_max: ByteSize,
+    pub event_bytes_max: Size,
+    /// How much memory the bodies that are arriving may hold together.
+    pub bodies_bytes_max: Size,
 }
 
 impl Default for Settings {
@@ -67,7 +69,8 @@ impl Default for Settings {
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             connection_age_max: Duration::from_mins(10),
-            event_bytes_max: ByteSize::kib(128),
+            event_bytes_max: Size::kib(128),
+            bodies_bytes_max: Size::mib(256),
         }
     }
 }
@@ -100,6 +103,7 @@ struct Shared {
     health: Health,
     settings: Settings,
     privacy: privacy::Settings,
+    bodies: body::Bodies,
 }
 
 impl App {
@@ -110,7 +114,8 @@ impl App {
         settings: Settings,
         privacy: privacy::Settings,
     ) -> Self {
-        Self(Arc::new(Shared { collector, health, settings, privacy }))
+        let bodies = body::Bodies::default();
+        Self(Arc::new(Shared { collector, health, settings, privacy, bodies }))
     }
 
     /// The collector behind the players' door.

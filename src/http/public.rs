@@ -36,11 +36,11 @@ pub(super) fn router(app: App) -> Router {
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     if let Err(refusal) = app.collector().has_room() {
         let (head, body) = request.into_parts();
-        body::discard(&head.headers, body, &app.0.settings).await;
+        body::discard(&head.headers, body).await;
         return Err(refusal.into());
     }
     let (head, body) = request.into_parts();
-    let body = body::read(&head.headers, body, &app.0.settings).await?;
+    let body = body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await?;
     let client = client_of(&head, &app.0.privacy);
     let id = app.collector().start(&body, client).await?;
     Ok(created(id))
@@ -70,11 +70,11 @@ fn created(id: SessionId) -> Response {
     response
 }
 
-async fn preflight_only(state: State<App>, request: Request) -> Response {
+async fn preflight_only(request: Request) -> Response {
     if request.method() == axum::http::Method::OPTIONS {
         preflight(request.headers().clone()).await
     } else {
-        super::error::not_found(state, request).await.into_response()
+        super::error::not_found(request).await.into_response()
     }
 }
 

@@ -30,7 +30,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -38,6 +37,7 @@ use tokio::sync::oneshot;
 use self::record::Encoded;
 use crate::clock::Clock;
 use crate::processor::{Change, Outcome};
+use crate::size::Size;
 
 pub use keeper::Keeper;
 pub use writer::{Start, Writer};
@@ -49,9 +49,9 @@ pub struct Settings {
     /// What a request survives once it is answered.
     pub durability: Durability,
     /// How much may wait to be written; beyond it requests are refused at once.
-    pub uncommitted_bytes_max: ByteSize,
+    pub uncommitted_bytes_max: Size,
     /// A segment that has grown this large is closed.
-    pub segment_bytes_max: ByteSize,
+    pub segment_bytes_max: Size,
     /// A segment that is this old is closed.
     #[serde(with = "humantime_serde")]
     pub segment_age_max: Duration,
@@ -59,7 +59,7 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
     /// Closed segments are removed, the oldest first, while all together are larger; zero keeps them.
-    pub retention_bytes: ByteSize,
+    pub retention_bytes: Size,
     /// How often the live sessions are saved whole, so that a restart need not read everything.
     #[serde(with = "humantime_serde")]
     pub checkpoint_interval: Duration,
@@ -69,11 +69,11 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             durability: Durability::Fsync,
-            uncommitted_bytes_max: ByteSize::mib(64),
-            segment_bytes_max: ByteSize::mib(256),
+            uncommitted_bytes_max: Size::mib(64),
+            segment_bytes_max: Size::mib(256),
             segment_age_max: Duration::from_hours(1),
             retention: Duration::from_hours(30 * 24),
-            retention_bytes: ByteSize::b(0),
+            retention_bytes: Size::bytes(0),
             checkpoint_interval: Duration::from_mins(5),
         }
     }

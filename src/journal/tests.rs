@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
@@ -31,7 +30,7 @@ fn opening() -> Opening {
 fn settings() -> Settings {
     Settings {
         // So small that every few groups begin a new one.
-        segment_bytes_max: ByteSize::kib(2),
+        segment_bytes_max: Size::kib(2),
         ..Settings::default()
     }
 }
@@ -372,7 +371,7 @@ fn closed_segments_are_bounded_by_their_size_together() {
         rig.commit(4);
         rig.keeper.checkpoint().unwrap();
     }
-    rig.keeper.settings.retention_bytes = ByteSize::kib(8);
+    rig.keeper.settings.retention_bytes = Size::kib(8);
     rig.keeper.retain().unwrap();
     let segments = segment::list(&rig.disk).unwrap();
     assert!(segments.iter().map(|segment| segment.bytes).sum::<u64>() <= 8 << 10);

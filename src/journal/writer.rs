@@ -82,8 +82,7 @@ impl Writer {
         start: Start,
         closed: Sender<u64>,
     ) -> io::Result<(Journal, Self)> {
-        let bytes_max = settings.uncommitted_bytes_max.as_u64();
-        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
         let journal = Journal::new(clock, bytes_max, start.next_seq, last_ms);
         let mut writer = Self {

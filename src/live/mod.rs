@@ -10,7 +10,6 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytesize::ByteSize;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
 use crate::session::{self, CloseReason, Opening, Session};
+use crate::size::Size;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
@@ -36,12 +36,12 @@ pub struct Settings {
     /// How many sessions may be live at once.
     pub sessions_max: usize,
     /// How much memory live sessions may hold.
-    pub bytes_max: ByteSize,
+    pub bytes_max: Size,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sessions_max: 1_000_000, bytes_max: ByteSize::gib(2) }
+        Self { sessions_max: 1_000_000, bytes_max: Size::gib(2) }
     }
 }
 
@@ -53,7 +53,7 @@ pub enum Full {
     Sessions(usize),
     /// By memory.
     #[error("live sessions hold {0}, as much as live.bytes_max allows")]
-    Bytes(ByteSize),
+    Bytes(Size),
 }
 
 /// The live sessions.
@@ -294,7 +294,7 @@ impl Live {
         if self.sessions() + more > self.settings.sessions_max {
             return Err(Full::Sessions(self.settings.sessions_max));
         }
-        if u64::try_from(self.bytes()).unwrap_or(u64::MAX) > self.settings.bytes_max.as_u64() {
+        if self.bytes() > self.settings.bytes_max.as_usize() {
             return Err(Full::Bytes(self.settings.bytes_max));
         }
         Ok(())
@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn sessions_are_bounded_by_bytes() {
-        let bytes_max = ByteSize::kib(16);
+        let bytes_max = Size::kib(16);
         let live = live(Settings { bytes_max, ..Settings::default() });
         let large = opening(&"x".repeat(12 << 10));
         let room = live.keep_room(&large).unwrap();

@@ -95,14 +95,12 @@ fn content_of(members: &[Member<'_>]) -> Option<Content> {
     let Some(Node::Text(content_type)) = member(params, "media.contentType") else {
         return None;
     };
-    let Some(Node::Number(length)) = member(params, "media.length") else {
-        return None;
-    };
-    let live = parameters::LIVE_CONTENT_TYPES
-        .iter()
-        .any(|live_type| content_type.eq_ignore_ascii_case(live_type));
-    let length_s = length.as_f64().filter(|length_s| *length_s > 0.0);
-    Some(if live { Content::Live } else { Content::Recorded { length_s } })
+    let is = |live_type: &&str| content_type.eq_ignore_ascii_case(live_type);
+    if parameters::LIVE_CONTENT_TYPES.iter().any(is) {
+        return Some(Content::Live);
+    }
+    let Some(Node::Number(length)) = member(params, "media.length") else { return None };
+    Some(Content::Recorded { length_s: length.as_f64().filter(|length_s| *length_s > 0.0) })
 }
 
 fn member<'n, 'a>(members: &'n [Member<'a>], name: &str) -> Option<&'n Node<'a>> {
@@ -140,7 +138,12 @@ impl<'a> Walk<'a> {
                 Some("params") => self.params(&place, node),
                 Some("qoeData") => self.quality(&place, node),
                 Some("customMetadata") => self.custom_metadata(&place, node),
-                _ => self.unlisted(&root, &mut others, name.clone(), parameters::BODY_MEMBERS),
+                _ => {
+                    if let Node::OtherObject { repeated: Some(repeated) } = &node {
+                        self.repeated(&place.member(repeated));
+                    }
+                    self.unlisted(&root, &mut others, name.clone(), parameters::BODY_MEMBERS);
+                }
             }
         }
         for (row, name) in parameters::BODY_MEMBERS.iter().enumerate() {

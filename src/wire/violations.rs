@@ -4,9 +4,13 @@ use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
 
-/// How many violations are listed; the rest is counted. A hostile body of 128 KiB could hold
-/// twenty thousand, and its answer would be many times its own size.
+/// How many violations are listed; the rest is counted. A hostile body of 128 KiB could hold twenty
+/// thousand, and its answer would be many times its own size.
 const LISTED_MAX: usize = 1_000;
+
+/// How many bytes pointers and messages have together before no more violations are listed: names are
+/// as long as the body allows, and each pointer below one repeats it.
+const LISTED_BYTES_MAX: usize = 256 << 10;
 
 /// How many characters of a value or name from the body a message repeats.
 const SHOWN_CHARS_MAX: usize = 64;
@@ -56,6 +60,7 @@ pub struct Violation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
     listed: Vec<Violation>,
+    listed_bytes: usize,
     omitted: usize,
 }
 
@@ -67,7 +72,7 @@ impl Violations {
         violations
     }
 
-    /// The violations, of which the first thousand are kept.
+    /// The violations that are kept: the first thousand, or fewer if they are long.
     pub fn listed(&self) -> &[Violation] {
         &self.listed
     }
@@ -87,11 +92,13 @@ impl Violations {
         code: Code,
         message: impl Into<Cow<'static, str>>,
     ) {
-        if self.listed.len() == LISTED_MAX {
+        if self.listed.len() == LISTED_MAX || self.listed_bytes >= LISTED_BYTES_MAX {
             self.omitted += 1;
             return;
         }
-        self.listed.push(Violation { pointer: pointer.to_string(), code, message: message.into() });
+        let violation = Violation { pointer: pointer.to_string(), code, message: message.into() };
+        self.listed_bytes += violation.pointer.len() + violation.message.len();
+        self.listed.push(violation);
     }
 }
 
@@ -159,6 +166,16 @@ mod tests {
             violations.add(&Pointer::Root, Code::Type, "wrong");
         }
         assert_eq!((violations.listed().len(), violations.omitted()), (LISTED_MAX, 7));
+    }
+
+    #[test]
+    fn the_list_is_bounded_by_its_bytes_too() {
+        let long = "a".repeat(100_000);
+        let mut violations = Violations::default();
+        for _ in 0..500 {
+            violations.add(&Pointer::Root.member(&long), Code::Type, "wrong");
+        }
+        assert_eq!((violations.listed().len(), violations.omitted()), (3, 497));
     }
 
     #[test]

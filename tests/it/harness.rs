@@ -45,6 +45,7 @@ impl TestServer {
     }
 
     /// A server with other settings than the defaults.
+    #[expect(clippy::unused_async, reason = "a server can only be started in a runtime")]
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config {
@@ -55,7 +56,7 @@ impl TestServer {
         };
         change(&mut config);
         let clock = Clock::manual(NOW_MS);
-        let server = Server::start(config, clock.clone()).await.unwrap();
+        let server = Server::start(config, clock.clone()).unwrap();
         let (stops, receiver) = mpsc::channel(2);
         Self {
             listen: server.listen,
@@ -175,7 +176,7 @@ pub(crate) fn post_request(body: &str) -> String {
 /// The program as a process, with its log lines.
 pub(crate) struct Process {
     child: Child,
-    pub(crate) lines: Lines<BufReader<ChildStderr>>,
+    lines: Option<Lines<BufReader<ChildStderr>>>,
     pub(crate) listen: String,
     pub(crate) admin_listen: String,
 }
@@ -219,7 +220,12 @@ impl Process {
         let text = |key: &str| started[key].as_str().unwrap().to_owned();
         assert_eq!(text("version"), env!("CARGO_PKG_VERSION"));
         assert_eq!(PathBuf::from(text("data_dir")), folder.join("data").canonicalize().unwrap());
-        Self { child, lines, listen: text("listen"), admin_listen: text("admin_listen") }
+        Self {
+            child,
+            lines: Some(lines),
+            listen: text("listen"),
+            admin_listen: text("admin_listen"),
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -228,6 +234,11 @@ impl Process {
 
     pub(crate) fn admin_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.admin_listen)
+    }
+
+    /// Reads its log no more; what it writes fails from now on.
+    pub(crate) fn close_log(&mut self) {
+        self.lines = None;
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -240,8 +251,10 @@ impl Process {
     pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         within(async {
             let mut lines = Vec::new();
-            while let Some(line) = self.lines.next_line().await.unwrap() {
-                lines.push(line);
+            if let Some(log) = &mut self.lines {
+                while let Some(line) = log.next_line().await.unwrap() {
+                    lines.push(line);
+                }
             }
             (self.child.wait().await.unwrap(), lines)
         })

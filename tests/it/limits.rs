@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use mediatally::size::Size;
 
 use crate::harness::{Raw, SAMPLE, TestServer, post_request, within};
 
@@ -28,12 +28,12 @@ async fn a_body_may_have_128_kib_and_not_a_byte_more() {
     raw.send(format!("{:x}\r\n{piece}\r\n0\r\n\r\n", piece.len())).await;
     let (head, body) = raw.answer().await.unwrap();
     assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
-    assert!(body.contains("larger than 128.0 KiB"), "{body}");
+    assert!(body.contains("larger than 128KiB"), "{body}");
 }
 
 #[tokio::test]
 async fn the_bound_of_bodies_is_a_setting() {
-    let server = TestServer::with(|config| config.http.event_bytes_max = ByteSize::kib(1)).await;
+    let server = TestServer::with(|config| config.http.event_bytes_max = Size::kib(1)).await;
     assert_eq!(server.post(sample_of(1 << 10)).await.status(), 201);
     assert_eq!(server.post(sample_of((1 << 10) + 1)).await.status(), 413);
 }
@@ -149,6 +149,79 @@ async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
 }
 
 #[tokio::test]
+async fn below_the_cap_connections_are_kept() {
+    let server = TestServer::with(|config| config.http.connections_max = 2).await;
+    let mut first = server.connect().await;
+    for _ in 0..2 {
+        first.send(post_request(SAMPLE)).await;
+        let (head, _) = first.answer().await.unwrap();
+        assert!(!head.contains("connection: close"), "{head}");
+    }
+    let mut second = server.connect().await;
+    second.send(post_request(SAMPLE)).await;
+    assert!(second.answer().await.unwrap().0.contains("connection: close"), "the cap is reached");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_more_still_gets_its_answer() {
+    let server = TestServer::start().await;
+    for _ in 0..50 {
+        let mut raw = server.connect().await;
+        raw.send(post_request(SAMPLE)).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut raw.0).await.unwrap();
+        assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    }
+}
+
+#[tokio::test]
+async fn a_stray_line_break_after_a_body_is_no_head() {
+    let server = TestServer::with(|config| config.http.header_timeout = SOON).await;
+    let mut raw = server.connect().await;
+    raw.send(format!("{}\r\n", post_request(SAMPLE))).await;
+    raw.answer().await.unwrap();
+    tokio::time::sleep(SOON * 3).await;
+    raw.send(post_request(SAMPLE)).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+}
+
+#[tokio::test]
+async fn an_answer_is_not_many_times_larger_than_its_request() {
+    let server = TestServer::start().await;
+    let ids: Vec<_> = (0..3_000).map(|n| format!("\"{n}\":0")).collect();
+    let name = "~".repeat(90_000);
+    let body = format!(
+        "{{\"eventType\":\"sessionStart\",\"params\":{{\"visitor.customerIDs\":{{\"{name}\":{{{}}}}}}}}}",
+        ids.join(",")
+    );
+    let answer = server.post(body).await.bytes().await.unwrap();
+    assert!(answer.len() < 1 << 20, "{} bytes", answer.len());
+}
+
+#[tokio::test]
+async fn bodies_that_arrive_slowly_are_bounded_together() {
+    let server = TestServer::with(|config| config.http.bodies_bytes_max = Size::kib(256)).await;
+    let begin = "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n{";
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut raw = server.connect().await;
+        raw.send(begin).await;
+        slow.push(raw);
+    }
+    // Until both are being read, a third finds room.
+    within(async {
+        loop {
+            let mut raw = server.connect().await;
+            raw.send(begin).await;
+            if let Ok(answer) = tokio::time::timeout(SOON * 20, raw.answer()).await {
+                return assert!(answer.unwrap().0.starts_with("HTTP/1.1 503 "));
+            }
+        }
+    })
+    .await;
+    assert_eq!(server.post(SAMPLE).await.status(), 201, "a small body is none of them");
+}
+
+#[tokio::test]
 async fn an_aged_connection_ends_with_an_answer() {
     let server = TestServer::with(|config| {
         config.http.connection_age_max = SOON;
@@ -185,7 +258,7 @@ async fn live_sessions_are_bounded_and_the_end_of_one_makes_room() {
 
 #[tokio::test]
 async fn the_memory_of_live_sessions_is_bounded() {
-    let server = TestServer::with(|config| config.live.bytes_max = ByteSize::mib(1)).await;
+    let server = TestServer::with(|config| config.live.bytes_max = Size::mib(1)).await;
     let metadata = format!(
         "{{\"customMetadata\":{{\"k\":\"{}\"}},{}",
         "v".repeat(100_000),

@@ -9,4 +9,5 @@ mod health;
 mod limits;
 mod sessions;
 mod shutdown;
+mod tree;
 mod violations;

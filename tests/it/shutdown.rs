@@ -69,6 +69,42 @@ async fn http2_connections_finish_and_leave() {
 }
 
 #[tokio::test]
+async fn a_request_on_http2_that_has_begun_is_finished() {
+    let server = TestServer::with(|config| config.shutdown.grace = FOREVER).await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let (begin, rest) = SAMPLE.split_at(100);
+    let body = futures_util::stream::once(async move { Ok::<_, std::io::Error>(begin.to_owned()) });
+    let late = futures_util::stream::once(async move {
+        receiver.await.map_err(std::io::Error::other)?;
+        Ok(rest.to_owned())
+    });
+    let body = reqwest::Body::wrap_stream(futures_util::StreamExt::chain(body, late));
+    let url = server.url("/api/v1/sessions");
+    assert_eq!(client.post(&url).body(SAMPLE).send().await.unwrap().status(), 201);
+    let request = tokio::spawn(client.post(&url).body(body).send());
+    server.stop(Stop::Now).await;
+    sender.send(()).unwrap();
+    let response = request.await.unwrap().unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (201, reqwest::Version::HTTP_2));
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_does_not_end_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "0s")]).await;
+    let mut raw = Raw(TcpStream::connect(&process.listen).await.unwrap());
+    let request = post_request(SAMPLE);
+    raw.send(&request[..50]).await;
+    process.close_log();
+    process.signal(Signal::TERM);
+    raw.send(&request[50..]).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    assert_eq!(process.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
 async fn in_the_grace_the_server_is_not_ready_but_serves_and_a_second_word_ends_it() {
     let server = TestServer::with(|config| config.shutdown.grace = FOREVER).await;
     server.stop(Stop::AfterGrace).await;
@@ -93,8 +129,10 @@ async fn what_never_ends_does_not_keep_the_server() {
     .await;
     let mut raw = server.connect().await;
     raw.send("POST /api/v1/sess").await;
+    let begun = tokio::time::Instant::now();
     server.stop(Stop::Now).await;
     assert_eq!(server.ended().await, ExitCode::SUCCESS);
+    assert!(begun.elapsed() >= Duration::from_millis(100), "it was waited for");
 }
 
 /// Players that post until the server is gone, and count their answers.
