@@ -179,6 +179,8 @@ pub(crate) struct Process {
     lines: Option<Lines<BufReader<ChildStderr>>>,
     pub(crate) listen: String,
     pub(crate) admin_listen: String,
+    /// The log line that tells what was read back from the journal.
+    pub(crate) read_back: Value,
 }
 
 impl Process {
@@ -206,11 +208,15 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut read_back = Value::Null;
         let started = within(async {
             loop {
                 let line = lines.next_line().await.unwrap().expect("a start line");
                 let line: Value =
                     serde_json::from_str(&line).expect("logs are JSON off a terminal");
+                if line["message"] == "the journal is read back" {
+                    read_back = line.clone();
+                }
                 if line["target"] == "mediatally::start" {
                     return line;
                 }
@@ -225,6 +231,7 @@ impl Process {
             lines: Some(lines),
             listen: text("listen"),
             admin_listen: text("admin_listen"),
+            read_back,
         }
     }
 

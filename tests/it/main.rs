@@ -7,6 +7,7 @@ mod cors;
 mod harness;
 mod health;
 mod limits;
+mod recovery;
 mod sessions;
 mod shutdown;
 mod tree;

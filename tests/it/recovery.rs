@@ -1,0 +1,268 @@
+//! What survives: the process is killed, the disk is full, a byte is flipped.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::Command as StdCommand;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
+use tokio::sync::Mutex;
+
+use crate::harness::{Process, SAMPLE, client, until, within};
+
+/// Runs a command of the program on the data folder in `folder`.
+async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// Posts session starts until the server is gone; each that was acknowledged goes into the ledger.
+async fn post_until_gone(
+    url: String,
+    ledger: Arc<Mutex<Vec<String>>>,
+    acknowledged: Arc<AtomicUsize>,
+) {
+    let client = client();
+    while let Ok(response) = client.post(&url).body(SAMPLE).send().await {
+        assert_eq!(response.status(), 201);
+        ledger.lock().await.push(response.headers()["location"].to_str().unwrap().to_owned());
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// `MEDIATALLY_CRASH_ROUNDS` (5) rounds, seeded by `MEDIATALLY_CRASH_SEED` (any).
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
+    let setting = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let rounds = setting("MEDIATALLY_CRASH_ROUNDS").unwrap_or(5);
+    let seed = setting("MEDIATALLY_CRASH_SEED").unwrap_or_else(rand::random);
+    println!("MEDIATALLY_CRASH_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    // So that kills meet rotation, compression and checkpoints.
+    let settings = [
+        ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "64KiB"),
+        ("MEDIATALLY_JOURNAL__CHECKPOINT_INTERVAL", "20ms"),
+    ];
+    let ledger = Arc::new(Mutex::new(Vec::new()));
+    for round in 0..=rounds {
+        let process = Process::start(folder.path(), &settings).await;
+        let path = folder.path().join("ledger");
+        std::fs::write(&path, ledger.lock().await.join("\n")).unwrap();
+        let arguments = ["verify", "--ledger", path.to_str().unwrap()];
+        let (code, said) = run(folder.path(), &arguments).await;
+        assert_eq!(code, Some(0), "round {round}: {said}");
+        let started = format!("sessions   {} started", process.read_back["live_sessions"]);
+        assert!(said.contains(&started), "all are live again: {started} in {said}");
+        if round == rounds {
+            process.signal(Signal::INT);
+            assert_eq!(process.ended().await.0.code(), Some(0));
+            break;
+        }
+        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let players: Vec<_> = (0..16)
+            .map(|_| {
+                let url = process.url("/api/v1/sessions");
+                tokio::spawn(post_until_gone(url, Arc::clone(&ledger), Arc::clone(&acknowledged)))
+            })
+            .collect();
+        let enough = random.random_range(1..600);
+        until(|| acknowledged.load(Ordering::Relaxed) >= enough).await;
+        process.signal(Signal::KILL);
+        process.ended().await;
+        for player in players {
+            player.await.unwrap();
+        }
+    }
+    let ledger = ledger.lock().await;
+    let distinct: HashSet<_> = ledger.iter().collect();
+    assert_eq!(distinct.len(), ledger.len());
+    println!("{rounds} rounds, {} acknowledged, 0 lost", ledger.len());
+}
+
+#[tokio::test]
+async fn a_restart_in_order_brings_every_session_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    for _ in 0..20 {
+        let url = process.url("/api/v1/sessions");
+        assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    }
+    process.signal(Signal::INT);
+    process.ended().await;
+    let process = Process::start(folder.path(), &[]).await;
+    assert_eq!(process.read_back["live_sessions"], 20);
+    assert_eq!(process.read_back["records"], 0, "the last checkpoint has them all");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_folder_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let (code, said) = run(folder.path(), &arguments).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another mediatally uses the data folder"), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn a_journal_without_its_key_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    process.signal(Signal::INT);
+    process.ended().await;
+    std::fs::remove_file(folder.path().join("data/session.key")).unwrap();
+    let (code, said) = run(folder.path(), &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("restore it from a backup"), "{said}");
+}
+
+/// A stopped server's folder with this many sessions.
+async fn with_sessions(count: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    for _ in 0..count {
+        let request = client().post(process.url("/api/v1/sessions")).header("user-agent", "test");
+        assert_eq!(request.body(SAMPLE).send().await.unwrap().status(), 201);
+    }
+    process.signal(Signal::INT);
+    process.ended().await;
+    folder
+}
+
+#[tokio::test]
+async fn verify_accepts_a_healthy_journal_and_names_a_damaged_line() {
+    let folder = with_sessions(5).await;
+    let (code, said) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("records    5: 5 start") && said.contains("keeps its promises"),
+        "{said}"
+    );
+    let segment = folder.path().join("data/journal/00000000000000000001.ndjson");
+    let healthy = std::fs::read(&segment).unwrap();
+    let lines: Vec<_> = healthy.split_inclusive(|byte| *byte == b'\n').collect();
+    for damaged in 0..lines.len() {
+        let mut bytes = healthy.clone();
+        bytes[lines[..damaged].concat().len() + 40] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let (code, said) = run(folder.path(), &["verify"]).await;
+        assert_eq!(code, Some(1), "{said}");
+        let named = format!("00000000000000000001.ndjson line {}: ", damaged + 1);
+        assert!(said.contains(&named), "{named} in {said}");
+    }
+    std::fs::write(&segment, healthy).unwrap();
+    let ledger = folder.path().join("ledger");
+    std::fs::write(&ledger, format!("/api/v1/sessions/{}\n", "ab".repeat(32))).unwrap();
+    let (code, said) = run(folder.path(), &["verify", "--ledger", ledger.to_str().unwrap()]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("ledger line 1") && said.contains("is lost"), "{said}");
+}
+
+#[tokio::test]
+async fn export_writes_the_records_that_were_asked_for() {
+    let folder = with_sessions(3).await;
+    // A second start, so that there is a pause.
+    let process = Process::start(folder.path(), &[]).await;
+    let (code, all) = run(folder.path(), &["export"]).await;
+    assert_eq!(code, Some(0));
+    let records: Vec<serde_json::Value> =
+        all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = records.iter().map(|record| record["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["start", "start", "start", "pause"]);
+    assert_eq!(records[0]["client"], "127.0.0.0");
+    assert_eq!(records[0]["user_agent"], "test");
+    assert_eq!(records[0]["body"], serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap());
+    let (_, starts) = run(folder.path(), &["export", "--kind", "start,close"]).await;
+    assert_eq!(starts.lines().count(), 3);
+    let second = records[1]["received_ms"].to_string();
+    let (_, since) = run(folder.path(), &["export", "--since", &second]).await;
+    assert!(since.lines().count() >= 3 && since.lines().count() <= 4, "{since}");
+    let (_, none) = run(folder.path(), &["export", "--until", "2001-01-01"]).await;
+    assert_eq!(none, "");
+    let (_, csv) = run(folder.path(), &["export", "--format", "csv"]).await;
+    assert!(csv.starts_with("seq,received_ms,kind,sid,client,user_agent,reason,down_ms,body\n1,"));
+    assert_eq!(csv.lines().count(), 5);
+    let (code, said) = run(folder.path(), &["export", "--since", "yesterday"]).await;
+    assert_eq!(code, Some(2));
+    assert!(said.contains("2026-11-20T08:00:00Z"), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+/// A small file system of its own, if this user may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = StdCommand::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = StdCommand::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
+    let Some(disk) = SmallDisk::mount("2m") else {
+        return println!("not run: this user may not mount a file system");
+    };
+    let folder = disk.0.path();
+    let filler = folder.join("filler");
+    std::fs::write(&filler, vec![0; 1 << 20]).unwrap();
+    let process = Process::start(folder, &[]).await;
+    let client = client();
+    let get = async |url: String| client.get(url).send().await.unwrap().status().as_u16();
+    let mut ledger = Vec::new();
+    let refused = loop {
+        let url = process.url("/api/v1/sessions");
+        let response = client.post(url).body(SAMPLE).send().await.unwrap();
+        if response.status() != 201 {
+            break response;
+        }
+        ledger.push(response.headers()["location"].to_str().unwrap().to_owned());
+        assert!(ledger.len() < 10_000);
+    };
+    assert!(ledger.len() > 500);
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(refused.text().await.unwrap().contains("nothing was acknowledged"));
+    within(async { while get(process.url("/readyz")).await != 503 {} }).await;
+    assert_eq!(get(process.url("/livez")).await, 200, "a full disk is no reason to restart");
+    std::fs::remove_file(&filler).unwrap();
+    within(async { while get(process.url("/readyz")).await != 200 {} }).await;
+    for _ in 0..50 {
+        let url = process.url("/api/v1/sessions");
+        let response = client.post(url).body(SAMPLE).send().await.unwrap();
+        assert_eq!(response.status(), 201);
+        ledger.push(response.headers()["location"].to_str().unwrap().to_owned());
+    }
+    let path = folder.join("ledger");
+    std::fs::write(&path, ledger.join("\n")).unwrap();
+    let arguments = ["verify", "--ledger", path.to_str().unwrap()];
+    let (code, said) = run(folder, &arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+    process.signal(Signal::KILL);
+    process.ended().await;
+    let process = Process::start(folder, &[]).await;
+    assert_eq!(run(folder, &arguments).await.0, Some(0));
+    process.signal(Signal::INT);
+    process.ended().await;
+}
