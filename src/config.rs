@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::size::Size;
-use crate::{http, journal, live, privacy, session, telemetry, wire};
+use crate::{http, journal, live, privacy, rejects, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -55,6 +55,8 @@ pub struct Config {
     pub journal: journal::Settings,
     /// What is kept of a person.
     pub privacy: privacy::Settings,
+    /// The bodies that were refused.
+    pub rejects: rejects::Settings,
     /// The logs.
     pub log: telemetry::Settings,
 }
@@ -72,6 +74,7 @@ impl Default for Config {
             live: live::Settings::default(),
             journal: journal::Settings::default(),
             privacy: privacy::Settings::default(),
+            rejects: rejects::Settings::default(),
             log: telemetry::Settings::default(),
         }
     }

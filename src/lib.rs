@@ -37,6 +37,8 @@ pub mod collector;
 
 pub mod privacy;
 
+pub mod rejects;
+
 pub mod wire;
 
 pub mod live;

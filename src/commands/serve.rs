@@ -24,6 +24,7 @@ use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Writer, recovery};
 use crate::live::Live;
 use crate::processor::Processor;
+use crate::rejects::Rejects;
 use crate::telemetry;
 
 /// How many connections operators and health checks may hold at once.
@@ -96,13 +97,16 @@ impl Server {
             Some(key) => key.clone(),
             None => data_dir.session_key()?,
         };
+        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
+        thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let (live, journal, threads) = open_journal(&config, Arc::new(disk), &clock)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let collector = Collector::new(key, config.validation, clock, live, journal);
-        let app = App::new(collector, Health::default(), config.http.clone(), config.privacy);
+        let (health, settings) = (Health::default(), config.http.clone());
+        let app = App::new(collector, health, settings, config.privacy, rejects);
 
         let public = bind(config.listen, "listen")?;
         let admin = bind(config.admin_listen, "admin_listen")?;
@@ -120,7 +124,7 @@ impl Server {
         let admin_settings =
             http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
         let public_door = http::public(app.clone());
-        let admin_door = http::admin(app.clone());
+        let admin_door = http::admin(app.clone(), admin_listen.ip().is_loopback());
         let ticks = tick_deadlines(app.clone());
         Ok(Self {
             listen,

@@ -1,10 +1,30 @@
 //! The operators' door.
 
 use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 
 use super::{App, with_common_routes};
+use crate::rejects::Class;
 
-/// Nothing here is reachable from the players' door but health.
-pub(super) fn router(app: App) -> Router {
-    with_common_routes(Router::new()).with_state(app)
+/// Nothing here is reachable from the players' door but health. What was refused holds what players
+/// sent, so it is shown only where nobody but this machine can ask.
+pub(super) fn router(app: App, local: bool) -> Router {
+    let mut router = Router::new();
+    if local {
+        router = router.route("/rejects", get(rejects));
+    }
+    with_common_routes(router).with_state(app)
+}
+
+/// The last refusals, the oldest first: `{"invalid":[…],"unread":[…],"dropped":0}`.
+async fn rejects(State(app): State<App>) -> Response {
+    let list = |class| app.rejects().last(class).join(",");
+    let (invalid, unread) = (list(Class::Invalid), list(Class::Unread));
+    let dropped = app.rejects().dropped();
+    let body = format!("{{\"invalid\":[{invalid}],\"unread\":[{unread}],\"dropped\":{dropped}}}\n");
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

@@ -56,7 +56,7 @@ impl From<Refusal> for ApiError {
 }
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -68,6 +68,13 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub(super) fn violations(&self) -> Option<&Violations> {
+        match self {
+            Self::Invalid(violations) => Some(violations),
+            _ => None,
         }
     }
 
@@ -103,10 +110,7 @@ struct ErrorBody<'e> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let violations = match &self {
-            Self::Invalid(violations) => Some(violations),
-            _ => None,
-        };
+        let violations = self.violations();
         let body = ErrorBody {
             message: self.to_string(),
             violations,

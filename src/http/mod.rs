@@ -34,6 +34,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
 use crate::privacy;
+use crate::rejects::Rejects;
 use crate::size::Size;
 pub use health::Health;
 
@@ -103,6 +104,7 @@ struct Shared {
     health: Health,
     settings: Settings,
     privacy: privacy::Settings,
+    rejects: Rejects,
     bodies: body::Bodies,
 }
 
@@ -113,14 +115,20 @@ impl App {
         health: Health,
         settings: Settings,
         privacy: privacy::Settings,
+        rejects: Rejects,
     ) -> Self {
         let bodies = body::Bodies::default();
-        Self(Arc::new(Shared { collector, health, settings, privacy, bodies }))
+        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies }))
     }
 
     /// The collector behind the players' door.
     pub fn collector(&self) -> &Collector {
         &self.0.collector
+    }
+
+    /// What was refused.
+    pub fn rejects(&self) -> &Rejects {
+        &self.0.rejects
     }
 
     /// Whether the server is alive and ready.
@@ -137,12 +145,12 @@ pub fn public(app: App) -> impl Door {
     layers.service(public::router(app))
 }
 
-/// The operators' door.
-pub fn admin(app: App) -> impl Door {
+/// The operators' door; `local` if only this machine can reach it.
+pub fn admin(app: App, local: bool) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(uncached)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(admin::router(app))
+    layers.service(admin::router(app, local))
 }
 
 /// What an operator sees is of now.

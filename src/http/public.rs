@@ -18,6 +18,7 @@ use super::error::ApiError;
 use super::{App, body, with_common_routes};
 use crate::collector::Client;
 use crate::privacy;
+use crate::rejects::Reject;
 use crate::session::id::SessionId;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
@@ -40,10 +41,34 @@ async fn start_session(State(app): State<App>, request: Request) -> Result<Respo
         return Err(refusal.into());
     }
     let (head, body) = request.into_parts();
-    let body = body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await?;
+    let body = match body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await {
+        Ok(body) => body,
+        Err(error) => return Err(refused(&app, &head, None, error)),
+    };
     let client = client_of(&head, &app.0.privacy);
-    let id = app.collector().start(&body, client).await?;
-    Ok(created(id))
+    match app.collector().start(&body, client).await {
+        Ok(id) => Ok(created(id)),
+        Err(refusal) => Err(refused(&app, &head, Some(&body), refusal.into())),
+    }
+}
+
+/// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
+/// has no room takes it later.
+fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> ApiError {
+    if error.status().is_client_error() {
+        let client = client_of(head, &app.0.privacy);
+        app.rejects().keep(&Reject {
+            received_ms: app.collector().journal().now_ms(),
+            status: error.status().as_u16(),
+            path: head.uri.path(),
+            client: client.address.as_deref(),
+            user_agent: client.user_agent.as_deref(),
+            violations: error.violations(),
+            message: &error.to_string(),
+            body,
+        });
+    }
+    error
 }
 
 /// Who sent a request, as far as it is kept.

@@ -142,3 +142,25 @@ fn no_body_gets_anything_but_201_or_a_400_that_says_why() {
         }
     });
 }
+
+#[tokio::test]
+async fn a_refused_body_is_kept_and_shown_to_operators() {
+    let server = TestServer::start().await;
+    let body = SAMPLE.replace("\"ts\"", "\"tss\"");
+    let request =
+        server.client.post(server.url("/api/v1/sessions")).header("user-agent", "player/1");
+    assert_eq!(request.body(body.clone()).send().await.unwrap().status(), 400);
+    assert_eq!(server.post("x".repeat(200 << 10)).await.status(), 413);
+    let shown = server.client.get(server.admin_url("/rejects")).send().await.unwrap();
+    let shown: Value = shown.json().await.unwrap();
+    let kept = &shown["invalid"][0];
+    assert_eq!(kept["body"], body);
+    assert_eq!(kept["user_agent"], "player/1");
+    assert_eq!(kept["client"], "127.0.0.0");
+    assert_eq!(kept["violations"][0]["pointer"], "/playerTime/ts");
+    assert_eq!(shown["unread"][0]["status"], 413);
+    assert_eq!(server.client.get(server.url("/rejects")).send().await.unwrap().status(), 404);
+    let file = server.folder.path().join("data/rejects/current.ndjson");
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
+    crate::harness::until(|| lines() == 2).await;
+}

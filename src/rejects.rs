@@ -1,0 +1,294 @@
+//! Bodies that were refused, kept apart from the journal: a player's mistake need not lose its data.
+//!
+//! Each is one line of JSON in `rejects/current.ndjson`, which becomes `previous.ndjson` when it is full,
+//! so that both together stay within a bound. The last ones are also in memory, in a ring for each
+//! [class](Class), so that a flood of one does not push out the others. Nothing waits for this: what
+//! comes faster than the disk takes it is counted and dropped.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::size::Size;
+use crate::wire::Violations;
+
+/// How many lines may wait to be written.
+const QUEUE_MAX: usize = 256;
+
+/// How many lines, and how many bytes of them, a ring holds.
+const RING_LINES_MAX: usize = 100;
+const RING_BYTES_MAX: usize = 4 << 20;
+
+/// The section `rejects` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How large the files may grow together; zero keeps none.
+    pub bytes_max: Size,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { bytes_max: Size::mib(128) }
+    }
+}
+
+/// A refusal that is worth keeping.
+#[derive(Debug)]
+pub struct Reject<'r> {
+    /// When, in ms since the Unix epoch by the server's clock.
+    pub received_ms: u64,
+    /// The status of the answer.
+    pub status: u16,
+    /// Where it was posted.
+    pub path: &'r str,
+    /// The client's address, as far as the privacy settings keep it.
+    pub client: Option<&'r str>,
+    /// The client's user agent, likewise.
+    pub user_agent: Option<&'r str>,
+    /// Why it was refused, if its body was read.
+    pub violations: Option<&'r Violations>,
+    /// The message of the answer.
+    pub message: &'r str,
+    /// The body, if it was read.
+    pub body: Option<&'r [u8]>,
+}
+
+/// Which ring a refusal goes into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The body broke rules.
+    Invalid,
+    /// The body was not read.
+    Unread,
+}
+
+/// Keeps what was refused.
+#[derive(Debug)]
+pub struct Rejects {
+    rings: [Mutex<Ring>; 2],
+    queue: SyncSender<String>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Ring {
+    fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.lines.len() > RING_LINES_MAX || self.bytes > RING_BYTES_MAX {
+            self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
+        }
+    }
+}
+
+impl Rejects {
+    /// A keeper of refusals, and the writer of its files, which is to be run in a thread of its own.
+    pub fn new(settings: &Settings, data_dir: &Path) -> (Self, Writer) {
+        let (queue, lines) = sync_channel(QUEUE_MAX);
+        let rejects = Self { rings: Default::default(), queue, dropped: AtomicU64::new(0) };
+        let folder = data_dir.join("rejects");
+        (rejects, Writer { lines, folder, file_bytes_max: settings.bytes_max.as_u64() / 2 })
+    }
+
+    /// Keeps one refusal.
+    pub fn keep(&self, reject: &Reject<'_>) {
+        let line = line_of(reject);
+        let class = if reject.body.is_some() { Class::Invalid } else { Class::Unread };
+        self.rings[class as usize].lock().push(line.clone());
+        if self.queue.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The last refusals of a class, the oldest first, each as JSON.
+    pub fn last(&self, class: Class) -> Vec<String> {
+        self.rings[class as usize].lock().lines.iter().cloned().collect()
+    }
+
+    /// How many were not written because they came too fast.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+fn line_of(reject: &Reject<'_>) -> String {
+    #[derive(Serialize)]
+    struct Line<'l> {
+        received_ms: u64,
+        status: u16,
+        path: &'l str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<&'l str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_agent: Option<&'l str>,
+        message: &'l str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        violations: Option<&'l Violations>,
+        /// The body as text, because it need not be JSON.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body: Option<&'l str>,
+        /// A body that is not text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body_hex: Option<String>,
+    }
+    let text = reject.body.and_then(|body| str::from_utf8(body).ok());
+    let line = Line {
+        received_ms: reject.received_ms,
+        status: reject.status,
+        path: reject.path,
+        client: reject.client,
+        user_agent: reject.user_agent,
+        message: reject.message,
+        violations: reject.violations,
+        body: text,
+        body_hex: reject.body.filter(|_| text.is_none()).map(hex::encode),
+    };
+    serde_json::to_string(&line).expect("text and numbers are JSON")
+}
+
+/// Writes the files.
+#[derive(Debug)]
+pub struct Writer {
+    lines: Receiver<String>,
+    folder: PathBuf,
+    file_bytes_max: u64,
+}
+
+impl Writer {
+    /// Writes until the last [`Rejects`] is gone. A disk that fails loses lines here, and nothing else.
+    pub fn run(self) {
+        let mut open: Option<(File, u64)> = None;
+        let mut failing = false;
+        while let Ok(line) = self.lines.recv() {
+            if self.file_bytes_max == 0 {
+                continue;
+            }
+            let written = self.write(&mut open, &line);
+            if let Err(error) = &written
+                && !failing
+            {
+                tracing::warn!(%error, "refused bodies cannot be written; they are kept in memory only");
+            }
+            failing = written.is_err();
+            if failing {
+                open = None;
+            }
+        }
+    }
+
+    fn write(&self, open: &mut Option<(File, u64)>, line: &str) -> io::Result<()> {
+        let current = self.folder.join("current.ndjson");
+        let bytes = line.len() as u64 + 1;
+        if open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
+            *open = None;
+            std::fs::rename(&current, self.folder.join("previous.ndjson"))?;
+        }
+        let (file, size) = match open {
+            Some(open) => open,
+            none => {
+                std::fs::create_dir_all(&self.folder)?;
+                let file =
+                    OpenOptions::new().append(true).create(true).mode(0o640).open(&current)?;
+                let size = file.metadata()?.len();
+                none.insert((file, size))
+            }
+        };
+        file.write_all(format!("{line}\n").as_bytes())?;
+        *size += bytes;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(rejects: &Rejects, status: u16, body: Option<&[u8]>) {
+        let violations = Violations::unreadable("broken".into());
+        rejects.keep(&Reject {
+            received_ms: 5,
+            status,
+            path: "/api/v1/sessions",
+            client: Some("203.0.113.0"),
+            user_agent: None,
+            violations: body.map(|_| &violations),
+            message: "Request had improper format.",
+            body,
+        });
+    }
+
+    #[test]
+    fn a_refused_body_is_kept_as_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(b"{\"a\n\":"));
+        keep(&rejects, 400, Some(b"\xFF"));
+        keep(&rejects, 413, None);
+        let last = rejects.last(Class::Invalid);
+        assert_eq!(
+            last[0],
+            "{\"received_ms\":5,\"status\":400,\"path\":\"/api/v1/sessions\",\"client\":\"203.0.113.0\",\
+             \"message\":\"Request had improper format.\",\"violations\":[{\"pointer\":\"\",\
+             \"code\":\"json\",\"message\":\"broken\"}],\"body\":\"{\\\"a\\n\\\":\"}"
+        );
+        assert!(last[1].contains("\"body_hex\":\"ff\""));
+        assert_eq!(rejects.last(Class::Unread).len(), 1);
+        drop(rejects);
+        writer.run();
+        let written =
+            std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
+        assert_eq!(written.lines().count(), 3);
+        assert_eq!(written.lines().next(), Some(last[0].as_str()));
+    }
+
+    #[test]
+    fn a_flood_of_one_class_leaves_the_other_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, _writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(b"the one"));
+        for _ in 0..10_000 {
+            keep(&rejects, 413, None);
+        }
+        assert!(rejects.last(Class::Invalid)[0].contains("the one"));
+        assert_eq!(rejects.last(Class::Unread).len(), RING_LINES_MAX);
+        assert_eq!(rejects.dropped(), 10_001 - QUEUE_MAX as u64, "nothing waits for the disk");
+    }
+
+    #[test]
+    fn a_ring_is_bounded_by_bytes() {
+        let mut ring = Ring::default();
+        for _ in 0..50 {
+            ring.push("y".repeat(1 << 20));
+        }
+        assert_eq!((ring.lines.len(), ring.bytes), (4, RING_BYTES_MAX));
+    }
+
+    #[test]
+    fn the_files_are_bounded_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { bytes_max: Size::kib(64) };
+        let (rejects, writer) = Rejects::new(&settings, folder.path());
+        for _ in 0..200 {
+            keep(&rejects, 400, Some(&[b'x'; 1_000]));
+        }
+        drop(rejects);
+        writer.run();
+        let size =
+            |name: &str| std::fs::metadata(folder.path().join("rejects").join(name)).unwrap().len();
+        let both = size("previous.ndjson") + size("current.ndjson");
+        assert!(both > 32 << 10 && both <= 64 << 10, "{both}");
+    }
+}
