@@ -27,10 +27,9 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -38,6 +37,12 @@ use self::record::Encoded;
 use crate::clock::Clock;
 use crate::processor::{Change, Outcome};
 use crate::size::Size;
+
+// A schedule explorer takes the place of the system's lock and bell in its own tests.
+#[cfg(all(test, shuttle))]
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(all(test, shuttle)))]
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 pub use keeper::Keeper;
 pub use writer::{Start, Writer};
@@ -147,6 +152,22 @@ struct Waiting {
     waiter: oneshot::Sender<Committed>,
 }
 
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Whoever panicked with the lock held it between two whole changes.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the bell, or as long as this. Where schedules are explored there is no time, so a bell
+    /// that was not rung is found.
+    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>, at_most: Duration) -> MutexGuard<'q, Queue> {
+        if cfg!(all(test, shuttle)) {
+            return self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.wake.wait_timeout(queue, at_most).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
 impl Queue {
     /// The time of a record that is received now: it never falls.
     fn receive(&mut self, clock: &Clock) -> u64 {
@@ -179,7 +200,7 @@ impl Journal {
         change: Change,
     ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
         let (waiter, committed) = oneshot::channel();
-        let mut queue = self.0.queue.lock();
+        let mut queue = self.0.queue();
         match queue.phase {
             Phase::Up => {}
             Phase::Down => return Err(Unavailable::Disk),
@@ -205,7 +226,7 @@ impl Journal {
     /// # Errors
     /// Why not.
     pub fn is_up(&self) -> Result<(), Unavailable> {
-        let queue = self.0.queue.lock();
+        let queue = self.0.queue();
         match queue.phase {
             Phase::Up if queue.in_writing + queue.lines.len() < self.0.uncommitted_bytes_max => {
                 Ok(())
@@ -218,12 +239,12 @@ impl Journal {
 
     /// The time that a record would get now, in ms since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        self.0.queue.lock().receive(&self.0.clock)
+        self.0.queue().receive(&self.0.clock)
     }
 
     /// Takes nothing more; the writer commits what waits, and ends.
     pub fn close(&self) {
-        self.0.queue.lock().phase = Phase::Closed;
+        self.0.queue().phase = Phase::Closed;
         self.0.wake.notify_one();
     }
 }

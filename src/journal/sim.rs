@@ -11,7 +11,11 @@ use super::disk::{Disk, DiskFile};
 
 /// Clones are the same folder.
 #[derive(Clone, Default)]
-pub(crate) struct SimDisk(Arc<Mutex<State>>);
+pub(crate) struct SimDisk {
+    state: Arc<Mutex<State>>,
+    /// Who holds this holds back every sync.
+    pub(crate) gate: Arc<Mutex<()>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -36,14 +40,14 @@ struct Inode {
 impl SimDisk {
     /// After `budget` more operations the disk fails `faults` times, or for good.
     pub(crate) fn fail_after(&self, budget: u32, faults: Option<u32>, torn_bytes: usize) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         (state.budget, state.faults, state.torn_bytes) = (Some(budget), faults, torn_bytes);
     }
 
     /// The folder after the machine went down: what was durable, and of what was not yet synced as many
     /// bytes as the system had happened to write.
     pub(crate) fn after_crash(&self, also_written: usize) -> Self {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let inodes = state.inodes.iter().map(|inode| {
             let mut durable = inode.durable.clone();
             if !inode.lost {
@@ -53,17 +57,18 @@ impl SimDisk {
             Inode { seen: durable.clone(), durable, lost: false }
         });
         let inodes = inodes.collect();
-        Self(Arc::new(Mutex::new(State { inodes, names: state.names.clone(), ..State::default() })))
+        let state = State { inodes, names: state.names.clone(), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), gate: Arc::default() }
     }
 
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.inodes[state.names[name]].seen.clone()
     }
 
     /// Puts a file there, durably.
     pub(crate) fn write(&self, name: &str, bytes: Vec<u8>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let inode = Inode { seen: bytes.clone(), durable: bytes, lost: false };
         state.put(name, inode);
     }
@@ -102,26 +107,26 @@ impl State {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let size = |inode: &usize| state.inodes[*inode].seen.len() as u64;
         Ok(state.names.iter().map(|(name, inode)| (name.clone(), size(inode))).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.operate()?;
         let inode = state.put(name, Inode::default());
         Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let inode = state.inode(name)?;
         Ok(Box::new(Cursor::new(state.inodes[inode].seen.clone())))
     }
 
     fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.operate()?;
         let inode = state.inode(name)?;
         let inode = &mut state.inodes[inode];
@@ -131,7 +136,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.operate()?;
         let inode = state.inode(from)?;
         state.names.remove(from);
@@ -140,7 +145,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.operate()?;
         state.inode(name)?;
         state.names.remove(name);
@@ -155,7 +160,7 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let mut state = self.disk.state.lock();
         let result = state.operate();
         let written = if result.is_ok() { bytes.len() } else { bytes.len().min(state.torn_bytes) };
         state.inodes[self.inode].seen.extend_from_slice(&bytes[..written]);
@@ -163,7 +168,8 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let mut state = self.disk.0.lock();
+        let _open = self.disk.gate.lock();
+        let mut state = self.disk.state.lock();
         let result = state.operate();
         let inode = &mut state.inodes[self.inode];
         match result {
@@ -175,7 +181,7 @@ impl DiskFile for SimFile {
     }
 
     fn still_there(&self) -> io::Result<()> {
-        let state = self.disk.0.lock();
+        let state = self.disk.state.lock();
         if state.names.values().any(|inode| *inode == self.inode) {
             Ok(())
         } else {

@@ -246,6 +246,36 @@ fn a_closed_journal_commits_what_waits_and_takes_nothing_more() {
 }
 
 #[test]
+fn a_slow_sync_is_waited_for_while_the_next_group_grows() {
+    let mut rig = Rig::new();
+    let gate = Arc::clone(&rig.disk.gate);
+    let held = gate.lock();
+    let mut pending = vec![rig.append_start().unwrap()];
+    let Rig { journal, writer, live, clock, .. } = rig;
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.run());
+        for number in 0..50_u8 {
+            let id = SessionId::mint(&Key::new([9; 32]), clock.now_ms(), [number; 10]);
+            let body = BODY.into();
+            let content = Content::Start { sid: id, client: None, user_agent: None, body };
+            let change = Change::Start { id, opening: opening(), room: None };
+            pending.push((id, journal.append(&Encoded::new(content), change).unwrap()));
+        }
+        assert!(pending.iter_mut().all(|(_, committed)| committed.try_recv().is_err()));
+        assert!(
+            pending.iter().all(|(id, _)| !live.contains(*id)),
+            "nothing is acknowledged before its sync"
+        );
+        drop(held);
+        for (_, committed) in pending {
+            assert_eq!(committed.blocking_recv(), Ok(Ok(Outcome::Opened)));
+        }
+        journal.close();
+    });
+    assert_eq!(live.sessions(), 51);
+}
+
+#[test]
 fn a_cut_of_the_last_segment_at_every_byte_recovers() {
     let mut rig = Rig::new();
     let ids = rig.commit(3);
@@ -523,5 +553,78 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..40),
     ) {
         drive(&steps);
+    }
+}
+
+/// Handlers and the writer in every order that a schedule explorer finds in its time: nobody waits for
+/// ever, and every record is folded in the order of its number, whether the disk fails meanwhile or not.
+///
+/// `RUSTFLAGS="--cfg shuttle" cargo test --lib schedule`
+#[cfg(shuttle)]
+mod schedule {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    fn hand_over(faults: bool) {
+        let rig = Rig::new();
+        if faults {
+            rig.disk.fail_after(2, Some(2), 100);
+        }
+        let Rig { disk, journal, writer, live, .. } = rig;
+        let writer = shuttle::thread::spawn(move || writer.run());
+        let handlers: Vec<_> = (0..3_u8)
+            .map(|handler| {
+                let journal = journal.clone();
+                shuttle::thread::spawn(move || {
+                    let mut pending = Vec::new();
+                    for number in 0..2 {
+                        let random = [handler, number, 0, 0, 0, 0, 0, 0, 0, 0];
+                        let id = SessionId::mint(&Key::new([7; 32]), 1, random);
+                        let body = BODY.into();
+                        let content =
+                            Content::Start { sid: id, client: None, user_agent: None, body };
+                        let change = Change::Start { id, opening: opening(), room: None };
+                        let Ok(mut committed) = journal.append(&Encoded::new(content), change)
+                        else {
+                            continue;
+                        };
+                        // A bell that is not rung leaves this turning for ever, which is found.
+                        let answer = loop {
+                            match committed.try_recv() {
+                                Err(TryRecvError::Empty) => shuttle::thread::yield_now(),
+                                answer => break answer.expect("an answer"),
+                            }
+                        };
+                        pending.push((id, answer.is_ok()));
+                    }
+                    pending
+                })
+            })
+            .collect();
+        let pending: Vec<_> = handlers.into_iter().flat_map(|h| h.join().unwrap()).collect();
+        journal.close();
+        writer.join().unwrap();
+        let found = records(&disk);
+        in_order(&found);
+        for (id, acknowledged) in pending {
+            assert_eq!(live.contains(id), acknowledged);
+            if acknowledged {
+                let times = found.iter().filter(|(.., content)| content.sid() == Some(id)).count();
+                assert_eq!(times, 1);
+            } else {
+                assert!(faults, "nothing is refused while the disk is well");
+            }
+        }
+    }
+
+    #[test]
+    fn schedule_without_faults() {
+        shuttle::check_random(|| hand_over(false), 3_000);
+    }
+
+    #[test]
+    fn schedule_with_faults() {
+        shuttle::check_random(|| hand_over(true), 3_000);
     }
 }

@@ -129,12 +129,12 @@ impl Writer {
     /// False when the journal is closed and nothing is left.
     fn take_group(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let mut queue = shared.queue.lock();
+        let mut queue = shared.queue();
         while queue.waiting.is_empty() {
             if queue.phase == Phase::Closed {
                 return false;
             }
-            shared.wake.wait_for(&mut queue, AGE_LOOK);
+            queue = shared.wait(queue, AGE_LOOK);
             if queue.waiting.is_empty() && self.is_too_old() {
                 return true;
             }
@@ -156,7 +156,7 @@ impl Writer {
         let written = self.write(&lines);
         self.lines = lines;
         written?;
-        self.shared.queue.lock().in_writing = 0;
+        self.shared.queue().in_writing = 0;
         self.lines.clear();
         for Waiting { seq, received_ms, change, waiter } in self.waiting.drain(..) {
             self.committed_seq = seq;
@@ -192,7 +192,7 @@ impl Writer {
         let mut refused = mem::take(&mut self.waiting);
         self.lines.clear();
         {
-            let mut queue = self.shared.queue.lock();
+            let mut queue = self.shared.queue();
             if queue.phase == Phase::Up {
                 queue.phase = Phase::Down;
             }
@@ -208,15 +208,17 @@ impl Writer {
     /// Tries again until the disk writes. False if the journal was closed meanwhile.
     fn recover(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
-        let down_since_ms = shared.queue.lock().receive(&shared.clock);
+        let down_since_ms = shared.queue().receive(&shared.clock);
         let (mut pause, pause_max) = self.retry;
         loop {
             {
-                let mut queue = shared.queue.lock();
+                let queue = shared.queue();
                 if queue.phase == Phase::Closed {
                     return false;
                 }
-                shared.wake.wait_for(&mut queue, pause);
+                if !pause.is_zero() {
+                    drop(shared.wait(queue, pause));
+                }
             }
             match self.begin_anew(down_since_ms) {
                 Ok(()) => break,
@@ -225,7 +227,7 @@ impl Writer {
             self.open = None;
             pause = (pause * 2).min(pause_max);
         }
-        let mut queue = shared.queue.lock();
+        let mut queue = shared.queue();
         if queue.phase == Phase::Down {
             queue.phase = Phase::Up;
         }
@@ -236,13 +238,13 @@ impl Writer {
     /// Opens a segment that begins with a record of how long nothing could be written.
     fn begin_anew(&mut self, since_ms: u64) -> io::Result<()> {
         let seq = self.committed_seq + 1;
-        let now_ms = self.shared.queue.lock().receive(&self.shared.clock);
+        let now_ms = self.shared.queue().receive(&self.shared.clock);
         let down_ms = now_ms - since_ms;
         let mut line = Vec::new();
         Encoded::new(Content::Pause { down_ms }).write_line(&mut line, seq, now_ms);
         self.write(&line)?;
         self.committed_seq = seq;
-        self.shared.queue.lock().next_seq = seq + 1;
+        self.shared.queue().next_seq = seq + 1;
         self.processor.fold(seq, now_ms, Change::Pause { down_ms });
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod id;
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -42,9 +43,6 @@ fn key_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key
     Key::from_hex(&text).ok_or_else(problem).map(Some)
 }
 
-/// The facts of a usual session have fewer bytes.
-const FACTS_BYTES_USUAL: usize = 1 << 10;
-
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,28 +66,34 @@ pub struct Opening {
 impl Opening {
     /// Keeps what a start said.
     pub fn of(start: &Start<'_>) -> Self {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Facts<'f, 'a> {
-            params: &'f crate::wire::Params<'a>,
-            custom_metadata: &'f crate::wire::CustomMetadata<'a>,
-        }
-        let facts = Facts { params: &start.params, custom_metadata: &start.custom_metadata };
-        // Large enough for most, so that it seldom grows; what is too much is given back.
-        let mut text = Vec::with_capacity(FACTS_BYTES_USUAL);
-        serde_json::to_writer(&mut text, &facts).expect("text keys and sound values are JSON");
-        let text = String::from_utf8(text).expect("JSON is UTF-8");
-        Self {
-            player_time: start.player_time,
-            content: start.content,
-            facts: RawValue::from_string(text).expect("it was just written as JSON"),
-        }
+        let facts = facts_of(start);
+        Self { player_time: start.player_time, content: start.content, facts }
     }
 
     /// The memory that it holds beside itself, in bytes.
     pub fn facts_bytes(&self) -> usize {
         self.facts.get().len()
     }
+}
+
+fn facts_of(start: &Start<'_>) -> Box<RawValue> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Facts<'f, 'a> {
+        params: &'f crate::wire::Params<'a>,
+        custom_metadata: &'f crate::wire::CustomMetadata<'a>,
+    }
+    thread_local! {
+        // Written here first, so that what is kept is allocated once and exactly.
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let facts = Facts { params: &start.params, custom_metadata: &start.custom_metadata };
+    let text = SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        serde_json::to_writer(&mut *scratch, &facts).expect("sound values are JSON");
+        str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
+    });
+    RawValue::from_string(text).expect("it was just written as JSON")
 }
 
 /// One live session.
