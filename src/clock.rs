@@ -50,6 +50,20 @@ impl Clock {
         }
     }
 
+    /// Sees to it that the clock shows at least this, in ms since the Unix epoch: a machine that has lost
+    /// the time of day must not stand still until that has caught up with the journal.
+    pub fn not_before(&self, ms: u64) {
+        match &self.0 {
+            Source::System(system) => {
+                let mut steady = system.steady.lock();
+                steady.ms = steady.ms.max(ms);
+            }
+            Source::Manual(now_ms) => {
+                now_ms.fetch_max(ms, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, by_ms: u64) {
         if let Source::Manual(now_ms) = &self.0 {
@@ -106,6 +120,16 @@ mod tests {
         assert_eq!(steady.read(601_000, 5_201_000), 1_607_000);
         // Back to the first day: it goes on, a little slower.
         assert_eq!(steady.read(1_201_000, 0), 2_201_000);
+    }
+
+    #[test]
+    fn a_clock_behind_the_journal_goes_on_from_there() {
+        let clock = Clock::system();
+        let future = clock.now_ms() + 1_000_000;
+        clock.not_before(future);
+        assert!(clock.now_ms() >= future);
+        clock.not_before(5);
+        assert!(clock.now_ms() >= future);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::session::Opening;
 use crate::session::id::{Key, SessionId};
 use crate::wire::{Rules, Start, Unlisted, Violations};
 
+/// How many sessions are closed in one go: players who wait to be written must not wait long.
+const CLOSED_AT_ONCE: usize = 10_000;
+
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
 pub struct Collector {
@@ -97,21 +100,25 @@ impl Collector {
     /// Closes the sessions whose deadline has come, each with a record. While nothing can be written
     /// none is closed, and no deadline runs.
     pub async fn close_due(&self) {
-        if self.journal.is_up().is_err() {
-            return;
-        }
-        let mut closing = Vec::new();
-        for (id, reason) in self.live.take_due(self.journal.now_ms()) {
-            let record = Encoded::new(Content::Close { sid: id, reason });
-            closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
-        }
-        for (id, appended) in closing {
-            let committed = match appended {
-                Ok(committed) => committed.await.is_ok_and(|committed| committed.is_ok()),
-                Err(_) => false,
-            };
-            if !committed {
-                self.live.put_back(id);
+        while self.journal.is_up().is_ok() {
+            let due = self.live.take_due(self.journal.now_ms(), CLOSED_AT_ONCE);
+            let mut closing = Vec::with_capacity(due.len());
+            for (id, reason) in due {
+                let record = Encoded::new(Content::Close { sid: id, reason });
+                closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
+            }
+            let all = closing.len() < CLOSED_AT_ONCE;
+            for (id, appended) in closing {
+                let committed = match appended {
+                    Ok(committed) => committed.await.is_ok_and(|committed| committed.is_ok()),
+                    Err(_) => false,
+                };
+                if !committed {
+                    self.live.put_back(id);
+                }
+            }
+            if all {
+                return;
             }
         }
     }

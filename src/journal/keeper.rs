@@ -47,10 +47,16 @@ impl Keeper {
             }
         };
         report("compress a segment", self.compress_closed());
+        let mut checkpoint_ms = self.clock.now_ms();
         loop {
-            match closed.recv_timeout(self.settings.checkpoint_interval) {
+            let next = Duration::from_millis(checkpoint_ms) + self.settings.checkpoint_interval;
+            let now_ms = self.clock.now_ms();
+            match closed.recv_timeout(next.saturating_sub(Duration::from_millis(now_ms))) {
                 Ok(_) => report("compress a segment", self.compress_closed()),
-                Err(RecvTimeoutError::Timeout) => report("save a checkpoint", self.checkpoint()),
+                Err(RecvTimeoutError::Timeout) => {
+                    checkpoint_ms = now_ms;
+                    report("save a checkpoint", self.checkpoint());
+                }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             report("remove old segments", self.retain());

@@ -350,6 +350,29 @@ fn a_damaged_checkpoint_falls_back_to_the_other_and_then_to_replay() {
 }
 
 #[test]
+fn a_segment_that_is_old_is_closed_with_the_next_group() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    rig.clock.advance(3_599_999);
+    rig.commit(1);
+    assert_eq!(segment::list(&rig.disk).unwrap().len(), 1);
+    rig.clock.advance(1);
+    rig.commit(1);
+    let firsts: Vec<_> =
+        segment::list(&rig.disk).unwrap().iter().map(|segment| segment.first_seq).collect();
+    assert_eq!(firsts, [1, 3]);
+}
+
+#[test]
+fn a_segment_that_was_removed_is_not_written_into_the_void() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    rig.disk.remove(&segment::open_name(1)).unwrap();
+    assert_eq!(rig.commit(1), [], "nothing is acknowledged");
+    assert_eq!(rig.commit(1).len(), 1, "and a new one is begun");
+}
+
+#[test]
 fn closed_segments_are_compressed_and_read_all_the_same() {
     let mut rig = Rig::new();
     for _ in 0..6 {
@@ -456,7 +479,7 @@ fn drive(steps: &[Step]) {
             }
             Step::Advance(by_ms) => rig.clock.advance(*by_ms),
             Step::CloseDue => {
-                let due = rig.live.take_due(rig.journal.now_ms());
+                let due = rig.live.take_due(rig.journal.now_ms(), usize::MAX);
                 let mut pending = Vec::new();
                 for (id, _) in due {
                     match rig.append_close(id) {

@@ -84,6 +84,7 @@ impl Writer {
     ) -> io::Result<(Journal, Self)> {
         let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
+        clock.not_before(last_ms);
         let journal = Journal::new(clock, bytes_max, start.next_seq, last_ms);
         let mut writer = Self {
             shared: Arc::clone(&journal.0),

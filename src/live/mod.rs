@@ -23,11 +23,13 @@ use crate::size::Size;
 /// keep each map small enough that its growth stalls nobody.
 pub const SHARDS: usize = 256;
 
-/// What one session costs beside its facts: itself, and its entries in map and deadlines at the load
-/// that they have on average.
+/// What one session costs beside its facts: itself, its entries in map and deadlines (which double when
+/// they grow, so they are emptier than full), and the allocator's share. Measured: 270 000 sessions with
+/// facts of 478 bytes took 829 bytes each of the process.
 const SESSION_BYTES: usize = size_of::<Session>()
-    + 2 * size_of::<(SessionId, Box<Session>)>()
-    + 2 * size_of::<(u64, SessionId)>();
+    + 3 * size_of::<(SessionId, Box<Session>)>()
+    + 3 * size_of::<(u64, SessionId)>()
+    + 2 * 16;
 
 /// The section `live` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -150,14 +152,16 @@ impl Live {
     }
 
     /// Takes out the sessions whose deadline has come, given the time of the server's clock in ms since
-    /// the Unix epoch. Sessions that are not due cost nothing. Each must be given a `close` record, or
-    /// [put back](Self::put_back).
-    pub fn take_due(&self, now_ms: u64) -> Vec<(SessionId, CloseReason)> {
+    /// the Unix epoch, at most `enough`. Sessions that are not due cost nothing. Each must
+    /// be given a `close` record, or [put back](Self::put_back).
+    pub fn take_due(&self, now_ms: u64, enough: usize) -> Vec<(SessionId, CloseReason)> {
         let now_up_ms = self.up_ms(now_ms);
         let mut due = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock();
-            while let Some(id) = shard.deadlines.next_due(now_up_ms) {
+            while due.len() < enough
+                && let Some(id) = shard.deadlines.next_due(now_up_ms)
+            {
                 if let Some(session) = shard.sessions.get(&Hashed(id)) {
                     let deadline_up_ms = session.deadline_up_ms(&self.session_settings);
                     if deadline_up_ms <= now_up_ms {
@@ -411,12 +415,12 @@ mod tests {
         let live = live(Settings::default());
         open(&live, 1, 1_000, 1).unwrap();
         open(&live, 2, 1_050, 2).unwrap();
-        assert_eq!(live.take_due(1_099), []);
-        assert_eq!(live.take_due(1_100), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_099, 9), []);
+        assert_eq!(live.take_due(1_100, 9), [(id(1), NO_EVENTS)]);
         assert!(live.contains(id(1)), "only its record closes it");
-        assert_eq!(live.take_due(1_100), [], "it is taken out once");
+        assert_eq!(live.take_due(1_100, 9), [], "it is taken out once");
         live.put_back(id(1));
-        assert_eq!(live.take_due(1_100), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_100, 9), [(id(1), NO_EVENTS)]);
         assert!(live.close(3, 1_100, id(1), NO_EVENTS));
         assert!(!live.contains(id(1)) && live.contains(id(2)));
         assert!(!live.close(4, 1_100, id(1), NO_EVENTS), "it is closed already");
@@ -430,12 +434,12 @@ mod tests {
         let live = live(Settings::default());
         open(&live, 1, 1_000, 1).unwrap();
         live.pause(2, 1_500, 500);
-        assert_eq!(live.take_due(1_599), []);
+        assert_eq!(live.take_due(1_599, 9), []);
         assert!(!live.close(3, 1_599, id(1), NO_EVENTS));
-        assert_eq!(live.take_due(1_600), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_600, 9), [(id(1), NO_EVENTS)]);
         open(&live, 4, 1_600, 2).unwrap();
-        assert_eq!(live.take_due(1_699), [], "a later session is not older for it");
-        assert_eq!(live.take_due(1_700), [(id(2), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_699, 9), [], "a later session is not older for it");
+        assert_eq!(live.take_due(1_700, 9), [(id(2), NO_EVENTS)]);
     }
 
     #[test]
