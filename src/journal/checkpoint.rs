@@ -1,7 +1,7 @@
 //! Live sessions saved whole, so that a restart reads only what came after.
 //!
 //! ```text
-//! {"version":1,"progress":{…}}                     everything up to progress.seq is in every shard
+//! {"version":1,"saved_ms":…,"progress":{…}}        everything up to progress.seq is in every shard
 //! {"shard":0,"seq":124}                            this shard includes its records up to seq
 //! {"sid":"…","session":{…}}                        its sessions, by id
 //! …                                                256 shards
@@ -39,6 +39,8 @@ const VERSION: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
+    /// When it was saved, in ms since the Unix epoch by the server's clock: the server was up until then.
+    saved_ms: u64,
     progress: Progress,
 }
 
@@ -101,7 +103,7 @@ pub fn needed_after(disk: &dyn Disk) -> io::Result<u64> {
 /// The whole state as a checkpoint has it.
 pub fn to_bytes(live: &Live) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write(live, |piece, _| {
+    write(live, 0, |piece, _| {
         bytes.extend_from_slice(piece);
         Ok(())
     })
@@ -111,20 +113,23 @@ pub fn to_bytes(live: &Live) -> Vec<u8> {
 
 /// Saves the live sessions, and removes what is older than the two newest checkpoints.
 ///
+/// While the server runs the disk is left to the journal between two pieces, and nothing is saved if
+/// nothing has changed; at its end neither matters.
+///
 /// # Errors
 /// What the system says; the older checkpoints are then untouched.
-pub fn save(disk: &dyn Disk, live: &Live, paced: bool) -> io::Result<()> {
+pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Result<()> {
     let floor_seq = live.progress().seq;
     let name = format!("{PREFIX}{floor_seq:020}");
-    if list(disk)?.iter().any(|(saved_seq, _)| *saved_seq == floor_seq) {
+    if running && list(disk)?.iter().any(|(saved_seq, _)| *saved_seq == floor_seq) {
         return Ok(());
     }
     let unfinished = unfinished_name(&name);
     let mut file = disk.create(&unfinished)?;
-    write(live, |piece, is_last| {
+    write(live, now_ms, |piece, is_last| {
         file.append(piece)?;
         file.sync()?;
-        if paced && !is_last {
+        if running && !is_last {
             std::thread::sleep(PIECE_PAUSE);
         }
         Ok(())
@@ -137,10 +142,14 @@ pub fn save(disk: &dyn Disk, live: &Live, paced: bool) -> io::Result<()> {
 }
 
 /// Writes a checkpoint, piece by piece.
-fn write(live: &Live, mut put: impl FnMut(&[u8], bool) -> io::Result<()>) -> io::Result<()> {
+fn write(
+    live: &Live,
+    saved_ms: u64,
+    mut put: impl FnMut(&[u8], bool) -> io::Result<()>,
+) -> io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
     let (mut crc, mut count) = (0, 0);
-    add_line(&mut piece, &Header { version: VERSION, progress: live.progress() });
+    add_line(&mut piece, &Header { version: VERSION, saved_ms, progress: live.progress() });
     for shard in 0..SHARDS {
         let saved = live.save_shard(shard);
         add_line(&mut piece, &ShardLine { shard, seq: saved.seq });
@@ -164,14 +173,15 @@ fn add_line(piece: &mut Vec<u8>, line: &impl Serialize) {
     piece.push(b'\n');
 }
 
-/// Restores the live sessions from a checkpoint, all or none.
+/// Restores the live sessions from a checkpoint, all or none, and says when it was saved (ms since the
+/// Unix epoch).
 ///
 /// # Errors
 /// [`Broken`], and then `live` is empty.
-pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<(), Broken> {
+pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
     // Read twice, so that nothing of a damaged one is ever in the map.
     each_line(disk.open(name)?, |_| Ok(()))?;
-    let mut row = None;
+    let (mut row, mut saved_ms) = (None, 0);
     let restored = each_line(disk.open(name)?, |line| {
         let wrong = |error: serde_json::Error| error.to_string();
         if line.starts_with(b"{\"sid\"") {
@@ -184,6 +194,7 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<(), Broken> {
                 return Err(format!("version {} is not known", header.version));
             }
             live.restore_progress(header.progress);
+            saved_ms = header.saved_ms;
             row = Some(0);
         } else {
             let shard: ShardLine = serde_json::from_slice(line).map_err(wrong)?;
@@ -198,7 +209,7 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<(), Broken> {
     if restored.is_err() {
         live.clear();
     }
-    restored
+    restored.map(|()| saved_ms)
 }
 
 /// Calls `take` with each line but the footer, which must fit.

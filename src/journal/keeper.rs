@@ -61,7 +61,10 @@ impl Keeper {
             }
             report("remove old segments", self.retain());
         }
-        report("save a checkpoint", checkpoint::save(&*self.disk, &self.live, false));
+        report(
+            "save a checkpoint",
+            checkpoint::save(&*self.disk, &self.live, self.clock.now_ms(), false),
+        );
     }
 
     /// Saves the live sessions.
@@ -69,7 +72,7 @@ impl Keeper {
     /// # Errors
     /// What the system says; so for what follows.
     pub fn checkpoint(&self) -> io::Result<()> {
-        checkpoint::save(&*self.disk, &self.live, true)
+        checkpoint::save(&*self.disk, &self.live, self.clock.now_ms(), true)
     }
 
     /// Compresses every segment that is closed.

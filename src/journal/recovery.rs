@@ -46,7 +46,7 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
         }
     }
     let mut recovered = Recovered::default();
-    load_checkpoint(disk, live, &mut recovered)?;
+    let saved_ms = load_checkpoint(disk, live, &mut recovered)?;
     let floor_seq = live.progress().seq;
     let segments = segment::list(disk)?;
     let mut reading = Reading {
@@ -66,7 +66,8 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
     let Reading { expected_seq, last_ms, set_aside, .. } = reading;
     // With durability `write` a machine may lose records that a checkpoint includes.
     let next_seq = expected_seq.unwrap_or(1).max(floor_seq + 1);
-    let last_ms = last_ms.or((floor_seq > 0).then_some(live.progress().received_ms));
+    // The server was up at least until then, so later time is what it was down.
+    let last_ms = last_ms.max(saved_ms);
     recovered.start = Start { next_seq, last_ms };
     if !set_aside.is_empty() {
         let name = format!("damaged-{next_seq:020}.txt");
@@ -82,13 +83,18 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
     Ok(recovered)
 }
 
-/// Loads the newest checkpoint that is sound; without one the whole journal is read.
-fn load_checkpoint(disk: &dyn Disk, live: &Live, recovered: &mut Recovered) -> io::Result<()> {
+/// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal
+/// is read.
+fn load_checkpoint(
+    disk: &dyn Disk,
+    live: &Live,
+    recovered: &mut Recovered,
+) -> io::Result<Option<u64>> {
     for (floor_seq, name) in checkpoint::list(disk)? {
         match checkpoint::load(disk, &name, live) {
-            Ok(()) => {
+            Ok(saved_ms) => {
                 recovered.checkpoint_seq = Some(floor_seq);
-                return Ok(());
+                return Ok(Some(saved_ms));
             }
             Err(error) => {
                 recovered.checkpoints_broken += 1;
@@ -96,7 +102,7 @@ fn load_checkpoint(disk: &dyn Disk, live: &Live, recovered: &mut Recovered) -> i
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 struct Reading<'r> {

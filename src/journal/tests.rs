@@ -45,7 +45,7 @@ struct Rig {
     keeper: Keeper,
     recovered: Recovered,
     sessions: u32,
-    _closed: Receiver<u64>,
+    closed: Receiver<u64>,
 }
 
 type Pending = (SessionId, oneshot::Receiver<Committed>);
@@ -69,17 +69,7 @@ impl Rig {
         writer.retry = (Duration::ZERO, Duration::ZERO);
         let recovered = recovered.clone();
         let sessions = u32::try_from(start.next_seq).unwrap() << 8;
-        Ok(Self {
-            disk,
-            clock,
-            live,
-            journal,
-            writer,
-            keeper,
-            recovered,
-            sessions,
-            _closed: closed,
-        })
+        Ok(Self { disk, clock, live, journal, writer, keeper, recovered, sessions, closed })
     }
 
     fn append_start(&mut self) -> Result<Pending, Unavailable> {
@@ -175,6 +165,31 @@ fn a_record_is_live_once_it_is_committed_and_again_after_a_restart() {
 }
 
 #[test]
+fn time_that_a_server_was_idle_is_not_time_that_it_was_down() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    rig.clock.advance(100_000);
+    let Rig { disk, journal, writer, keeper, clock, closed, .. } = rig;
+    journal.close();
+    writer.run();
+    keeper.run(&closed);
+    clock.advance(7);
+    let rig = Rig::on(disk.after_crash(0), clock).unwrap();
+    assert_eq!(rig.live.progress().paused_ms, 7);
+}
+
+#[test]
+fn a_segment_is_compressed_as_soon_as_it_isclosed() {
+    let mut rig = Rig::new();
+    rig.commit(20);
+    rig.commit(1);
+    let begun: Vec<_> = rig.closed.try_iter().collect();
+    assert_eq!(begun, [1, 21], "told when the next one is there");
+    rig.keeper.compress_closed().unwrap();
+    assert!(segment::list(&rig.disk).unwrap()[0].compressed);
+}
+
+#[test]
 fn a_refused_group_is_not_acknowledged_and_its_numbers_are_given_anew() {
     let mut rig = Rig::new();
     let before = rig.commit(2);
@@ -235,7 +250,7 @@ fn beyond_the_bound_of_uncommitted_bytes_records_are_refused_at_once() {
 }
 
 #[test]
-fn a_closed_journal_commits_what_waits_and_takes_nothing_more() {
+fn aclosed_journal_commits_what_waits_and_takes_nothing_more() {
     let mut rig = Rig::new();
     let (id, mut committed) = rig.append_start().unwrap();
     rig.journal.close();
@@ -350,7 +365,7 @@ fn a_damaged_checkpoint_falls_back_to_the_other_and_then_to_replay() {
 }
 
 #[test]
-fn a_segment_that_is_old_is_closed_with_the_next_group() {
+fn a_segment_that_is_old_isclosed_with_the_next_group() {
     let mut rig = Rig::new();
     rig.commit(1);
     rig.clock.advance(3_599_999);

@@ -24,7 +24,8 @@ const AGE_LOOK: Duration = Duration::from_secs(1);
 pub struct Start {
     /// The number of the next record.
     pub next_seq: u64,
-    /// When the last record was received, in ms since the Unix epoch; none if there is no record.
+    /// When the server was last up for certain, in ms since the Unix epoch: when the last record was
+    /// received or the last checkpoint saved; none if there is neither.
     pub last_ms: Option<u64>,
 }
 
@@ -34,7 +35,7 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     processor: Processor,
     settings: Settings,
-    /// Told the first number of each segment that is closed.
+    /// Told the first number of each segment that is begun: those before it are closed.
     closed: Sender<u64>,
     open: Option<Open>,
     lines: Vec<u8>,
@@ -47,16 +48,18 @@ pub struct Writer {
 /// The segment that grows.
 struct Open {
     file: Box<dyn DiskFile>,
-    first_seq: u64,
     opened_ms: u64,
     bytes: u64,
 }
 
 impl Open {
-    /// Makes the segment that begins with this number.
-    fn new(disk: &dyn Disk, clock: &Clock, first_seq: u64) -> io::Result<Self> {
-        let file = disk.create(&segment::open_name(first_seq))?;
-        Ok(Self { file, first_seq, opened_ms: clock.now_ms(), bytes: 0 })
+    fn write(&mut self, lines: &[u8], durability: Durability) -> io::Result<()> {
+        self.file.append(lines)?;
+        self.bytes += lines.len() as u64;
+        if durability == Durability::Fsync {
+            self.file.sync()?;
+        }
+        self.file.still_there()
     }
 }
 
@@ -149,6 +152,7 @@ impl Writer {
     fn commit_group(&mut self) -> io::Result<()> {
         if self.is_too_large() || self.is_too_old() {
             self.close_segment()?;
+            self.open = Some(self.begin_segment()?);
         }
         if self.waiting.is_empty() {
             return Ok(());
@@ -170,18 +174,13 @@ impl Writer {
 
     /// Writes lines to the segment that grows, as durably as the settings want.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let open = match &mut self.open {
+        let mut open = match self.open.take() {
             Some(open) => open,
-            none => {
-                none.insert(Open::new(&*self.disk, &self.shared.clock, self.committed_seq + 1)?)
-            }
+            None => self.begin_segment()?,
         };
-        open.file.append(lines)?;
-        open.bytes += lines.len() as u64;
-        if self.settings.durability == Durability::Fsync {
-            open.file.sync()?;
-        }
-        open.file.still_there()
+        let written = open.write(lines, self.settings.durability);
+        self.open = Some(open);
+        written
     }
 
     /// Nothing of the group is acknowledged, nor of what came after it: all of it is refused, and its
@@ -250,14 +249,23 @@ impl Writer {
         Ok(())
     }
 
+    /// Begins the segment of the next record; the one before it is closed by that.
+    fn begin_segment(&mut self) -> io::Result<Open> {
+        let first_seq = self.committed_seq + 1;
+        let file = self.disk.create(&segment::open_name(first_seq))?;
+        // Nobody listens any more when the server ends.
+        let _ = self.closed.send(first_seq);
+        let opened_ms = self.shared.clock.now_ms();
+        Ok(Open { file, opened_ms, bytes: 0 })
+    }
+
     /// Closes the segment that grows, if it has any record.
     fn close_segment(&mut self) -> io::Result<()> {
-        let Some(mut open) = self.open.take_if(|open| open.bytes > 0) else { return Ok(()) };
-        // With `write` it has not been synced yet.
-        open.file.sync()?;
-        // Nobody listens any more when the server ends.
-        let _ = self.closed.send(open.first_seq);
-        Ok(())
+        match self.open.take_if(|open| open.bytes > 0) {
+            // With `write` it has not been synced yet.
+            Some(mut open) => open.file.sync(),
+            None => Ok(()),
+        }
     }
 
     fn is_too_large(&self) -> bool {
