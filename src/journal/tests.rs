@@ -179,7 +179,7 @@ fn time_that_a_server_was_idle_is_not_time_that_it_was_down() {
 }
 
 #[test]
-fn a_segment_is_compressed_as_soon_as_it_isclosed() {
+fn a_segment_is_compressed_as_soon_as_it_is_closed() {
     let mut rig = Rig::new();
     rig.commit(20);
     rig.commit(1);
@@ -250,7 +250,17 @@ fn beyond_the_bound_of_uncommitted_bytes_records_are_refused_at_once() {
 }
 
 #[test]
-fn aclosed_journal_commits_what_waits_and_takes_nothing_more() {
+fn without_a_writer_nobody_waits_for_ever() {
+    let mut rig = Rig::new();
+    let (_, mut committed) = rig.append_start().unwrap();
+    let Rig { journal, writer, .. } = rig;
+    drop(writer);
+    assert_eq!(committed.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    assert_eq!(journal.is_up(), Err(Unavailable::Closed));
+}
+
+#[test]
+fn a_closed_journal_commits_what_waits_and_takes_nothing_more() {
     let mut rig = Rig::new();
     let (id, mut committed) = rig.append_start().unwrap();
     rig.journal.close();
@@ -365,7 +375,7 @@ fn a_damaged_checkpoint_falls_back_to_the_other_and_then_to_replay() {
 }
 
 #[test]
-fn a_segment_that_is_old_isclosed_with_the_next_group() {
+fn a_segment_that_is_old_is_closed_with_the_next_group() {
     let mut rig = Rig::new();
     rig.commit(1);
     rig.clock.advance(3_599_999);

@@ -63,6 +63,16 @@ impl Open {
     }
 }
 
+impl Drop for Writer {
+    /// However the writer ends, nobody waits for it any more.
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue();
+        queue.phase = Phase::Closed;
+        queue.lines.clear();
+        queue.waiting.clear();
+    }
+}
+
 impl fmt::Debug for Writer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
