@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
 use crate::live::{Full, Live};
-use crate::processor::Change;
+use crate::processor::{Change, Outcome};
 use crate::session::Opening;
 use crate::session::id::{Key, SessionId};
 use crate::wire::{Rules, Start, Unlisted, Violations};
@@ -109,11 +109,11 @@ impl Collector {
             }
             let all = closing.len() < CLOSED_AT_ONCE;
             for (id, appended) in closing {
-                let committed = match appended {
-                    Ok(committed) => committed.await.is_ok_and(|committed| committed.is_ok()),
+                let closed = match appended {
+                    Ok(committed) => matches!(committed.await, Ok(Ok(Outcome::Closed))),
                     Err(_) => false,
                 };
-                if !committed {
+                if !closed {
                     self.live.put_back(id);
                 }
             }

@@ -115,8 +115,10 @@ impl DataDir {
                 Key::from_hex(text.trim_ascii()).ok_or(DataDirError::KeyMalformed { path })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if self.has_journal() {
-                    return Err(DataDirError::KeyLost { path });
+                match self.has_journal() {
+                    Ok(false) => {}
+                    Ok(true) => return Err(DataDirError::KeyLost { path }),
+                    Err(source) => return Err(DataDirError::KeyUnreadable { path, source }),
                 }
                 let mut bytes = [0; Key::BYTES];
                 rand::rng().fill_bytes(&mut bytes);
@@ -130,8 +132,13 @@ impl DataDir {
     }
 
     /// Whether there is anything that was signed with a key.
-    fn has_journal(&self) -> bool {
-        std::fs::read_dir(self.journal()).is_ok_and(|mut files| files.next().is_some())
+    fn has_journal(&self) -> io::Result<bool> {
+        match std::fs::read_dir(self.journal()) {
+            Ok(mut files) => Ok(files.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Who cannot tell must not make a new key.
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes a file that only the server can read, whole or not at all.

@@ -10,7 +10,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
@@ -19,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::size::Size;
 use crate::wire::Violations;
 
-/// How many lines may wait to be written.
+/// How many lines, and how many bytes of them, may wait to be written.
 const QUEUE_MAX: usize = 256;
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// How many lines, and how many bytes of them, a ring holds.
 const RING_LINES_MAX: usize = 100;
@@ -74,7 +76,8 @@ pub enum Class {
 #[derive(Debug)]
 pub struct Rejects {
     rings: [Mutex<Ring>; 2],
-    queue: SyncSender<String>,
+    queue: SyncSender<Option<String>>,
+    queued_bytes: Arc<AtomicUsize>,
     dropped: AtomicU64,
 }
 
@@ -98,9 +101,13 @@ impl Rejects {
     /// A keeper of refusals, and the writer of its files, which is to be run in a thread of its own.
     pub fn new(settings: &Settings, data_dir: &Path) -> (Self, Writer) {
         let (queue, lines) = sync_channel(QUEUE_MAX);
-        let rejects = Self { rings: Default::default(), queue, dropped: AtomicU64::new(0) };
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
         let folder = data_dir.join("rejects");
-        (rejects, Writer { lines, folder, file_bytes_max: settings.bytes_max.as_u64() / 2 })
+        let file_bytes_max = settings.bytes_max.as_u64() / 2;
+        let writer =
+            Writer { lines, queued_bytes: Arc::clone(&queued_bytes), folder, file_bytes_max };
+        let dropped = AtomicU64::new(0);
+        (Self { rings: Default::default(), queue, queued_bytes, dropped }, writer)
     }
 
     /// Keeps one refusal.
@@ -108,9 +115,23 @@ impl Rejects {
         let line = line_of(reject);
         let class = if reject.body.is_some() { Class::Invalid } else { Class::Unread };
         self.rings[class as usize].lock().push(line.clone());
-        if self.queue.try_send(line).is_err() {
+        // A body that was not read has nothing to lose, and a flood of such must not push the others
+        // out of the files.
+        if class == Class::Unread {
+            return;
+        }
+        let bytes = line.len();
+        let full = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX;
+        if full || self.queue.try_send(Some(line)).is_err() {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Lets the writer end, once it has written what waits.
+    pub fn close(&self) {
+        // If the writer has ended already, there is nobody to tell.
+        let _ = self.queue.send(None);
     }
 
     /// The last refusals of a class, the oldest first, each as JSON.
@@ -162,17 +183,19 @@ fn line_of(reject: &Reject<'_>) -> String {
 /// Writes the files.
 #[derive(Debug)]
 pub struct Writer {
-    lines: Receiver<String>,
+    lines: Receiver<Option<String>>,
+    queued_bytes: Arc<AtomicUsize>,
     folder: PathBuf,
     file_bytes_max: u64,
 }
 
 impl Writer {
-    /// Writes until the last [`Rejects`] is gone. A disk that fails loses lines here, and nothing else.
+    /// Writes until [`Rejects::close`]. A disk that fails loses lines here, and nothing else.
     pub fn run(self) {
         let mut open: Option<(File, u64)> = None;
         let mut failing = false;
-        while let Ok(line) = self.lines.recv() {
+        while let Ok(Some(line)) = self.lines.recv() {
+            self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
             if self.file_bytes_max == 0 {
                 continue;
             }
@@ -246,11 +269,11 @@ mod tests {
         );
         assert!(last[1].contains("\"body_hex\":\"ff\""));
         assert_eq!(rejects.last(Class::Unread).len(), 1);
-        drop(rejects);
+        rejects.close();
         writer.run();
         let written =
             std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
-        assert_eq!(written.lines().count(), 3);
+        assert_eq!(written.lines().count(), 2, "there is nothing to lose of the third");
         assert_eq!(written.lines().next(), Some(last[0].as_str()));
     }
 
@@ -264,7 +287,12 @@ mod tests {
         }
         assert!(rejects.last(Class::Invalid)[0].contains("the one"));
         assert_eq!(rejects.last(Class::Unread).len(), RING_LINES_MAX);
-        assert_eq!(rejects.dropped(), 10_001 - QUEUE_MAX as u64, "nothing waits for the disk");
+        assert_eq!(rejects.dropped(), 0);
+        for _ in 0..300 {
+            keep(&rejects, 400, Some(&vec![b'x'; 100_000]));
+        }
+        assert!(rejects.dropped() > 100, "nothing waits for the disk");
+        assert!(rejects.queued_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
     }
 
     #[test]
@@ -284,7 +312,7 @@ mod tests {
         for _ in 0..200 {
             keep(&rejects, 400, Some(&[b'x'; 1_000]));
         }
-        drop(rejects);
+        rejects.close();
         writer.run();
         let size =
             |name: &str| std::fs::metadata(folder.path().join("rejects").join(name)).unwrap().len();

@@ -63,9 +63,9 @@ impl DiskFile for File {
     }
 }
 
-fn read_back(disk: &Memory) -> Recovered {
+fn read_back(disk: &Memory) -> io::Result<Recovered> {
     let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
-    recover(disk, &live, &mut Processor::new(Arc::clone(&live))).unwrap()
+    recover(disk, &live, &mut Processor::new(Arc::clone(&live)))
 }
 
 fuzz_target!(|files: (Vec<u8>, u8, Vec<u8>, Option<Vec<u8>>)| {
@@ -76,6 +76,8 @@ fuzz_target!(|files: (Vec<u8>, u8, Vec<u8>, Option<Vec<u8>>)| {
     if let Some(checkpoint) = checkpoint {
         disk.0.lock().unwrap().insert("checkpoint-00000000000000000001".into(), checkpoint);
     }
-    read_back(&disk);
-    assert_eq!(read_back(&disk).cut_bytes, 0, "what was cut once is gone");
+    // Only a record of another version is a reason not to start.
+    if read_back(&disk).is_ok() {
+        assert_eq!(read_back(&disk).unwrap().cut_bytes, 0, "what was cut once is gone");
+    }
 });

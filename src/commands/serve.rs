@@ -82,7 +82,8 @@ pub struct Server {
     public: JoinHandle<()>,
     admin: JoinHandle<()>,
     deadlines: JoinHandle<()>,
-    threads: [thread::JoinHandle<()>; 2],
+    threads: Threads,
+    rejects_thread: thread::JoinHandle<()>,
     data_dir: DataDir,
 }
 
@@ -98,7 +99,8 @@ impl Server {
             None => data_dir.session_key()?,
         };
         let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
-        thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
+        let rejects_thread =
+            thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -146,16 +148,24 @@ impl Server {
             )),
             deadlines: tokio::spawn(ticks),
             threads,
+            rejects_thread,
             data_dir,
             app,
         })
     }
 
     /// Serves until told to stop, then drains; a second word ends it at once, unfinished.
-    pub async fn run(self, mut stops: mpsc::Receiver<Stop>) -> ExitCode {
-        let Some(stop) = stops.recv().await else {
-            return ExitCode::FAILURE;
+    ///
+    /// If a thread of the journal ends before, the server ends too, so that something starts it anew.
+    pub async fn run(mut self, mut stops: mpsc::Receiver<Stop>) -> ExitCode {
+        let stop = tokio::select! {
+            stop = stops.recv() => stop,
+            _ = self.threads.ended.recv() => {
+                tracing::error!("a thread of the journal has ended: the server cannot go on");
+                None
+            }
         };
+        let Some(stop) = stop else { return ExitCode::FAILURE };
         tokio::select! {
             () = self.drain(stop) => ExitCode::SUCCESS,
             Some(_) = stops.recv() => {
@@ -168,6 +178,7 @@ impl Server {
     async fn drain(self, stop: Stop) {
         let Self { app, shutdown, public_stage, admin_stage, public, admin, deadlines, .. } = self;
         let (threads, data_dir) = (self.threads, self.data_dir);
+        let rejects_thread = self.rejects_thread;
         app.health().stop();
         if stop == Stop::AfterGrace {
             tracing::info!(grace_ms = millis(shutdown.grace), "stopping: not ready any more");
@@ -188,7 +199,13 @@ impl Server {
         deadlines.abort();
         // All that was answered is committed; the rest of the work is to save the live sessions.
         app.collector().journal().close();
-        let joined = tokio::task::spawn_blocking(|| threads.map(thread::JoinHandle::join)).await;
+        let rejects = app.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            rejects.rejects().close();
+            let _ = rejects_thread.join();
+            threads.handles.map(thread::JoinHandle::join)
+        });
+        let joined = joined.await;
         if !joined.is_ok_and(|joined| joined.iter().all(Result::is_ok)) {
             tracing::error!("the journal was not closed in order; the next start will mend it");
         }
@@ -197,12 +214,30 @@ impl Server {
     }
 }
 
+/// The threads of the journal.
+#[derive(Debug)]
+struct Threads {
+    handles: [thread::JoinHandle<()>; 2],
+    /// Tells when one of them has ended.
+    ended: mpsc::Receiver<()>,
+}
+
+/// Tells that a thread has ended, in whatever way.
+struct Ends(mpsc::Sender<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // The first word is enough, and at the end nobody listens.
+        let _ = self.0.try_send(());
+    }
+}
+
 /// Reads the journal back, and starts the threads that write it and look after it.
 fn open_journal(
     config: &Config,
     disk: Arc<dyn Disk>,
     clock: &Clock,
-) -> anyhow::Result<(Arc<Live>, Journal, [thread::JoinHandle<()>; 2])> {
+) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
     let live = Arc::new(Live::new(config.live.clone(), config.session.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
     let recovered = recovery::recover(&*disk, &live, &mut processor)?;
@@ -220,12 +255,20 @@ fn open_journal(
     let keeper = Keeper::new(settings.clone(), Arc::clone(&disk), clock.clone(), Arc::clone(&live));
     let (closed, segments_closed) = std::sync::mpsc::channel();
     let (journal, writer) =
-        Writer::start(settings, disk, clock.clone(), processor, recovered.start, closed)?;
-    let threads = [
-        thread::Builder::new().name("journal".into()).spawn(|| writer.run())?,
-        thread::Builder::new().name("keeper".into()).spawn(move || keeper.run(&segments_closed))?,
+        Writer::start(settings, disk, clock.clone(), processor, recovered.start, closed);
+    let (ends, ended) = mpsc::channel(1);
+    let (writer_ends, keeper_ends) = (Ends(ends.clone()), Ends(ends));
+    let handles = [
+        thread::Builder::new().name("journal".into()).spawn(|| {
+            let _ends = writer_ends;
+            writer.run();
+        })?,
+        thread::Builder::new().name("keeper".into()).spawn(move || {
+            let _ends = keeper_ends;
+            keeper.run(&segments_closed);
+        })?,
     ];
-    Ok((live, journal, threads))
+    Ok((live, journal, Threads { handles, ended }))
 }
 
 fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

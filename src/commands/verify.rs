@@ -1,7 +1,7 @@
 //! A journal held to its promises.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{journal_of, progress_over};
+use crate::journal::checkpoint;
 use crate::journal::record::{Content, Damage, Record};
 use crate::journal::segment::{self, Line, Segment};
 use crate::session::id::SessionId;
@@ -40,14 +41,18 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
         audit.line(segment, line, record);
         anyhow::Ok(())
     })?;
-    audit.doubt();
+    audit.end(&segment::list(&disk)?, &checkpoint::list(&disk)?);
     if let Some(path) = &options.ledger {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the ledger {}", path.display()))?;
         audit.ledger(&text);
     }
     drop(progress);
-    audit.summary(&mut std::io::stdout().lock())?;
+    match audit.summary(&mut std::io::stdout().lock()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        result => result?,
+    }
     Ok(if audit.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -84,10 +89,28 @@ impl Audit {
         match record {
             Ok(record) => {
                 self.doubt();
+                if self.first.is_none() && record.seq != segment.first_seq {
+                    let (first, seq) = (segment.first_seq, record.seq);
+                    self.problem(format!("{}: number {seq}, where {first} should be", place()));
+                }
                 self.record(&record, place);
             }
             Err(_) if !line.complete && segment.end_seq.is_none() => self.unfinished = true,
             Err(damage) => self.doubtful.push(format!("{}: {damage}", place())),
+        }
+    }
+
+    /// The journal is read: what it should hold beyond that is missing.
+    fn end(&mut self, segments: &[Segment], checkpoints: &[(u64, String)]) {
+        let next_seq = self.last.map_or(1, |(seq, _)| seq + 1);
+        // A segment that is begun and empty takes the place of what was refused before it.
+        if segments.last().is_some_and(|last| last.first_seq == next_seq) {
+            self.doubtful.clear();
+        }
+        self.doubt();
+        if let Some((floor_seq, name)) = checkpoints.first().filter(|(floor, _)| *floor >= next_seq)
+        {
+            self.problem(format!("{name} knows records up to {floor_seq}, the journal does not"));
         }
     }
 

@@ -126,14 +126,21 @@ pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Res
     }
     let unfinished = unfinished_name(&name);
     let mut file = disk.create(&unfinished)?;
-    write(live, now_ms, |piece, is_last| {
+    let written = write(live, now_ms, |piece, is_last| {
         file.append(piece)?;
-        file.sync()?;
+        if running || is_last {
+            file.sync()?;
+        }
         if running && !is_last {
             std::thread::sleep(PIECE_PAUSE);
         }
         Ok(())
-    })?;
+    });
+    if written.is_err() {
+        // A disk that is full must not be kept full by half a file.
+        let _ = disk.remove(&unfinished);
+    }
+    written?;
     disk.rename(&unfinished, &name)?;
     for (_, old) in list(disk)?.into_iter().skip(KEPT) {
         disk.remove(&old)?;

@@ -36,7 +36,7 @@ pub trait DiskFile: Send {
     /// Makes what was appended survive the machine.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Fails if what is appended would be lost because the file has been removed.
+    /// Fails if what is appended would not be found because the file was removed or moved away.
     fn still_there(&self) -> io::Result<()>;
 }
 
@@ -89,9 +89,9 @@ impl Disk for Folder {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o640).open(path)?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o640).open(&path)?;
         self.sync()?;
-        Ok(Box::new(file))
+        Ok(Box::new(FolderFile { file, path }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
@@ -115,19 +115,27 @@ impl Disk for Folder {
     }
 }
 
-impl DiskFile for File {
+/// A file of a [`Folder`], and where it should be.
+struct FolderFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DiskFile for FolderFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
+        self.file.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 
     fn still_there(&self) -> io::Result<()> {
-        if self.metadata()?.nlink() == 0 {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the segment was removed"));
+        let (open, found) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        if (open.dev(), open.ino()) == (found.dev(), found.ino()) {
+            return Ok(());
         }
-        Ok(())
+        let why = format!("{} is another file now", self.path.display());
+        Err(io::Error::new(io::ErrorKind::NotFound, why))
     }
 }

@@ -52,10 +52,14 @@ impl Keeper {
             let next = Duration::from_millis(checkpoint_ms) + self.settings.checkpoint_interval;
             let now_ms = self.clock.now_ms();
             match closed.recv_timeout(next.saturating_sub(Duration::from_millis(now_ms))) {
-                Ok(_) => report("compress a segment", self.compress_closed()),
-                Err(RecvTimeoutError::Timeout) => {
+                Ok(_) if Duration::from_millis(now_ms) < next => {
+                    report("compress a segment", self.compress_closed());
+                }
+                // However many segments are closed, a checkpoint that is due comes first.
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {
                     checkpoint_ms = now_ms;
                     report("save a checkpoint", self.checkpoint());
+                    report("compress a segment", self.compress_closed());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -80,40 +84,49 @@ impl Keeper {
     /// # Errors
     /// See [`Keeper::checkpoint`].
     pub fn compress_closed(&self) -> io::Result<()> {
-        let names: Vec<_> = self.disk.list()?.into_iter().map(|(name, _)| name).collect();
+        let mut result = Ok(());
         for segment in segment::list(&*self.disk)? {
-            let open = segment::open_name(segment.first_seq);
-            if segment.compressed {
-                // A crash came between the new name and the removal of the old file.
-                if names.contains(&open) {
-                    self.disk.remove(&open)?;
-                }
-            } else if segment.end_seq.is_some() {
-                self.compress(&segment)?;
-                self.disk.remove(&open)?;
+            if segment.compressed || segment.end_seq.is_none() {
+                continue;
             }
+            let name = segment::closed_name(segment.first_seq);
+            let unfinished = segment::unfinished_name(&name);
+            let compressed = self.compress(&segment, &unfinished);
+            if compressed.is_err() {
+                // A disk that is full must not be kept full by half a file.
+                let _ = self.disk.remove(&unfinished);
+            }
+            // One that cannot be read is no reason to leave the others as they are.
+            result = result.and(compressed);
         }
-        Ok(())
+        result
     }
 
     /// Writes the compressed form of a segment, without what does not count in it.
-    fn compress(&self, segment: &Segment) -> io::Result<()> {
-        let name = segment::closed_name(segment.first_seq);
-        let unfinished = segment::unfinished_name(&name);
-        let file = self.disk.create(&unfinished)?;
+    fn compress(&self, segment: &Segment, unfinished: &str) -> io::Result<()> {
+        let file = self.disk.create(unfinished)?;
         let mut encoder = zstd::Encoder::new(Paced { file, piece: Vec::new() }, ZSTD_LEVEL)?;
         encoder.include_checksum(true)?;
         let mut lines = segment.lines(&*self.disk)?;
+        // Half a line is dropped where the segment ends, and kept where more follows.
+        let mut half = Vec::new();
         while let Some(line) = lines.next_line()? {
             let seq = Record::read(line.text).ok().map(|record| record.seq);
-            if !line.complete || seq.is_some_and(|seq| Some(seq) >= segment.end_seq) {
+            if seq.is_some_and(|seq| Some(seq) >= segment.end_seq) {
                 break;
             }
-            io::Write::write_all(&mut encoder, line.text)?;
-            io::Write::write_all(&mut encoder, b"\n")?;
+            io::Write::write_all(&mut encoder, &half)?;
+            half.clear();
+            if line.complete {
+                io::Write::write_all(&mut encoder, line.text)?;
+                io::Write::write_all(&mut encoder, b"\n")?;
+            } else {
+                half.extend_from_slice(line.text);
+            }
         }
         encoder.finish()?.end()?;
-        self.disk.rename(&unfinished, &name)
+        self.disk.rename(unfinished, &segment::closed_name(segment.first_seq))?;
+        self.disk.remove(&segment::open_name(segment.first_seq))
     }
 
     /// Removes the segments that are too old or too many, but never one that the older checkpoint needs.
@@ -125,13 +138,12 @@ impl Keeper {
         let segments = segment::list(&*self.disk)?;
         let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
         let bytes_max = self.settings.retention_bytes.as_u64();
-        for pair in segments.windows(2) {
-            let (segment, next) = (&pair[0], &pair[1]);
+        for (row, segment) in segments.iter().enumerate() {
             if segment.end_seq.is_none_or(|end_seq| end_seq > needed_after + 1) {
                 return Ok(());
             }
             let too_much = bytes_max > 0 && bytes > bytes_max;
-            if !too_much && !self.is_too_old(next)? {
+            if !too_much && !self.is_too_old(&segments[row + 1..]) {
                 return Ok(());
             }
             self.disk.remove(&segment.name())?;
@@ -141,18 +153,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether all records before this segment are older than they are kept.
-    fn is_too_old(&self, next: &Segment) -> io::Result<bool> {
+    /// Whether all records before these segments are older than they are kept: the first one that can be
+    /// read tells it.
+    fn is_too_old(&self, next: &[Segment]) -> bool {
         if self.settings.retention.is_zero() {
-            return Ok(false);
+            return false;
         }
-        let mut lines = next.lines(&*self.disk)?;
-        let first = lines.next_line()?;
-        let Some(record) = first.as_ref().and_then(|line| Record::read(line.text).ok()) else {
-            return Ok(false);
-        };
-        let age_ms = self.clock.now_ms().saturating_sub(record.received_ms);
-        Ok(Duration::from_millis(age_ms) > self.settings.retention)
+        let first = next.iter().find_map(|segment| self.first_received_ms(segment));
+        let age_ms = |received_ms| self.clock.now_ms().saturating_sub(received_ms);
+        first.is_some_and(|first| Duration::from_millis(age_ms(first)) > self.settings.retention)
+    }
+
+    fn first_received_ms(&self, segment: &Segment) -> Option<u64> {
+        let mut lines = segment.lines(&*self.disk).ok()?;
+        while let Some(line) = lines.next_line().ok()? {
+            if let Ok(record) = Record::read(line.text) {
+                return Some(record.received_ms);
+            }
+        }
+        None
     }
 }
 

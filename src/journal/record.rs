@@ -70,6 +70,9 @@ pub enum Damage {
     /// Its checksum does not fit.
     #[error("its checksum does not fit")]
     Checksum,
+    /// It stands in a compressed segment that cannot be unpacked from there on.
+    #[error("the rest cannot be unpacked: {0}")]
+    Unreadable(String),
     /// Its checksum fits, but this version does not know what it says.
     #[error("it is no record that this version knows: {0}")]
     Unknown(String),

@@ -3,11 +3,12 @@
 //! What stands after the last good line is cut: it was never acknowledged. A damaged line before a good
 //! one is set aside, counted and told, and nothing else is lost for it.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::checkpoint;
 use super::disk::Disk;
-use super::record::Record;
+use super::record::{Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
 use crate::live::Live;
@@ -40,11 +41,7 @@ pub struct Recovered {
 /// # Errors
 /// What the system says.
 pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::Result<Recovered> {
-    for (name, _) in disk.list()? {
-        if segment::is_unfinished(&name) {
-            disk.remove(&name)?;
-        }
-    }
+    remove_leftovers(disk)?;
     let mut recovered = Recovered::default();
     let saved_ms = load_checkpoint(disk, live, &mut recovered)?;
     let floor_seq = live.progress().seq;
@@ -56,6 +53,7 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
         last_ms: None,
         recovered: &mut recovered,
         set_aside: Vec::new(),
+        first_damage: None,
     };
     for segment in &segments {
         // The one before the floor tells the time of the last record, should there be none after it.
@@ -63,17 +61,23 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
             reading.segment(disk, segment)?;
         }
     }
-    let Reading { expected_seq, last_ms, set_aside, .. } = reading;
+    let Reading { expected_seq, last_ms, set_aside, first_damage, .. } = reading;
     // With durability `write` a machine may lose records that a checkpoint includes.
-    let next_seq = expected_seq.unwrap_or(1).max(floor_seq + 1);
+    let mut next_seq = expected_seq.unwrap_or(1).max(floor_seq + 1);
+    recovered.missing += next_seq - expected_seq.unwrap_or(next_seq);
+    // A name is never given twice.
+    if let Some(last) = segments.last().filter(|last| last.compressed) {
+        next_seq = next_seq.max(last.first_seq + 1);
+    }
     // The server was up at least until then, so later time is what it was down.
     let last_ms = last_ms.max(saved_ms);
     recovered.start = Start { next_seq, last_ms };
-    if !set_aside.is_empty() {
-        let name = format!("damaged-{next_seq:020}.txt");
-        let mut file = disk.create(&name)?;
-        file.append(&set_aside)?;
-        file.sync()?;
+    if let Some((segment, offset)) = first_damage {
+        // Named by its place, so that the same damage is set aside once.
+        let name = format!("damaged-{segment:020}-{offset}.txt");
+        if let Err(error) = write_once(disk, &name, &set_aside) {
+            tracing::error!(%error, file = name, "damaged lines cannot be set aside");
+        }
         tracing::error!(
             lines = recovered.damaged,
             file = name,
@@ -81,6 +85,30 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
         );
     }
     Ok(recovered)
+}
+
+/// Removes what a crash left half done. A disk that does not write is no reason not to read.
+fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
+    let names: BTreeSet<String> = disk.list()?.into_iter().map(|(name, _)| name).collect();
+    for name in &names {
+        // The crash came between the new name of a compressed segment and the removal of the old file.
+        let leftover = segment::compressed_name_of(name).is_some_and(|name| names.contains(&name));
+        if (leftover || segment::is_unfinished(name))
+            && let Err(error) = disk.remove(name)
+        {
+            tracing::warn!(%error, file = name, "what a crash left behind cannot be removed");
+        }
+    }
+    Ok(())
+}
+
+fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    if disk.list()?.iter().any(|(found, _)| found == name) {
+        return Ok(());
+    }
+    let mut file = disk.create(name)?;
+    file.append(bytes)?;
+    file.sync()
 }
 
 /// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal
@@ -99,6 +127,10 @@ fn load_checkpoint(
             Err(error) => {
                 recovered.checkpoints_broken += 1;
                 tracing::error!(%error, checkpoint = name, "a checkpoint is damaged; using an older one");
+                // It must not count as one of the two that are kept.
+                if let Err(error) = disk.rename(&name, &format!("damaged-{name}")) {
+                    tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
+                }
             }
         }
     }
@@ -113,6 +145,8 @@ struct Reading<'r> {
     last_ms: Option<u64>,
     recovered: &'r mut Recovered,
     set_aside: Vec<u8>,
+    /// The segment and the offset of the first damaged line.
+    first_damage: Option<(u64, u64)>,
 }
 
 impl Reading<'_> {
@@ -134,7 +168,16 @@ impl Reading<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let record = Record::read(line.text).ok().filter(|_| line.complete);
+            let record = match Record::read(line.text) {
+                // Its checksum fits, so it was acknowledged, and without it the state would be wrong.
+                Err(Damage::Unknown(why)) if line.complete => {
+                    let number = line.number;
+                    return Err(io::Error::other(format!(
+                        "{name} line {number}: {why}; start the version of mediatally that wrote it"
+                    )));
+                }
+                record => record.ok().filter(|_| line.complete),
+            };
             let Some(record) = record.filter(|record| Some(record.seq) >= self.expected_seq) else {
                 doubtful.push((line.offset, line.text.to_vec()));
                 continue;
@@ -142,8 +185,8 @@ impl Reading<'_> {
             if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
                 break;
             }
-            for (_, text) in doubtful.drain(..) {
-                self.set_aside(&text);
+            for (offset, text) in doubtful.drain(..) {
+                self.set_aside(segment.first_seq, offset, &text);
             }
             self.record(record, &name);
         }
@@ -152,7 +195,10 @@ impl Reading<'_> {
             // The rest of a group that was not committed.
             Some((offset, _)) if segment.end_seq.is_none() && !segment.compressed => {
                 let cut: u64 = segment.bytes.saturating_sub(*offset);
-                disk.truncate(&name, *offset)?;
+                if let Err(error) = disk.truncate(&name, *offset) {
+                    // The next segment begins there, so it counts no more all the same.
+                    tracing::warn!(%error, segment = name, "the incomplete end cannot be cut");
+                }
                 self.recovered.cut_bytes += cut;
                 tracing::warn!(
                     segment = name,
@@ -161,8 +207,8 @@ impl Reading<'_> {
                 );
             }
             Some(_) if !ends_where_the_next_begins => {
-                for (_, text) in doubtful {
-                    self.set_aside(&text);
+                for (offset, text) in doubtful {
+                    self.set_aside(segment.first_seq, offset, &text);
                 }
             }
             _ => {}
@@ -197,7 +243,8 @@ impl Reading<'_> {
         self.expected_seq = Some(seq.max(expected));
     }
 
-    fn set_aside(&mut self, text: &[u8]) {
+    fn set_aside(&mut self, segment: u64, offset: u64, text: &[u8]) {
+        self.first_damage.get_or_insert((segment, offset));
         self.recovered.damaged += 1;
         if self.recovered.damaged <= SET_ASIDE_MAX as u64 {
             self.set_aside.extend_from_slice(text);

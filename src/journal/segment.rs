@@ -4,6 +4,7 @@
 //! the name of the next one begins, whatever may stand in it after that. Once closed it is compressed
 //! to `….ndjson.zst`.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::disk::Disk;
@@ -71,6 +72,11 @@ pub fn closed_name(first_seq: u64) -> String {
     format!("{first_seq:020}{CLOSED_SUFFIX}")
 }
 
+/// The name that a segment of this name has once it is compressed; none if it is no such name.
+pub fn compressed_name_of(name: &str) -> Option<String> {
+    name.strip_suffix(OPEN_SUFFIX).map(|number| format!("{number}{CLOSED_SUFFIX}"))
+}
+
 /// The name of a file until it is whole.
 pub fn unfinished_name(name: &str) -> String {
     format!("{name}{UNFINISHED_SUFFIX}")
@@ -87,8 +93,7 @@ pub fn is_unfinished(name: &str) -> bool {
 /// # Errors
 /// What the system says.
 pub fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
-    let mut segments: Vec<Segment> = disk
-        .list()?
+    let mut segments: Vec<Segment> = list_steadily(disk)?
         .into_iter()
         .filter_map(|(name, bytes)| {
             let (number, compressed) = match name.strip_suffix(CLOSED_SUFFIX) {
@@ -108,6 +113,24 @@ pub fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// Lists a folder until two listings are alike: one alone can miss a file that gets another name while
+/// it is made.
+fn list_steadily(disk: &dyn Disk) -> io::Result<Vec<(String, u64)>> {
+    const LISTINGS_MAX: usize = 10;
+    let names = |files: &[(String, u64)]| -> BTreeSet<String> {
+        files.iter().map(|(name, _)| name.clone()).collect()
+    };
+    let mut files = disk.list()?;
+    for _ in 0..LISTINGS_MAX {
+        let again = disk.list()?;
+        if names(&again) == names(&files) {
+            return Ok(again);
+        }
+        files = again;
+    }
+    Ok(files)
+}
+
 /// Calls `take` with every line of the journal that counts, as record or damage, in order. A segment
 /// that a running server has removed since it was listed is passed over.
 ///
@@ -122,7 +145,19 @@ pub fn each_line<E: From<io::Error>>(
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             lines => lines?,
         };
-        while let Some(line) = lines.next_line()? {
+        loop {
+            let line = match lines.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) if segment.compressed => {
+                    // What follows in it cannot be read; what follows after it can.
+                    let number = lines.number + 1;
+                    let line = Line { offset: lines.offset, number, text: b"", complete: true };
+                    take(&segment, &line, Err(Damage::Unreadable(error.to_string())))?;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let record =
                 if line.complete { Record::read(line.text) } else { Err(Damage::Incomplete) };
             let beyond = |end_seq| record.as_ref().is_ok_and(|record| record.seq >= end_seq);

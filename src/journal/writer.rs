@@ -43,6 +43,8 @@ pub struct Writer {
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
+    /// Since when nothing can be written, in ms since the Unix epoch.
+    down_since_ms: Option<u64>,
 }
 
 /// The segment that grows.
@@ -83,10 +85,8 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Opens the first segment and notes how long the server was down.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Opens the first segment and notes how long the server was down. If the disk does not write, the
+    /// journal begins in an outage, and tries on once it is run.
     pub fn start(
         settings: Settings,
         disk: Arc<dyn Disk>,
@@ -94,7 +94,7 @@ impl Writer {
         processor: Processor,
         start: Start,
         closed: Sender<u64>,
-    ) -> io::Result<(Journal, Self)> {
+    ) -> (Journal, Self) {
         let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
         clock.not_before(last_ms);
@@ -110,12 +110,20 @@ impl Writer {
             waiting: Vec::new(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
+            down_since_ms: None,
         };
-        match start.last_ms {
-            Some(last_ms) => writer.begin_anew(last_ms)?,
-            None => writer.write(&[])?,
+        let begun = match start.last_ms {
+            Some(last_ms) => writer.begin_anew(last_ms),
+            None => writer.write(&[]),
+        };
+        if let Err(error) = begun {
+            tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
+            writer.open = None;
+            writer.shared.queue().phase = Phase::Down;
+            let now_ms = writer.shared.clock.now_ms();
+            writer.down_since_ms = Some(start.last_ms.unwrap_or(now_ms));
         }
-        Ok((journal, writer))
+        (journal, writer)
     }
 
     /// Writes until the journal is closed and everything is committed or refused.
@@ -129,12 +137,15 @@ impl Writer {
 
     /// Commits one group, or refuses it and waits until the disk writes again. False at the end.
     pub(super) fn turn(&mut self) -> bool {
+        if let Some(since_ms) = self.down_since_ms {
+            return self.recover(since_ms);
+        }
         if !self.take_group() {
             return false;
         }
         if let Err(error) = self.commit_group() {
-            self.refuse_group(&error);
-            return self.recover();
+            let since_ms = self.refuse_group(&error);
+            return self.recover(since_ms);
         }
         true
     }
@@ -163,6 +174,7 @@ impl Writer {
         if self.is_too_large() || self.is_too_old() {
             self.close_segment()?;
             self.open = Some(self.begin_segment()?);
+            self.tell_closed();
         }
         if self.waiting.is_empty() {
             return Ok(());
@@ -184,21 +196,29 @@ impl Writer {
 
     /// Writes lines to the segment that grows, as durably as the settings want.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => self.begin_segment()?,
+        let (mut open, begun) = match self.open.take() {
+            Some(open) => (open, false),
+            None => (self.begin_segment()?, true),
         };
         let written = open.write(lines, self.settings.durability);
         self.open = Some(open);
+        if begun && written.is_ok() {
+            self.tell_closed();
+        }
         written
     }
 
     /// Nothing of the group is acknowledged, nor of what came after it: all of it is refused, and its
     /// numbers are given anew. What a failed sync left in the page cache cannot be trusted, so the
     /// segment is never written again; the next one begins where it counts no more.
-    fn refuse_group(&mut self, error: &io::Error) {
+    ///
+    /// Gives the time from which on something was not heard, in ms since the Unix epoch; a disk may hang
+    /// for long before it fails.
+    fn refuse_group(&mut self, error: &io::Error) -> u64 {
         tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
         self.open = None;
+        let first_ms = self.waiting.first().map(|waiting| waiting.received_ms);
+        let since_ms = first_ms.unwrap_or_else(|| self.shared.clock.now_ms());
         let mut refused = mem::take(&mut self.waiting);
         self.lines.clear();
         {
@@ -213,12 +233,12 @@ impl Writer {
         for Waiting { waiter, .. } in refused {
             let _ = waiter.send(Err(Unavailable::Disk));
         }
+        since_ms
     }
 
     /// Tries again until the disk writes. False if the journal was closed meanwhile.
-    fn recover(&mut self) -> bool {
+    fn recover(&mut self, since_ms: u64) -> bool {
         let shared = Arc::clone(&self.shared);
-        let down_since_ms = shared.queue().receive(&shared.clock);
         let (mut pause, pause_max) = self.retry;
         loop {
             {
@@ -230,7 +250,7 @@ impl Writer {
                     drop(shared.wait(queue, pause));
                 }
             }
-            match self.begin_anew(down_since_ms) {
+            match self.begin_anew(since_ms) {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
             }
@@ -241,6 +261,7 @@ impl Writer {
         if queue.phase == Phase::Down {
             queue.phase = Phase::Up;
         }
+        self.down_since_ms = None;
         tracing::info!("the journal is written again");
         true
     }
@@ -249,7 +270,7 @@ impl Writer {
     fn begin_anew(&mut self, since_ms: u64) -> io::Result<()> {
         let seq = self.committed_seq + 1;
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        let down_ms = now_ms - since_ms;
+        let down_ms = now_ms.saturating_sub(since_ms);
         let mut line = Vec::new();
         Encoded::new(Content::Pause { down_ms }).write_line(&mut line, seq, now_ms);
         self.write(&line)?;
@@ -263,10 +284,14 @@ impl Writer {
     fn begin_segment(&mut self) -> io::Result<Open> {
         let first_seq = self.committed_seq + 1;
         let file = self.disk.create(&segment::open_name(first_seq))?;
-        // Nobody listens any more when the server ends.
-        let _ = self.closed.send(first_seq);
         let opened_ms = self.shared.clock.now_ms();
         Ok(Open { file, opened_ms, bytes: 0 })
+    }
+
+    /// Tells that the segments before the one that grows are closed.
+    fn tell_closed(&self) {
+        // Nobody listens any more when the server ends.
+        let _ = self.closed.send(self.committed_seq + 1);
     }
 
     /// Closes the segment that grows, if it has any record.

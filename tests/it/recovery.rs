@@ -159,12 +159,66 @@ async fn verify_accepts_a_healthy_journal_and_names_a_damaged_line() {
         let named = format!("00000000000000000001.ndjson line {}: ", damaged + 1);
         assert!(said.contains(&named), "{named} in {said}");
     }
+    std::fs::write(&segment, lines[1..].concat()).unwrap();
+    let (code, said) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(1), "what is missing at the beginning is missed: {said}");
+    std::fs::write(&segment, lines[..4].concat()).unwrap();
+    let (code, said) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(1), "what is missing at the end is missed: {said}");
     std::fs::write(&segment, healthy).unwrap();
     let ledger = folder.path().join("ledger");
     std::fs::write(&ledger, format!("/api/v1/sessions/{}\n", "ab".repeat(32))).unwrap();
     let (code, said) = run(folder.path(), &["verify", "--ledger", ledger.to_str().unwrap()]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("ledger line 1") && said.contains("is lost"), "{said}");
+}
+
+#[tokio::test]
+async fn a_compressed_segment_that_is_damaged_is_named_and_the_rest_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "4KiB")];
+    let process = Process::start(folder.path(), &settings).await;
+    for _ in 0..40 {
+        let url = process.url("/api/v1/sessions");
+        assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    }
+    let journal = folder.path().join("data/journal");
+    let compressed = journal.join("00000000000000000001.ndjson.zst");
+    until(|| compressed.exists()).await;
+    process.signal(Signal::INT);
+    process.ended().await;
+    let mut bytes = std::fs::read(&compressed).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&compressed, bytes).unwrap();
+    let (code, said) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("00000000000000000001.ndjson.zst line "), "{said}");
+    assert!(said.contains("cannot be unpacked") && said.contains("to 40"), "{said}");
+    let (code, said) = run(folder.path(), &["export"]).await;
+    assert_eq!(code, Some(0));
+    assert!(said.contains("{\"seq\":40,"), "{said}");
+}
+
+#[tokio::test]
+async fn a_journal_that_was_moved_away_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    let post = async || {
+        let url = process.url("/api/v1/sessions");
+        client().post(url).body(SAMPLE).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(post().await, 201);
+    let journal = folder.path().join("data/journal");
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::rename(&journal, &elsewhere).unwrap();
+    assert_eq!(post().await, 503, "nothing is acknowledged into a folder that nobody will read");
+    std::fs::rename(&elsewhere, &journal).unwrap();
+    within(async { while post().await != 201 {} }).await;
+    let (code, said) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
 }
 
 #[tokio::test]
@@ -246,6 +300,8 @@ async fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
     assert!(refused.text().await.unwrap().contains("nothing was acknowledged"));
     within(async { while get(process.url("/readyz")).await != 503 {} }).await;
     assert_eq!(get(process.url("/livez")).await, 200, "a full disk is no reason to restart");
+    let (code, said) = run(folder, &["verify"]).await;
+    assert_eq!(code, Some(0), "in the outage too: {said}");
     std::fs::remove_file(&filler).unwrap();
     within(async { while get(process.url("/readyz")).await != 200 {} }).await;
     for _ in 0..50 {
