@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -405,11 +405,6 @@ fn leaves(table: &Table) -> Vec<(String, &Value)> {
 
 fn shown(key: &str, value: &Value) -> String {
     if SECRETS.contains(&key) { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
-}
-
-/// Where a path leads, for messages: an absolute path, if the current folder is known.
-pub(crate) fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use rand::Rng;
 
-use crate::config::absolute;
 use crate::session::id::Key;
 
 const KEY_FILE: &str = "session.key";
@@ -83,7 +82,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::NotWritable`] or [`DataDirError::InUse`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let path = absolute(path);
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let lock = make(&path).map_err(|error| not_writable(&path, error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -84,14 +84,12 @@ pub async fn serve(
 ) {
     let room = Arc::new(Semaphore::new(settings.connections_max));
     let tasks = TaskTracker::new();
-    let shared = Arc::new(Shared { settings, stage: stage.clone(), open: AtomicUsize::new(0) });
+    let shared = Arc::new(Shared { settings, stage: stage.clone(), tasks: tasks.clone() });
     let open = |(stream, peer): (TcpStream, SocketAddr), permit: Option<OwnedSemaphorePermit>| {
         let peer = Peer(peer.ip());
         let (door, shared) = (door.clone(), Arc::clone(&shared));
         tasks.spawn(async move {
-            shared.open.fetch_add(1, Ordering::Relaxed);
             serve_connection(stream, peer, door, &shared).await;
-            shared.open.fetch_sub(1, Ordering::Relaxed);
             drop(permit);
         });
     };
@@ -168,8 +166,8 @@ pub struct Peer(pub IpAddr);
 struct Shared {
     settings: Settings,
     stage: watch::Receiver<Stage>,
-    /// How many connections are open.
-    open: AtomicUsize,
+    /// The open connections.
+    tasks: TaskTracker,
 }
 
 async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared: &Arc<Shared>) {
@@ -422,7 +420,7 @@ impl InFlight {
     fn closes(&self, shared: &Shared) -> bool {
         !self.0.http2.load(Ordering::Relaxed)
             && (self.0.last_answer.load(Ordering::Relaxed)
-                || shared.open.load(Ordering::Relaxed) >= shared.settings.connections_max
+                || shared.tasks.len() >= shared.settings.connections_max
                 || *shared.stage.borrow() != Stage::Open)
     }
 }

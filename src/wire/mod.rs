@@ -51,14 +51,7 @@ impl<'a> Start<'a> {
     /// Every violation of the body, in document order.
     pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
         let root = parse::parse(body).map_err(|e| Violations::unreadable(e.to_string()))?;
-        let checked = validate::session_start(root, rules)?;
-        Ok(Self {
-            player_time: checked.player_time,
-            content: checked.content,
-            params: checked.params,
-            custom_metadata: checked.custom_metadata,
-            unlisted: checked.unlisted,
-        })
+        validate::session_start(root, rules)
     }
 }
 

@@ -12,7 +12,7 @@ use super::parameters::{
 };
 use super::parse::{Member, Node};
 use super::violations::{Code, Pointer, Violations, quoted};
-use super::{Content, CustomMetadata, Params, PlayerTime, Playhead, Rules};
+use super::{Content, CustomMetadata, Params, PlayerTime, Playhead, Rules, Start};
 
 /// How many names of a body are compared with the known ones. A comparison with the whole table
 /// takes some microseconds, and a hostile body could hold twenty thousand names.
@@ -23,15 +23,6 @@ const SECONDS_OF_A_DAY: f64 = 86_400.0;
 
 /// The largest integer that every JSON reader holds exactly, 2^53 - 1.
 const TS_MAX: u64 = (1 << 53) - 1;
-
-/// The typed members of a body without violations.
-pub(super) struct Checked<'a> {
-    pub(super) player_time: PlayerTime,
-    pub(super) content: Content,
-    pub(super) params: Params<'a>,
-    pub(super) custom_metadata: CustomMetadata<'a>,
-    pub(super) unlisted: Vec<Unlisted<'a>>,
-}
 
 /// A name that the table does not list where it stands: accepted, kept with the body, pointed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +37,7 @@ pub struct Unlisted<'a> {
 ///
 /// # Errors
 /// Every violation, in document order.
-pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Checked<'_>, Violations> {
+pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, Violations> {
     let members = match root {
         Node::Object(members) => members,
         other => {
@@ -67,7 +58,7 @@ pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Checked<'_>,
     };
     walk.body(members);
     match (walk.player_time, walk.content) {
-        (Some(player_time), Some(content)) if walk.found.is_empty() => Ok(Checked {
+        (Some(player_time), Some(content)) if walk.found.is_empty() => Ok(Start {
             player_time,
             content,
             params: walk.params,
