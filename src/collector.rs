@@ -81,7 +81,7 @@ impl Collector {
     pub async fn start(&self, body: &[u8], client: Client<'_>) -> Result<SessionId, Refusal> {
         let (id, committed) = {
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
-            point_out(&start.unlisted);
+            point_out(&start.event.unlisted);
             let opening = Opening::of(&start);
             let room = Some(self.live.keep_room(&opening)?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use self::id::Key;
-use crate::wire::{Content, PlayerTime, Start};
+use crate::wire::{Content, Event, PlayerTime, Start};
 
 /// The section `session` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Opening {
     /// Keeps what a start said.
     pub fn of(start: &Start<'_>) -> Self {
         let facts = facts_of(start);
-        Self { player_time: start.player_time, content: start.content, facts }
+        Self { player_time: start.event.player_time, content: start.content, facts }
     }
 
     /// The memory that it holds beside itself, in bytes.
@@ -87,7 +87,8 @@ fn facts_of(start: &Start<'_>) -> Box<RawValue> {
         // Written here first, so that what is kept is allocated once and exactly.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let facts = Facts { params: &start.params, custom_metadata: &start.custom_metadata };
+    let Event { params, custom_metadata, .. } = &start.event;
+    let facts = Facts { params, custom_metadata };
     let text = SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
         serde_json::to_writer(&mut *scratch, &facts).expect("sound values are JSON");

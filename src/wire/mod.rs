@@ -29,19 +29,40 @@ pub struct Rules {
     pub strict: bool,
 }
 
-/// The body of a `sessionStart`.
+/// The body of one event.
 #[derive(Debug)]
-pub struct Start<'a> {
+pub struct Event<'a> {
+    /// What happened.
+    pub event_type: EventType,
     /// When, by the player's clock, and where in the content.
     pub player_time: PlayerTime,
-    /// What kind of content is played.
-    pub content: Content,
     /// The listed parameters.
     pub params: Params<'a>,
-    /// The customer's own facts on the session.
+    /// The listed values of `qoeData`.
+    pub quality: Params<'a>,
+    /// The customer's own facts on the session, the ad or the chapter.
     pub custom_metadata: CustomMetadata<'a>,
     /// Names that are not listed, at most 32 of them.
     pub unlisted: Vec<Unlisted<'a>>,
+}
+
+impl<'a> Event<'a> {
+    /// Reads the body of an event of a session that is open: any but `sessionStart`.
+    ///
+    /// # Errors
+    /// Every violation of the body, in document order.
+    pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
+        validate::event(read(body)?, rules)
+    }
+}
+
+/// The body of a `sessionStart`.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// What it has in common with every event.
+    pub event: Event<'a>,
+    /// What kind of content is played.
+    pub content: Content,
 }
 
 impl<'a> Start<'a> {
@@ -50,9 +71,12 @@ impl<'a> Start<'a> {
     /// # Errors
     /// Every violation of the body, in document order.
     pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
-        let root = parse::parse(body).map_err(|e| Violations::unreadable(e.to_string()))?;
-        validate::session_start(root, rules)
+        validate::session_start(read(body)?, rules)
     }
+}
+
+fn read(body: &[u8]) -> Result<parse::Node<'_>, Violations> {
+    parse::parse(body).map_err(|unsound| Violations::unreadable(unsound.to_string()))
 }
 
 /// The member `playerTime`.
@@ -88,17 +112,37 @@ pub enum Content {
     },
 }
 
-/// The listed members of `params`, each of its documented type, in the order of the body.
+/// The listed members of `params` or `qoeData`, each of its documented type, in the order of the body.
 #[derive(Debug, Default)]
 pub struct Params<'a>(Vec<(&'static str, parse::Node<'a>)>);
 
 impl Params<'_> {
     /// The value of a key whose type is text.
     pub fn text(&self, key: &str) -> Option<&str> {
-        self.0.iter().find_map(|(found, node)| match node {
-            parse::Node::Text(text) if *found == key => Some(text.as_ref()),
+        match self.get(key)? {
+            parse::Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The names in a list of player states.
+    pub fn state_names(&self, key: &str) -> impl Iterator<Item = &str> {
+        let states = match self.get(key) {
+            Some(parse::Node::List(states)) => states.as_slice(),
+            _ => &[],
+        };
+        states.iter().filter_map(|state| match state {
+            // A name that stands twice there means what most readers of JSON take: the last.
+            parse::Node::Object(members) => match members.last() {
+                Some((_, parse::Node::Text(name))) => Some(name.as_ref()),
+                _ => None,
+            },
             _ => None,
         })
+    }
+
+    fn get(&self, key: &str) -> Option<&parse::Node<'_>> {
+        self.0.iter().find(|(found, _)| *found == key).map(|(_, node)| node)
     }
 }
 

@@ -10,7 +10,8 @@ use hashbrown::HashMap;
 use Kind::{CustomerIds, Flag, Integer, NonEmptyText, Number, StateName, States, Text};
 
 /// The twenty documented event types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum EventType {
     /// Opens a session: intent to play, not playback.

@@ -58,10 +58,10 @@ fn the_documented_sample_is_accepted_in_every_profile() {
     let body = include_bytes!("../../tests/it/data/session-start.json");
     for rules in [ADOBE, STRICT, OPEN] {
         let start = Start::parse(body, rules).unwrap();
-        assert_eq!(start.player_time.ts, 1_700_000_000_000);
-        assert_eq!(start.params.text("media.id"), Some("VA API Sample Player"));
+        assert_eq!(start.event.player_time.ts, 1_700_000_000_000);
+        assert_eq!(start.event.params.text("media.id"), Some("VA API Sample Player"));
         assert_eq!(start.content, Content::Recorded { length_s: Some(60.333_333_333_333_3) });
-        assert!(start.unlisted.is_empty());
+        assert!(start.event.unlisted.is_empty());
     }
 }
 
@@ -271,7 +271,8 @@ fn unlisted_names_are_pointed_out_and_refused_only_when_strict() {
     });
     let text = body.to_string();
     let start = Start::parse(text.as_bytes(), ADOBE).unwrap();
-    let mut names: Vec<_> = start.unlisted.iter().map(|u| (u.name.as_ref(), u.nearest)).collect();
+    let mut names: Vec<_> =
+        start.event.unlisted.iter().map(|u| (u.name.as_ref(), u.nearest)).collect();
     names.sort_unstable();
     assert_eq!(names, [("extra", None), ("media.chanel", Some("media.channel")), ("tss", None)]);
     let mut violations = refused(&body, STRICT);
@@ -466,12 +467,129 @@ proptest! {
     fn listed_parameters_are_kept_as_they_came(body in any_near_body()) {
         let text = body.to_string();
         if let Ok(start) = Start::parse(text.as_bytes(), OPEN) {
-            let kept = serde_json::to_value(&start.params).unwrap();
+            let kept = serde_json::to_value(&start.event.params).unwrap();
             for (key, value) in kept.as_object().unwrap() {
                 prop_assert_eq!(&body["params"][key], value);
             }
-            let metadata = serde_json::to_value(&start.custom_metadata).unwrap();
+            let metadata = serde_json::to_value(&start.event.custom_metadata).unwrap();
             prop_assert_eq!(&body["customMetadata"], &metadata);
         }
     }
+}
+
+/// A sound event of each type but `sessionStart`, with what it requires.
+fn events() -> Vec<Value> {
+    let params = |event_type: EventType| match event_type {
+        EventType::AdBreakStart => json!({"media.ad.podIndex": -1, "media.ad.podSecond": 0.5}),
+        EventType::AdStart => json!({"media.ad.id": "ad", "media.ad.length": 15,
+            "media.ad.podPosition": 1.0, "media.ad.playerName": "p"}),
+        EventType::ChapterStart => json!({"media.chapter.index": 1, "media.chapter.offset": 0,
+            "media.chapter.length": 60}),
+        EventType::StateStart | EventType::StateEnd => json!({"media.state.name": "mute"}),
+        EventType::StatesUpdate => json!({"statesStart": [{"media.state.name": "mute"}]}),
+        _ => Value::Null,
+    };
+    let event = |event_type: EventType| {
+        let mut event = json!({"eventType": event_type.name(),
+            "playerTime": {"playhead": 0, "ts": 0}});
+        if !params(event_type).is_null() {
+            event["params"] = params(event_type);
+        }
+        event
+    };
+    EventType::ALL[1..].iter().map(|event_type| event(*event_type)).collect()
+}
+
+fn refused_event(body: &Value, rules: Rules) -> Vec<(String, Code)> {
+    match Event::parse(body.to_string().as_bytes(), rules) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.listed().iter().map(|v| (v.pointer.clone(), v.code)).collect(),
+    }
+}
+
+#[test]
+fn each_event_type_is_taken_with_what_it_requires_and_refused_without() {
+    assert_eq!(events().len(), 19);
+    for event in events() {
+        for rules in [ADOBE, STRICT, OPEN] {
+            assert_eq!(refused_event(&event, rules), [], "{event}");
+        }
+        assert_eq!(refused(&event, ADOBE), one("/eventType", Code::Const), "it opens no session");
+        for member in ["playerTime", "params"] {
+            let mut without = event.clone();
+            if without.as_object_mut().unwrap().remove(member).is_some() {
+                let expected = one(&format!("/{member}"), Code::Required);
+                assert_eq!(refused_event(&without, ADOBE), expected, "{without}");
+            }
+        }
+        let Some(params) = event.get("params").and_then(Value::as_object) else { continue };
+        for key in params.keys().filter(|key| *key != "statesStart") {
+            let mut without = event.clone();
+            without["params"].as_object_mut().unwrap().remove(key);
+            let expected = one(&format!("/params/{key}"), Code::Required);
+            assert_eq!(refused_event(&without, ADOBE), expected);
+            let open = if key == "media.state.name" { expected } else { Vec::new() };
+            assert_eq!(refused_event(&without, OPEN), open);
+        }
+    }
+}
+
+#[test]
+fn a_session_start_is_no_event_of_an_open_session() {
+    assert_eq!(refused_event(&minimal(), ADOBE), one("/eventType", Code::Enum));
+}
+
+#[test]
+fn an_event_of_no_known_type_is_told_so_and_not_what_its_parameters_lack() {
+    let event = json!({"eventType": "pley", "playerTime": {"playhead": -1, "ts": 0},
+        "params": {"media.id": 1}});
+    let expected =
+        [("/eventType".to_owned(), Code::Enum), ("/playerTime/playhead".to_owned(), Code::Minimum)];
+    for rules in [ADOBE, STRICT] {
+        assert_eq!(refused_event(&event, rules), expected);
+    }
+    let untyped = json!({"playerTime": {"playhead": 0, "ts": 0}});
+    assert_eq!(refused_event(&untyped, ADOBE), one("/eventType", Code::Required));
+    let twice = r#"{"eventType":1,"playerTime":{"playhead":0,"ts":0},"params":{"a":1,"a":2}}"#;
+    let found = Event::parse(twice.as_bytes(), ADOBE).unwrap_err();
+    assert_eq!(found.listed().len(), 2);
+    assert_eq!(found.listed()[1].pointer, "/params/a");
+}
+
+#[test]
+fn only_a_session_start_has_a_bound_for_its_playhead() {
+    let event =
+        json!({"eventType": "ping", "playerTime": {"playhead": 1e9, "ts": 0}, "params": {}});
+    assert_eq!(refused_event(&event, STRICT), []);
+}
+
+#[test]
+fn a_ping_has_no_parameters() {
+    let event = json!({"eventType": "ping", "playerTime": {"playhead": 0, "ts": 0},
+        "params": {"media.qoe.bitrate": "not looked at"}});
+    assert_eq!(refused_event(&event, ADOBE), []);
+    let expected = one("/params/media.qoe.bitrate", Code::AdditionalProperties);
+    assert_eq!(refused_event(&event, STRICT), expected);
+}
+
+#[test]
+fn a_states_update_names_states_that_begin_or_end() {
+    let update = |params: Value| json!({"eventType": "statesUpdate", "playerTime": {"playhead": 0, "ts": 0}, "params": params});
+    assert_eq!(refused_event(&update(json!({})), OPEN), one("/params", Code::AnyOf));
+    assert_eq!(refused_event(&update(json!({"statesEnd": []})), ADOBE), []);
+    let bad = update(json!({"statesStart": [{"media.state.name": "a b"}, {}, {"x": 1}, 7]}));
+    let expected = [
+        ("/params/statesStart/0/media.state.name".to_owned(), Code::Pattern),
+        ("/params/statesStart/1/media.state.name".to_owned(), Code::Required),
+        ("/params/statesStart/2/x".to_owned(), Code::AdditionalProperties),
+        ("/params/statesStart/2/media.state.name".to_owned(), Code::Required),
+        ("/params/statesStart/3".to_owned(), Code::Type),
+    ];
+    assert_eq!(refused_event(&bad, ADOBE), expected);
+    let body =
+        update(json!({"statesStart": [{"media.state.name": "a"}, {"media.state.name": "b"}]}));
+    let text = body.to_string();
+    let event = Event::parse(text.as_bytes(), ADOBE).unwrap();
+    assert_eq!(event.params.state_names("statesStart").collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(event.params.state_names("statesEnd").count(), 0);
 }

@@ -12,7 +12,7 @@ use super::parameters::{
 };
 use super::parse::{Member, Node};
 use super::violations::{Code, Pointer, Violations, quoted};
-use super::{Content, CustomMetadata, Params, PlayerTime, Playhead, Rules, Start};
+use super::{Content, CustomMetadata, Event, Params, PlayerTime, Playhead, Rules, Start};
 
 /// How many names of a body are compared with the known ones. A comparison with the whole table
 /// takes some microseconds, and a hostile body could hold twenty thousand names.
@@ -38,6 +38,33 @@ pub struct Unlisted<'a> {
 /// # Errors
 /// Every violation, in document order.
 pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, Violations> {
+    let (event, content) = walk(root, rules, Endpoint::Sessions)?;
+    Ok(Start { event, content: content.expect("a session start without its content is refused") })
+}
+
+/// Holds the body of an event of an open session to the rules.
+///
+/// # Errors
+/// Every violation, in document order.
+pub(super) fn event(root: Node<'_>, rules: Rules) -> Result<Event<'_>, Violations> {
+    let (event, _) = walk(root, rules, Endpoint::Events)?;
+    Ok(event)
+}
+
+/// Where a body was posted, which decides what type of event it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    /// Where sessions begin.
+    Sessions,
+    /// The events of one session.
+    Events,
+}
+
+fn walk(
+    root: Node<'_>,
+    rules: Rules,
+    endpoint: Endpoint,
+) -> Result<(Event<'_>, Option<Content>), Violations> {
     let members = match root {
         Node::Object(members) => members,
         other => {
@@ -46,25 +73,32 @@ pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, V
             return Err(found);
         }
     };
+    let otherwise = (endpoint == Endpoint::Sessions).then_some(EventType::SessionStart);
     let mut walk = Walk {
         rules,
-        event_type: declared_type(&members).unwrap_or(EventType::SessionStart),
+        endpoint,
+        event_type: declared_type(&members).or(otherwise),
         content: content_of(&members),
         found: Violations::default(),
         player_time: None,
         params: Params::default(),
+        quality: Params::default(),
         custom_metadata: CustomMetadata::default(),
         unlisted: Vec::new(),
     };
     walk.body(members);
-    match (walk.player_time, walk.content) {
-        (Some(player_time), Some(content)) if walk.found.is_empty() => Ok(Start {
-            player_time,
-            content,
-            params: walk.params,
-            custom_metadata: walk.custom_metadata,
-            unlisted: walk.unlisted,
-        }),
+    match (walk.event_type, walk.player_time) {
+        (Some(event_type), Some(player_time)) if walk.found.is_empty() => Ok((
+            Event {
+                event_type,
+                player_time,
+                params: walk.params,
+                quality: walk.quality,
+                custom_metadata: walk.custom_metadata,
+                unlisted: walk.unlisted,
+            },
+            walk.content,
+        )),
         _ => Err(walk.found),
     }
 }
@@ -101,11 +135,14 @@ fn member<'n, 'a>(members: &'n [Member<'a>], name: &str) -> Option<&'n Node<'a>>
 /// One walk through one body.
 struct Walk<'a> {
     rules: Rules,
-    event_type: EventType,
+    endpoint: Endpoint,
+    /// None if nobody knows it: then no rule speaks of its parameters.
+    event_type: Option<EventType>,
     content: Option<Content>,
     found: Violations,
     player_time: Option<PlayerTime>,
     params: Params<'a>,
+    quality: Params<'a>,
     custom_metadata: CustomMetadata<'a>,
     unlisted: Vec<Unlisted<'a>>,
 }
@@ -141,10 +178,13 @@ impl<'a> Walk<'a> {
             let required = match *name {
                 "eventType" => "required: one of the twenty documented names".into(),
                 "playerTime" => "required: an object with playhead and ts".into(),
-                "params" => match self.required_keys().as_slice() {
-                    [] => continue,
-                    keys => {
-                        format!("required on {}, with {}", self.event_type.name(), keys.join(", "))
+                "params" => match (self.event_type, self.required_keys().as_slice()) {
+                    (Some(EventType::StatesUpdate), _) => {
+                        "required on statesUpdate, with statesStart or statesEnd".into()
+                    }
+                    (None, _) | (_, []) => continue,
+                    (Some(event_type), keys) => {
+                        format!("required on {}, with {}", event_type.name(), keys.join(", "))
                     }
                 },
                 _ => continue,
@@ -159,9 +199,16 @@ impl<'a> Walk<'a> {
         let Node::Text(name) = node else {
             return self.found.add(place, Code::Type, expected("string", node));
         };
-        match EventType::from_name(name) {
-            Some(EventType::SessionStart) => {}
-            Some(other) => self.found.add(
+        match (EventType::from_name(name), self.endpoint) {
+            (Some(EventType::SessionStart), Endpoint::Sessions) => {}
+            (Some(EventType::SessionStart), Endpoint::Events) => self.found.add(
+                place,
+                Code::Enum,
+                "expected an event of an open session; \"sessionStart\" opens one and goes to \
+                 /api/v1/sessions",
+            ),
+            (Some(_), Endpoint::Events) => {}
+            (Some(other), Endpoint::Sessions) => self.found.add(
                 place,
                 Code::Const,
                 format!(
@@ -170,7 +217,7 @@ impl<'a> Walk<'a> {
                     other.name()
                 ),
             ),
-            None => {
+            (None, _) => {
                 let names = EventType::ALL.map(EventType::name);
                 let hint = did_you_mean(parameters::nearest(name, names));
                 let name = quoted(name);
@@ -219,13 +266,14 @@ impl<'a> Walk<'a> {
         };
         let playhead = number.as_f64().filter(|playhead| playhead.is_finite())?;
         let bound = match (self.event_type, self.content) {
-            (EventType::SessionStart, Some(Content::Live)) => Some((
+            (Some(EventType::SessionStart), Some(Content::Live)) => Some((
                 SECONDS_OF_A_DAY,
                 "86400, because the playhead of live content is the second of the day (UTC)".into(),
             )),
-            (EventType::SessionStart, Some(Content::Recorded { length_s: Some(length_s) })) => {
-                Some((length_s, format!("media.length ({length_s})")))
-            }
+            (
+                Some(EventType::SessionStart),
+                Some(Content::Recorded { length_s: Some(length_s) }),
+            ) => Some((length_s, format!("media.length ({length_s})"))),
             _ => None,
         };
         if playhead < 0.0 {
@@ -274,10 +322,17 @@ impl<'a> Walk<'a> {
         let mut others = Names::default();
         let mut listed = Vec::with_capacity(members.len().min(PARAMS.len()));
         let event_type = self.event_type;
-        let allowed = |parameter: &Parameter| parameter.allowed_on.contains(event_type);
+        let allowed =
+            |parameter: &Parameter| event_type.is_some_and(|e| parameter.allowed_on.contains(e));
         for (name, node) in members {
             let row = PARAMS_INDEX.get(&name).filter(|row| allowed(&PARAMS[*row]));
             let Some(row) = row else {
+                if event_type.is_none() {
+                    if !others.insert(name.clone()) {
+                        self.repeated(&place.member(&name));
+                    }
+                    continue;
+                }
                 let known = PARAMS.iter().filter(|parameter| allowed(parameter));
                 self.unlisted(place, &mut others, name, known.map(|parameter| parameter.key));
                 continue;
@@ -300,12 +355,15 @@ impl<'a> Walk<'a> {
             listed.push((parameter.key, node));
         }
         for (row, parameter) in PARAMS.iter().enumerate() {
-            if parameter.is_required(self.event_type, self.rules.profile) && !present.has(row) {
-                let meaning = self.why_required(parameter);
+            if let Some(event_type) = event_type
+                && parameter.is_required(event_type, self.rules.profile)
+                && !present.has(row)
+            {
+                let meaning = why_required(parameter, event_type);
                 self.missing(place, parameter.key, meaning, names_before);
             }
         }
-        if self.event_type == EventType::StatesUpdate
+        if event_type == Some(EventType::StatesUpdate)
             && !listed.iter().any(|(key, _)| matches!(*key, "statesStart" | "statesEnd"))
         {
             self.found.add(place, Code::AnyOf, "one of statesStart and statesEnd is required");
@@ -319,17 +377,20 @@ impl<'a> Walk<'a> {
         };
         let mut present = Present::default();
         let mut others = Names::default();
+        let mut listed = Vec::with_capacity(members.len().min(QOE.len()));
         for (name, node) in members {
             let member_place = place.member(&name);
             match QOE_INDEX.get(&name) {
                 Some(row) if present.is_first(row) => {
                     self.value(&member_place, QOE[row].kind, &node);
+                    listed.push((QOE[row].key, node));
                 }
                 // Other quality names are documented as free, so they are not pointed out.
                 None if others.insert(name.clone()) => {}
                 _ => self.repeated(&member_place),
             }
         }
+        self.quality = Params(listed);
     }
 
     fn custom_metadata(&mut self, place: &Pointer<'_>, node: Node<'a>) {
@@ -475,8 +536,8 @@ impl<'a> Walk<'a> {
         let hinted = self.unlisted.len() < HINTS_MAX;
         let nearest = if hinted { parameters::nearest(&name, known) } else { None };
         if self.rules.strict {
-            let message =
-                format!("not listed on {}{}", self.event_type.name(), did_you_mean(nearest));
+            let on = self.event_type.map_or("any event", EventType::name);
+            let message = format!("not listed on {on}{}", did_you_mean(nearest));
             self.found.add(&place.member(&name), Code::AdditionalProperties, message);
         }
         if hinted {
@@ -505,25 +566,22 @@ impl<'a> Walk<'a> {
     }
 
     fn required_keys(&self) -> Vec<&'static str> {
+        let Some(event_type) = self.event_type else { return Vec::new() };
         PARAMS
             .iter()
-            .filter(|parameter| parameter.is_required(self.event_type, self.rules.profile))
+            .filter(|parameter| parameter.is_required(event_type, self.rules.profile))
             .map(|parameter| parameter.key)
             .collect()
     }
+}
 
-    fn why_required(&self, parameter: &Parameter) -> String {
-        let mut message = format!(
-            "required on {}: {}",
-            self.event_type.name(),
-            parameter.description.trim_end_matches('.')
-        );
-        if !parameter.is_required(self.event_type, Profile::Open) {
-            message
-                .push_str(" (a server set to validation.profile = \"open\" does not require it)");
-        }
-        message
+fn why_required(parameter: &Parameter, event_type: EventType) -> String {
+    let description = parameter.description.trim_end_matches('.');
+    let mut message = format!("required on {}: {description}", event_type.name());
+    if !parameter.is_required(event_type, Profile::Open) {
+        message.push_str(" (a server set to validation.profile = \"open\" does not require it)");
     }
+    message
 }
 
 /// Names of one object that are in no table, to tell one that stands twice.
