@@ -200,14 +200,13 @@ impl<'a> Walk<'a> {
             return self.found.add(place, Code::Type, expected("string", node));
         };
         match (EventType::from_name(name), self.endpoint) {
-            (Some(EventType::SessionStart), Endpoint::Sessions) => {}
             (Some(EventType::SessionStart), Endpoint::Events) => self.found.add(
                 place,
                 Code::Enum,
                 "expected an event of an open session; \"sessionStart\" opens one and goes to \
                  /api/v1/sessions",
             ),
-            (Some(_), Endpoint::Events) => {}
+            (Some(EventType::SessionStart), Endpoint::Sessions) | (Some(_), Endpoint::Events) => {}
             (Some(other), Endpoint::Sessions) => self.found.add(
                 place,
                 Code::Const,
