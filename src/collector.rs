@@ -10,9 +10,9 @@ use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
 use crate::live::{Full, Live};
 use crate::processor::{Change, Outcome};
-use crate::session::Opening;
 use crate::session::id::{Key, SessionId};
-use crate::wire::{Rules, Start, Unlisted, Violations};
+use crate::session::{Opening, Step};
+use crate::wire::{Event, Rules, Start, Unlisted, Violations};
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
@@ -42,6 +42,12 @@ pub enum Refusal {
     /// The body breaks rules; the player has to be mended.
     #[error("the body breaks {} rules", .0.listed().len() + .0.omitted())]
     Invalid(Violations),
+    /// The session's id was never given out here; the player should begin a new one.
+    #[error("nobody knows this session")]
+    Unknown,
+    /// The session is over; the player should begin a new one.
+    #[error("this session is over")]
+    Gone,
     /// There is no room now; the player may try again.
     #[error(transparent)]
     Full(#[from] Full),
@@ -95,6 +101,39 @@ impl Collector {
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
+    }
+
+    /// Takes an event of a session, whose id is given as it stands in the path: when this returns, the event
+    /// is durable and its session has it.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing was acknowledged.
+    pub async fn event(&self, id: &str, body: &[u8]) -> Result<(), Refusal> {
+        let committed = {
+            let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
+            let id = self.live_id(id)?;
+            let record = Encoded::new(Content::Event { sid: id, body: body.into() });
+            let step = Step::of(&event, record.body());
+            self.live.has_room_for(&step)?;
+            point_out(&event.unlisted);
+            self.journal.append(&record, Change::Event { id, step })?
+        };
+        match committed.await.map_err(|_| Unavailable::Closed)?? {
+            Outcome::Heard => Ok(()),
+            // The end of the session came before it.
+            _ => Err(Refusal::Gone),
+        }
+    }
+
+    /// The id of a session that is live as far as anyone knows; the fold has the last word. An id that we
+    /// gave out tells so itself, so sessions that are over need not be remembered.
+    fn live_id(&self, text: &str) -> Result<SessionId, Refusal> {
+        let id = SessionId::from_path(text).ok_or(Refusal::Unknown)?;
+        match self.live.contains(id) {
+            true => Ok(id),
+            false if id.is_signed_by(&self.key) => Err(Refusal::Gone),
+            false => Err(Refusal::Unknown),
+        }
     }
 
     /// Closes the sessions whose deadline has come, each with a record. While nothing can be written

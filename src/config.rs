@@ -200,6 +200,8 @@ impl Config {
             ("http.keep_alive", self.http.keep_alive),
             ("http.connection_age_max", self.http.connection_age_max),
             ("session.no_events_timeout", self.session.no_events_timeout),
+            ("session.no_playhead_timeout", self.session.no_playhead_timeout),
+            ("session.age_max", self.session.age_max),
             ("journal.segment_age_max", self.journal.segment_age_max),
             ("journal.checkpoint_interval", self.journal.checkpoint_interval),
         ] {

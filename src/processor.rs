@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening};
-use crate::wire::{Profile, Rules, Start};
+use crate::session::{CloseReason, Opening, Step, Timeouts};
+use crate::wire::{Event, Profile, Rules, Start, Violations};
 
 /// What a record changes: its content as the fold wants it.
 #[derive(Debug)]
@@ -23,12 +23,24 @@ pub enum Change {
         /// The room that was kept for it; none on replay, where it had room once.
         room: Option<Room>,
     },
+    /// Something happened in a session.
+    Event {
+        /// The session.
+        id: SessionId,
+        /// What happened.
+        step: Step,
+    },
     /// A deadline of a session passed.
     Close {
         /// The session.
         id: SessionId,
         /// Which deadline.
         reason: CloseReason,
+    },
+    /// Sessions end after other times from now on.
+    Settings {
+        /// These.
+        timeouts: Timeouts,
     },
     /// Nothing could be received for a while.
     Pause {
@@ -42,6 +54,10 @@ pub enum Change {
 pub enum Outcome {
     /// The session is open.
     Opened,
+    /// The session took the event.
+    Heard,
+    /// The session was over before the event.
+    Gone,
     /// The session is closed.
     Closed,
     /// It changed nothing: the deadline stood no more, or the session was closed already.
@@ -62,6 +78,11 @@ impl Processor {
         Self { live }
     }
 
+    /// When sessions end, as of the last record.
+    pub fn timeouts(&self) -> Timeouts {
+        self.live.progress().timeouts
+    }
+
     /// Folds one record.
     pub fn fold(&mut self, seq: u64, received_ms: u64, change: Change) -> Outcome {
         let outcome = match change {
@@ -69,15 +90,23 @@ impl Processor {
                 self.live.open(seq, received_ms, id, opening, room);
                 Outcome::Opened
             }
-            Change::Close { id, reason } => {
-                if self.live.close(seq, received_ms, id, reason) {
-                    Outcome::Closed
+            Change::Event { id, step } => {
+                if self.live.hear(seq, received_ms, id, step) {
+                    Outcome::Heard
                 } else {
-                    Outcome::Nothing
+                    Outcome::Gone
                 }
             }
+            Change::Close { id, reason } => match self.live.close(seq, received_ms, id, reason) {
+                Some(_) => Outcome::Closed,
+                None => Outcome::Nothing,
+            },
+            Change::Settings { timeouts } => {
+                self.live.set_timeouts(timeouts);
+                Outcome::Noted
+            }
             Change::Pause { down_ms } => {
-                self.live.pause(seq, received_ms, down_ms);
+                self.live.pause(down_ms);
                 Outcome::Noted
             }
         };
@@ -92,13 +121,18 @@ impl Processor {
     pub fn replay(&mut self, record: Record<'_>) -> Result<(), String> {
         /// A body was accepted once; what was required then does not matter now.
         const ACCEPTED: Rules = Rules { profile: Profile::Open, strict: false };
+        let broken = |found: Violations| format!("its body breaks the rules: {:?}", found.listed());
         let change = match record.content {
             Content::Start { sid, body, .. } => {
-                let start = Start::parse(&body, ACCEPTED)
-                    .map_err(|found| format!("its body breaks the rules: {:?}", found.listed()))?;
+                let start = Start::parse(&body, ACCEPTED).map_err(broken)?;
                 Change::Start { id: sid, opening: Opening::of(&start), room: None }
             }
+            Content::Event { sid, body } => {
+                let event = Event::parse(&body, ACCEPTED).map_err(broken)?;
+                Change::Event { id: sid, step: Step::of(&event, &body) }
+            }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
+            Content::Settings { timeouts } => Change::Settings { timeouts },
             Content::Pause { down_ms } => Change::Pause { down_ms },
         };
         self.fold(record.seq, record.received_ms, change);

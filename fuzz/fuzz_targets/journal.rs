@@ -14,7 +14,6 @@ use mediatally::journal::disk::{Disk, DiskFile};
 use mediatally::journal::recovery::{Recovered, recover};
 use mediatally::live::{self, Live};
 use mediatally::processor::Processor;
-use mediatally::session;
 
 #[derive(Default)]
 struct Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
@@ -64,7 +63,7 @@ impl DiskFile for File {
 }
 
 fn read_back(disk: &Memory) -> io::Result<Recovered> {
-    let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
+    let live = Arc::new(Live::new(live::Settings::default()));
     recover(disk, &live, &mut Processor::new(Arc::clone(&live)))
 }
 

@@ -33,7 +33,9 @@ pub(super) struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Start,
+    Event,
     Close,
+    Settings,
     Pause,
 }
 
@@ -41,7 +43,9 @@ impl Kind {
     fn of(content: &Content<'_>) -> Self {
         match content {
             Content::Start { .. } => Self::Start,
+            Content::Event { .. } => Self::Event,
             Content::Close { .. } => Self::Close,
+            Content::Settings { .. } => Self::Settings,
             Content::Pause { .. } => Self::Pause,
         }
     }
@@ -107,6 +111,9 @@ struct Row<'r> {
     client: Option<&'r str>,
     user_agent: Option<&'r str>,
     reason: Option<CloseReason>,
+    no_events_ms: Option<u64>,
+    no_playhead_ms: Option<u64>,
+    age_ms: Option<u64>,
     down_ms: Option<u64>,
     body: Option<&'r str>,
 }
@@ -122,6 +129,9 @@ impl<'r> Row<'r> {
             client: None,
             user_agent: None,
             reason: None,
+            no_events_ms: None,
+            no_playhead_ms: None,
+            age_ms: None,
             down_ms: None,
             body: None,
         };
@@ -131,7 +141,13 @@ impl<'r> Row<'r> {
                 row.user_agent = user_agent.as_deref();
                 row.body = str::from_utf8(body).ok();
             }
+            Content::Event { body, .. } => row.body = str::from_utf8(body).ok(),
             Content::Close { reason, .. } => row.reason = Some(*reason),
+            Content::Settings { timeouts } => {
+                row.no_events_ms = Some(timeouts.no_events_ms);
+                row.no_playhead_ms = Some(timeouts.no_playhead_ms);
+                row.age_ms = Some(timeouts.age_ms);
+            }
             Content::Pause { down_ms } => row.down_ms = Some(*down_ms),
         }
         row

@@ -33,8 +33,9 @@ const ADMIN_CONNECTIONS_MAX: usize = 128;
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
 
-/// How often sessions whose time has run out are looked for.
-const DEADLINES_TICK: Duration = Duration::from_secs(1);
+/// How often sessions whose time has run out are looked for. A session that has ended is closed no later
+/// than this after its linger.
+const DEADLINES_TICK: Duration = Duration::from_millis(200);
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +239,7 @@ fn open_journal(
     disk: Arc<dyn Disk>,
     clock: &Clock,
 ) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
-    let live = Arc::new(Live::new(config.live.clone(), config.session.clone()));
+    let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
     let recovered = recovery::recover(&*disk, &live, &mut processor)?;
     tracing::info!(
@@ -254,8 +255,9 @@ fn open_journal(
     let settings = config.journal.clone();
     let keeper = Keeper::new(settings.clone(), Arc::clone(&disk), clock.clone(), Arc::clone(&live));
     let (closed, segments_closed) = std::sync::mpsc::channel();
+    let timeouts = config.session.timeouts();
     let (journal, writer) =
-        Writer::start(settings, disk, clock.clone(), processor, recovered.start, closed);
+        Writer::start(settings, timeouts, disk, clock.clone(), processor, recovered.start, closed);
     let (ends, ended) = mpsc::channel(1);
     let (writer_ends, keeper_ends) = (Ends(ends.clone()), Ends(ends));
     let handles = [

@@ -141,15 +141,24 @@ impl Audit {
                     self.problem(format!("{}: session {sid} is started twice", place()));
                 }
             }
-            Content::Close { sid, .. } => {
-                let started_before = self.first.is_some_and(|(first, _)| first > 1);
-                match self.starts.get_mut(&sid.to_bytes()) {
-                    Some(live) => *live = false,
-                    None if started_before => {}
-                    None => self.problem(format!("{}: session {sid} was never started", place())),
+            // An event may stand behind the end of its session: it lost the race and was refused.
+            Content::Event { sid, .. } => {
+                if !self.starts.contains_key(&sid.to_bytes()) {
+                    self.never_started(*sid, place);
                 }
             }
-            Content::Pause { .. } => {}
+            Content::Close { sid, .. } => match self.starts.get_mut(&sid.to_bytes()) {
+                Some(live) => *live = false,
+                None => self.never_started(*sid, place),
+            },
+            Content::Settings { .. } | Content::Pause { .. } => {}
+        }
+    }
+
+    /// A session is spoken of whose start is not there, be it because it was removed by retention.
+    fn never_started(&mut self, sid: SessionId, place: impl Fn() -> String) {
+        if self.first.is_some_and(|(first, _)| first == 1) {
+            self.problem(format!("{}: session {sid} was never started", place()));
         }
     }
 

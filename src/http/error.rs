@@ -25,6 +25,10 @@ const RETRY_AFTER_S: u64 = 10;
 pub(super) enum ApiError {
     #[error("there is nothing at this path; a session begins with POST /api/v1/sessions")]
     NotFound,
+    #[error("nobody knows this session; a session begins with POST /api/v1/sessions")]
+    UnknownSession,
+    #[error("this session is over; begin a new one with POST /api/v1/sessions")]
+    SessionGone,
     #[error("this path does not take this method; the header Allow names those that it takes")]
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
@@ -49,6 +53,8 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::Unknown => Self::UnknownSession,
+            Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),
             Refusal::Unavailable(unavailable) => Self::Unavailable(unavailable),
         }
@@ -58,7 +64,8 @@ impl From<Refusal> for ApiError {
 impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession => StatusCode::NOT_FOUND,
+            Self::SessionGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

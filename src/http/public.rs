@@ -1,8 +1,8 @@
-//! The players' door: start a session, CORS.
+//! The players' door: start a session, send an event, CORS.
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -26,9 +26,12 @@ const PREFLIGHT_NAMES_MAX: usize = 32;
 
 pub(super) fn router(app: App) -> Router {
     let sessions: MethodRouter<App> = post(start_session).options(preflight);
+    let events: MethodRouter<App> = post(event).options(preflight);
     let router = Router::new()
         .route("/api/v1/sessions", sessions.clone())
         .route("/api/v1/sessions/", sessions)
+        .route("/api/v1/sessions/{sid}/events", events.clone())
+        .route("/api/v1/sessions/{sid}/events/", events)
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
     with_common_routes(router).with_state(app)
@@ -48,6 +51,22 @@ async fn start_session(State(app): State<App>, request: Request) -> Result<Respo
     let client = client_of(&head, &app.0.privacy);
     match app.collector().start(&body, client).await {
         Ok(id) => Ok(created(id)),
+        Err(refusal) => Err(refused(&app, &head, Some(&body), refusal.into())),
+    }
+}
+
+async fn event(
+    State(app): State<App>,
+    Path(sid): Path<String>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = match body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await {
+        Ok(body) => body,
+        Err(error) => return Err(refused(&app, &head, None, error)),
+    };
+    match app.collector().event(&sid, &body).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refusal) => Err(refused(&app, &head, Some(&body), refusal.into())),
     }
 }

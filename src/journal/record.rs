@@ -13,8 +13,8 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::session::CloseReason;
 use crate::session::id::SessionId;
+use crate::session::{CloseReason, Timeouts};
 
 /// What stands before the digits of the checksum.
 const CRC_KEY: &[u8] = b",\"crc\":\"";
@@ -47,12 +47,24 @@ pub enum Content<'a> {
         /// The body as it came, without line breaks.
         body: Cow<'a, [u8]>,
     },
+    /// Something happened in a session.
+    Event {
+        /// The session.
+        sid: SessionId,
+        /// The body as it came, without line breaks.
+        body: Cow<'a, [u8]>,
+    },
     /// A deadline of a session passed.
     Close {
         /// The session.
         sid: SessionId,
         /// Which deadline.
         reason: CloseReason,
+    },
+    /// Sessions end after these times from here on; in a journal without it, after the default ones.
+    Settings {
+        /// After which times.
+        timeouts: Timeouts,
     },
     /// The server was down or could not write; this time counts against no session.
     Pause {
@@ -91,6 +103,8 @@ struct Members<'a> {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     reason: Option<CloseReason>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    timeouts: Option<Timeouts>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
     /// Written by hand, so that it is copied only once.
     #[serde(borrow, skip_serializing, default)]
@@ -115,6 +129,7 @@ impl<'a> Encoded<'a> {
             client: None,
             user_agent: None,
             reason: None,
+            timeouts: None,
             down_ms: None,
             body: None,
         };
@@ -122,12 +137,19 @@ impl<'a> Encoded<'a> {
             Content::Start { client, user_agent, body, .. } => {
                 (Members { client, user_agent, ..empty }, Some(on_one_line(body)))
             }
+            Content::Event { body, .. } => (empty, Some(on_one_line(body))),
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
+            Content::Settings { timeouts } => (Members { timeouts: Some(timeouts), ..empty }, None),
             Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
         };
         let mut head = Vec::with_capacity(256);
         serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
         Self { head, body }
+    }
+
+    /// The body as the line has it; nothing if the record has none.
+    pub fn body(&self) -> &[u8] {
+        self.body.as_deref().unwrap_or_default()
     }
 
     /// Appends the line of the record, with its line break.
@@ -153,7 +175,9 @@ impl Content<'_> {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
+            Self::Event { .. } => "event",
             Self::Close { .. } => "close",
+            Self::Settings { .. } => "settings",
             Self::Pause { .. } => "pause",
         }
     }
@@ -161,8 +185,10 @@ impl Content<'_> {
     /// The session that the record is about.
     pub fn sid(&self) -> Option<SessionId> {
         match self {
-            Self::Start { sid, .. } | Self::Close { sid, .. } => Some(*sid),
-            Self::Pause { .. } => None,
+            Self::Start { sid, .. } | Self::Event { sid, .. } | Self::Close { sid, .. } => {
+                Some(*sid)
+            }
+            Self::Settings { .. } | Self::Pause { .. } => None,
         }
     }
 }
@@ -203,17 +229,23 @@ impl<'a> Members<'a> {
     fn into_content(self) -> Result<Content<'a>, Damage> {
         let lacks = |member: &str| Damage::Unknown(format!("a {} without {member}", self.kind));
         let sid = self.sid.ok_or_else(|| lacks("sid"));
+        let body = self.body.ok_or_else(|| lacks("body"));
+        let body = body.map(|body| Cow::Borrowed(body.get().as_bytes()));
         match &*self.kind {
             "start" => Ok(Content::Start {
                 sid: sid?,
-                body: self.body.ok_or_else(|| lacks("body"))?.get().as_bytes().into(),
+                body: body?,
                 client: self.client,
                 user_agent: self.user_agent,
             }),
+            "event" => Ok(Content::Event { sid: sid?, body: body? }),
             "close" => Ok(Content::Close {
                 sid: sid?,
                 reason: self.reason.ok_or_else(|| lacks("reason"))?,
             }),
+            "settings" => {
+                Ok(Content::Settings { timeouts: self.timeouts.ok_or_else(|| lacks("timeouts"))? })
+            }
             "pause" => {
                 Ok(Content::Pause { down_ms: self.down_ms.ok_or_else(|| lacks("down_ms"))? })
             }
@@ -317,7 +349,14 @@ mod tests {
                 let body = serde_json::to_vec(&serde_json::json!({ "a": value })).unwrap();
                 Content::Start { sid: sid(), client, user_agent, body: body.into() }
             }),
+            ".{0,30}".prop_map(|value| {
+                let body = serde_json::to_vec(&serde_json::json!({ "a": value })).unwrap();
+                Content::Event { sid: sid(), body: body.into() }
+            }),
             Just(Content::Close { sid: sid(), reason: CloseReason::TimeoutNoEvents }),
+            any::<u64>().prop_map(|no_events_ms| Content::Settings {
+                timeouts: Timeouts { no_events_ms, ..Timeouts::default() }
+            }),
             any::<u64>().prop_map(|down_ms| Content::Pause { down_ms }),
         ]
     }

@@ -16,7 +16,7 @@ use super::*;
 use crate::live::{self, Live};
 use crate::processor::Processor;
 use crate::session::id::{Key, SessionId};
-use crate::session::{self, CloseReason, Opening};
+use crate::session::{CloseReason, Opening, Timeouts};
 use crate::wire::{Profile, Rules};
 
 const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
@@ -57,15 +57,22 @@ impl Rig {
 
     /// Starts on what is on a disk.
     fn on(disk: SimDisk, clock: Clock) -> std::io::Result<Self> {
-        let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
+        let live = Arc::new(Live::new(live::Settings::default()));
         let mut processor = Processor::new(Arc::clone(&live));
         let recovered = recover(&disk, &live, &mut processor)?;
         let (sender, closed) = channel();
         let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
         let keeper = Keeper::new(settings(), Arc::clone(&shared), clock.clone(), Arc::clone(&live));
         let start = recovered.start;
-        let (journal, mut writer) =
-            Writer::start(settings(), shared, clock.clone(), processor, start, sender);
+        let (journal, mut writer) = Writer::start(
+            settings(),
+            Timeouts::default(),
+            shared,
+            clock.clone(),
+            processor,
+            start,
+            sender,
+        );
         writer.retry = (Duration::ZERO, Duration::ZERO);
         let recovered = recovered.clone();
         let sessions = u32::try_from(start.next_seq).unwrap() << 8;
@@ -129,7 +136,9 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                 Content::Start { sid, .. } => {
                     Content::Start { sid, client: None, user_agent: None, body: [][..].into() }
                 }
+                Content::Event { sid, .. } => Content::Event { sid, body: [][..].into() },
                 Content::Close { sid, reason } => Content::Close { sid, reason },
+                Content::Settings { timeouts } => Content::Settings { timeouts },
                 Content::Pause { down_ms } => Content::Pause { down_ms },
             };
             found.push((record.seq, record.received_ms, content));
@@ -642,7 +651,7 @@ fn hold_to_promises(
     for (_, name) in checkpoint::list(&replayed).unwrap() {
         replayed.remove(&name).unwrap();
     }
-    let live = Arc::new(Live::new(live::Settings::default(), session::Settings::default()));
+    let live = Arc::new(Live::new(live::Settings::default()));
     let mut processor = Processor::new(Arc::clone(&live));
     recover(&replayed, &live, &mut processor).unwrap();
     // Shards that a checkpoint restored tell a later number than those that only their records did.

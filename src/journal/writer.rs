@@ -12,6 +12,7 @@ use super::record::{Content, Encoded};
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
 use crate::clock::Clock;
 use crate::processor::{Change, Processor};
+use crate::session::Timeouts;
 
 /// How long the writer rests between two attempts to write again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -35,6 +36,8 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     processor: Processor,
     settings: Settings,
+    /// After which times sessions shall end; written where the journal says otherwise.
+    timeouts: Timeouts,
     /// Told the first number of each segment that is begun: those before it are closed.
     closed: Sender<u64>,
     open: Option<Open>,
@@ -89,6 +92,7 @@ impl Writer {
     /// journal begins in an outage, and tries on once it is run.
     pub fn start(
         settings: Settings,
+        timeouts: Timeouts,
         disk: Arc<dyn Disk>,
         clock: Clock,
         processor: Processor,
@@ -104,6 +108,7 @@ impl Writer {
             disk,
             processor,
             settings,
+            timeouts,
             closed,
             open: None,
             lines: Vec::new(),
@@ -112,10 +117,7 @@ impl Writer {
             retry: RETRY,
             down_since_ms: None,
         };
-        let begun = match start.last_ms {
-            Some(last_ms) => writer.begin_anew(last_ms),
-            None => writer.write(&[]),
-        };
+        let begun = writer.begin_anew(start.last_ms);
         if let Err(error) = begun {
             tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
             writer.open = None;
@@ -250,7 +252,7 @@ impl Writer {
                     drop(shared.wait(queue, pause));
                 }
             }
-            match self.begin_anew(since_ms) {
+            match self.begin_anew(Some(since_ms)) {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
             }
@@ -266,17 +268,30 @@ impl Writer {
         true
     }
 
-    /// Opens a segment that begins with a record of how long nothing could be written.
-    fn begin_anew(&mut self, since_ms: u64) -> io::Result<()> {
-        let seq = self.committed_seq + 1;
+    /// Opens a segment that begins with what holds from here on: how long nothing could be written, if it
+    /// ever could, and when sessions end, if that is not what held before.
+    fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        let down_ms = now_ms.saturating_sub(since_ms);
-        let mut line = Vec::new();
-        Encoded::new(Content::Pause { down_ms }).write_line(&mut line, seq, now_ms);
-        self.write(&line)?;
-        self.committed_seq = seq;
-        self.shared.queue().next_seq = seq + 1;
-        self.processor.fold(seq, now_ms, Change::Pause { down_ms });
+        let pause = since_ms.map(|since_ms| {
+            let down_ms = now_ms.saturating_sub(since_ms);
+            (Content::Pause { down_ms }, Change::Pause { down_ms })
+        });
+        let timeouts = self.timeouts;
+        let settings = (timeouts != self.processor.timeouts())
+            .then_some((Content::Settings { timeouts }, Change::Settings { timeouts }));
+        let mut lines = Vec::new();
+        let mut changes = Vec::new();
+        for (content, change) in pause.into_iter().chain(settings) {
+            changes.push(change);
+            let seq = self.committed_seq + changes.len() as u64;
+            Encoded::new(content).write_line(&mut lines, seq, now_ms);
+        }
+        self.write(&lines)?;
+        for change in changes {
+            self.committed_seq += 1;
+            self.processor.fold(self.committed_seq, now_ms, change);
+        }
+        self.shared.queue().next_seq = self.committed_seq + 1;
         Ok(())
     }
 

@@ -1,15 +1,43 @@
 //! One session as the fold of its records.
+//!
+//! A session changes in two ways only: it [hears](Session::hear) an event, or it [closes](Session::close).
+//! Time comes in as an argument, in two forms: `received_ms` is the server's clock, and *up time* is that
+//! clock less all the time that the server was down or could not write. Deadlines and the ordering window
+//! run on up time, so that nothing ends because nobody could hear it.
 
 pub mod id;
 
-use std::cell::RefCell;
+mod opening;
+
+mod reorder;
+
+mod timeline;
+
+mod step;
+
+mod state;
+
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use self::id::Key;
-use crate::wire::{Content, Event, PlayerTime, Start};
+use self::reorder::{Waiting, Window};
+use self::timeline::{Passage, Timeline};
+use crate::wire::{EventType, PlayerTime, Playhead};
+
+pub use opening::Opening;
+pub use state::{Ad, Main, PlayerState, State, StateName};
+pub use step::Step;
+
+/// How many events a session takes; what comes beyond only moves its deadlines.
+const EVENTS_MAX: u32 = 100_000;
+
+/// A playhead that differs by more than this, in seconds, has moved.
+const MOVED_S: f64 = 0.001;
 
 /// The section `session` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,11 +49,61 @@ pub struct Settings {
     /// A session ends when no event came for this long.
     #[serde(with = "humantime_serde")]
     pub no_events_timeout: Duration,
+    /// A session ends when its playhead did not move for this long.
+    #[serde(with = "humantime_serde")]
+    pub no_playhead_timeout: Duration,
+    /// A session ends when it is this old.
+    #[serde(with = "humantime_serde")]
+    pub age_max: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { key: None, no_events_timeout: Duration::from_mins(10) }
+        let Timeouts { no_events_ms, no_playhead_ms, age_ms } = Timeouts::default();
+        Self {
+            key: None,
+            no_events_timeout: Duration::from_millis(no_events_ms),
+            no_playhead_timeout: Duration::from_millis(no_playhead_ms),
+            age_max: Duration::from_millis(age_ms),
+        }
+    }
+}
+
+impl Settings {
+    /// The time-outs as the fold takes them.
+    pub fn timeouts(&self) -> Timeouts {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Timeouts {
+            no_events_ms: ms(self.no_events_timeout),
+            no_playhead_ms: ms(self.no_playhead_timeout),
+            age_ms: ms(self.age_max),
+        }
+    }
+}
+
+/// After how much up time sessions end.
+///
+/// They are part of what the journal tells, because a replay must close sessions where they were closed,
+/// whatever the settings say by then. A journal begins with the default, and a record says what holds from
+/// there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// Without an event, in ms.
+    pub no_events_ms: u64,
+    /// Without a change of the playhead, in ms.
+    pub no_playhead_ms: u64,
+    /// Since its start, in ms.
+    pub age_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        const MINUTE_MS: u64 = 60_000;
+        Self {
+            no_events_ms: 10 * MINUTE_MS,
+            no_playhead_ms: 30 * MINUTE_MS,
+            age_ms: 48 * 60 * MINUTE_MS,
+        }
     }
 }
 
@@ -47,108 +125,133 @@ fn key_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CloseReason {
+    /// The player said so.
+    SessionEnd,
     /// No event came for `session.no_events_timeout`.
     TimeoutNoEvents,
-}
-
-/// What the start of a session said, as far as it is kept: the listed facts, not the body.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Opening {
-    /// Time and playhead by the player.
-    pub player_time: PlayerTime,
-    /// What kind of content is played.
-    pub content: Content,
-    /// The listed parameters and the custom metadata, as JSON: `{"params":{…},"customMetadata":{…}}`.
-    /// One text costs one allocation, and a report repeats these facts as they are.
-    pub facts: Box<RawValue>,
-}
-
-impl Opening {
-    /// Keeps what a start said.
-    pub fn of(start: &Start<'_>) -> Self {
-        let facts = facts_of(start);
-        Self { player_time: start.event.player_time, content: start.content, facts }
-    }
-
-    /// The memory that it holds beside itself, in bytes.
-    pub fn facts_bytes(&self) -> usize {
-        self.facts.get().len()
-    }
-}
-
-fn facts_of(start: &Start<'_>) -> Box<RawValue> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Facts<'f, 'a> {
-        params: &'f crate::wire::Params<'a>,
-        custom_metadata: &'f crate::wire::CustomMetadata<'a>,
-    }
-    thread_local! {
-        // Written here first, so that what is kept is allocated once and exactly.
-        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    let Event { params, custom_metadata, .. } = &start.event;
-    let facts = Facts { params, custom_metadata };
-    let text = SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        serde_json::to_writer(&mut *scratch, &facts).expect("sound values are JSON");
-        str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
-    });
-    RawValue::from_string(text).expect("it was just written as JSON")
+    /// The playhead did not move for `session.no_playhead_timeout`.
+    TimeoutNoPlayhead,
+    /// It was as old as `session.age_max`.
+    Lifetime,
 }
 
 /// One live session.
-///
-/// *Up time* is the server's clock less all the time that it was down or could not write; deadlines
-/// run on it, so that no session ends because nobody could hear it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
-    /// When the start was received, in ms since the Unix epoch by the server's clock.
-    pub received_ms: u64,
-    /// When the last record was received, in ms of up time.
-    pub last_up_ms: u64,
     /// What its start said.
     pub opening: Opening,
+    /// When the start was received, in ms since the Unix epoch by the server's clock.
+    pub received_ms: u64,
+    /// What it is doing, as of the last processed event.
+    pub state: State,
+    /// What was counted.
+    pub counts: Counts,
+    started_up_ms: u64,
+    /// When the last event was accepted, in ms of up time.
+    heard_up_ms: u64,
+    /// When the playhead was last seen to move, in ms of up time.
+    moved_up_ms: u64,
+    /// The playhead of the event that was received last.
+    playhead: Playhead,
+    timeline: Timeline,
+    window: Window,
+}
+
+/// What a session counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Processed events, the start included.
+    pub events: u32,
+    /// Events that were stamped before the last processed one.
+    pub late: u32,
+    /// Repeats that were dropped.
+    pub duplicates: u32,
+    /// How often the player's clock was set.
+    pub clock_jumps: u32,
+    /// Events beyond the most that a session takes.
+    pub beyond: u32,
 }
 
 impl Session {
-    /// The instant from which on the session is over, in ms of up time.
-    pub fn deadline_up_ms(&self, settings: &Settings) -> u64 {
-        let timeout_ms = settings.no_events_timeout.as_millis();
-        self.last_up_ms.saturating_add(u64::try_from(timeout_ms).unwrap_or(u64::MAX))
+    /// Begins with its start, received at `received_ms` by the server's clock, `up_ms` in up time.
+    pub fn new(opening: Opening, received_ms: u64, up_ms: u64) -> Self {
+        let PlayerTime { playhead, ts } = opening.player_time;
+        Self {
+            opening,
+            received_ms,
+            state: State::default(),
+            counts: Counts { events: 1, ..Counts::default() },
+            started_up_ms: up_ms,
+            heard_up_ms: up_ms,
+            moved_up_ms: up_ms,
+            playhead,
+            timeline: Timeline::new(ts, received_ms),
+            window: Window::default(),
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::Rules;
+    /// Takes an event, unless the session is over for it: its deadline has come, or it has ended and the
+    /// event is none of those that the end may have overtaken. Says whether it was taken.
+    pub fn hear(&mut self, received_ms: u64, up_ms: u64, step: Step, timeouts: &Timeouts) -> bool {
+        let (deadline_up_ms, _) = self.deadline(timeouts);
+        if up_ms >= deadline_up_ms || !self.window.takes(&step) {
+            return false;
+        }
+        let playhead = step.player_time.playhead;
+        if (playhead.seconds() - self.playhead.seconds()).abs() > MOVED_S {
+            self.moved_up_ms = up_ms;
+        }
+        (self.playhead, self.heard_up_ms) = (playhead, up_ms);
+        for waiting in self.window.flush_before(up_ms) {
+            self.process(&waiting);
+        }
+        if self.window.holds(step.print) {
+            self.counts.duplicates += 1;
+        } else if self.is_full() && step.event_type != EventType::SessionEnd {
+            self.counts.beyond += 1;
+        } else {
+            self.window.add(received_ms, up_ms, step);
+        }
+        true
+    }
 
-    #[test]
-    fn a_session_keeps_the_listed_facts_and_drops_the_rest() {
-        let body = r#"{"eventType":"sessionStart","playerTime":{"ts":5,"playhead":1.5},
-            "unknown":{"big":[1,2,3]},"qoeData":{"media.qoe.bitrate":1},
-            "params":{"media.id":"a\/b \u00e9","media.length":20.0,"media.contentType":"VOD",
-              "media.playerName":"p","media.channel":"c","analytics.trackingServer":"t","analytics.reportSuite":"r",
-              "visitor.marketingCloudOrgId":"o","not.listed":"x","media.resume":true,
-              "visitor.customerIDs":{"crm":{"id":"7","authState":1}}},
-            "customMetadata":{"plan":"gold"}}"#;
-        let start = Start::parse(body.as_bytes(), Rules::default()).unwrap();
-        let opening = Opening::of(&start);
-        assert_eq!(
-            opening.facts.get(),
-            "{\"params\":{\"media.id\":\"a/b é\",\"media.length\":20.0,\"media.contentType\":\"VOD\",\
-             \"media.playerName\":\"p\",\"media.channel\":\"c\",\"analytics.trackingServer\":\"t\",\
-             \"analytics.reportSuite\":\"r\",\"visitor.marketingCloudOrgId\":\"o\",\"media.resume\":true,\
-             \"visitor.customerIDs\":{\"crm\":{\"id\":\"7\",\"authState\":1}}},\
-             \"customMetadata\":{\"plan\":\"gold\"}}"
-        );
-        assert_eq!(opening.player_time.ts, 5);
-        assert_eq!(opening.content, Content::Recorded { length_s: Some(20.0) });
-        let session = Session { received_ms: 5_000, last_up_ms: 1_000, opening };
-        assert_eq!(session.deadline_up_ms(&Settings::default()), 601_000);
-        let saved = serde_json::to_string(&session).unwrap();
-        let read: Session = serde_json::from_str(&saved).unwrap();
-        assert_eq!(serde_json::to_string(&read).unwrap(), saved);
+    /// The instant from which on the session is over, in ms of up time, and why.
+    pub fn deadline(&self, timeouts: &Timeouts) -> (u64, CloseReason) {
+        let end = self.window.closes_up_ms().map(|up_ms| (up_ms, CloseReason::SessionEnd));
+        let after = |since_up_ms: u64, ms, reason| (since_up_ms.saturating_add(ms), reason);
+        let timeouts = [
+            after(self.heard_up_ms, timeouts.no_events_ms, CloseReason::TimeoutNoEvents),
+            after(self.moved_up_ms, timeouts.no_playhead_ms, CloseReason::TimeoutNoPlayhead),
+            after(self.started_up_ms, timeouts.age_ms, CloseReason::Lifetime),
+        ];
+        let all = end.into_iter().chain(timeouts);
+        all.min_by_key(|(up_ms, _)| *up_ms).expect("there are three at least")
+    }
+
+    /// Processes what still waits, because the session is over.
+    pub fn close(&mut self) {
+        for waiting in self.window.close() {
+            self.process(&waiting);
+        }
+    }
+
+    /// The memory that it holds beside itself, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.opening.heap_bytes() + self.window.heap_bytes() + self.state.heap_bytes()
+    }
+
+    fn process(&mut self, Waiting { received_ms, step }: &Waiting) {
+        let (_elapsed_ms, passage) = self.timeline.advance(step.player_time.ts, *received_ms);
+        match passage {
+            Passage::Onward => {}
+            Passage::Late => self.counts.late += 1,
+            Passage::Jump => self.counts.clock_jumps += 1,
+        }
+        self.counts.events += 1;
+        let _effects = self.state.apply(step);
+    }
+
+    fn is_full(&self) -> bool {
+        self.counts.events as usize + self.window.len() >= EVENTS_MAX as usize
     }
 }
