@@ -28,6 +28,10 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const RING_LINES_MAX: usize = 100;
 const RING_BYTES_MAX: usize = 4 << 20;
 
+/// How many events for sessions that are not there are kept in any one second; the others are counted.
+/// A player that goes on after its session has ended sends the same thing for hours.
+const GONE_A_SECOND_MAX: u32 = 10;
+
 /// The section `rejects` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,15 +74,47 @@ pub enum Class {
     Invalid,
     /// The body was not read.
     Unread,
+    /// The body was right, but its session is over or was never there.
+    Gone,
+}
+
+impl Class {
+    fn of(reject: &Reject<'_>) -> Self {
+        match (reject.body, reject.violations) {
+            (None, _) => Self::Unread,
+            (Some(_), Some(_)) => Self::Invalid,
+            (Some(_), None) => Self::Gone,
+        }
+    }
 }
 
 /// Keeps what was refused.
 #[derive(Debug)]
 pub struct Rejects {
-    rings: [Mutex<Ring>; 2],
+    rings: [Mutex<Ring>; 3],
     queue: SyncSender<Option<String>>,
     queued_bytes: Arc<AtomicUsize>,
     dropped: AtomicU64,
+    gone_sample: Mutex<Sample>,
+    gone_skipped: AtomicU64,
+}
+
+/// Lets so many through in any one second.
+#[derive(Debug, Default)]
+struct Sample {
+    second: u64,
+    taken: u32,
+}
+
+impl Sample {
+    fn takes(&mut self, now_ms: u64) -> bool {
+        let second = now_ms / 1_000;
+        if second != self.second {
+            *self = Self { second, taken: 0 };
+        }
+        self.taken += 1;
+        self.taken <= GONE_A_SECOND_MAX
+    }
 }
 
 #[derive(Debug, Default)]
@@ -106,18 +142,29 @@ impl Rejects {
         let file_bytes_max = settings.bytes_max.as_u64() / 2;
         let writer =
             Writer { lines, queued_bytes: Arc::clone(&queued_bytes), folder, file_bytes_max };
-        let dropped = AtomicU64::new(0);
-        (Self { rings: Default::default(), queue, queued_bytes, dropped }, writer)
+        let rejects = Self {
+            rings: Default::default(),
+            queue,
+            queued_bytes,
+            dropped: AtomicU64::new(0),
+            gone_sample: Mutex::default(),
+            gone_skipped: AtomicU64::new(0),
+        };
+        (rejects, writer)
     }
 
     /// Keeps one refusal.
     pub fn keep(&self, reject: &Reject<'_>) {
+        let class = Class::of(reject);
+        if class == Class::Gone && !self.gone_sample.lock().takes(reject.received_ms) {
+            self.gone_skipped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let line = line_of(reject);
-        let class = if reject.body.is_some() { Class::Invalid } else { Class::Unread };
         self.rings[class as usize].lock().push(line.clone());
-        // A body that was not read has nothing to lose, and a flood of such must not push the others
-        // out of the files.
-        if class == Class::Unread {
+        // A body that was not read has nothing to lose, one whose session is gone has nowhere to go, and a
+        // flood of either must not push the others out of the files.
+        if class != Class::Invalid {
             return;
         }
         let bytes = line.len();
@@ -137,6 +184,11 @@ impl Rejects {
     /// The last refusals of a class, the oldest first, each as JSON.
     pub fn last(&self, class: Class) -> Vec<String> {
         self.rings[class as usize].lock().lines.iter().cloned().collect()
+    }
+
+    /// How many events for sessions that are not there were only counted.
+    pub fn gone_skipped(&self) -> u64 {
+        self.gone_skipped.load(Ordering::Relaxed)
     }
 
     /// How many were not written because they came too fast.
@@ -293,6 +345,34 @@ mod tests {
         }
         assert!(rejects.dropped() > 100, "nothing waits for the disk");
         assert!(rejects.queued_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
+    }
+
+    #[test]
+    fn events_for_sessions_that_are_gone_are_sampled_and_leave_the_others_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(b"the one"));
+        let gone = |received_ms| {
+            rejects.keep(&Reject {
+                received_ms,
+                status: 410,
+                path: "/api/v1/sessions/x/events",
+                client: None,
+                user_agent: None,
+                violations: None,
+                message: "this session is over",
+                body: Some(b"{}"),
+            });
+        };
+        (0..500).for_each(|_| gone(7_999));
+        assert_eq!((rejects.last(Class::Gone).len(), rejects.gone_skipped()), (10, 490));
+        gone(8_000);
+        assert_eq!((rejects.last(Class::Gone).len(), rejects.gone_skipped()), (11, 490));
+        assert!(rejects.last(Class::Invalid)[0].contains("the one"));
+        rejects.close();
+        writer.run();
+        let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
+        assert_eq!(file.lines().count(), 1);
     }
 
     #[test]

@@ -20,11 +20,15 @@ pub(super) fn router(app: App, local: bool) -> Router {
     with_common_routes(router).with_state(app)
 }
 
-/// The last refusals, the oldest first: `{"invalid":[…],"unread":[…],"dropped":0}`.
+/// The last refusals, the oldest first:
+/// `{"invalid":[…],"unread":[…],"gone":[…],"gone_skipped":0,"dropped":0}`.
 async fn rejects(State(app): State<App>) -> Response {
     let list = |class| app.rejects().last(class).join(",");
-    let (invalid, unread) = (list(Class::Invalid), list(Class::Unread));
-    let dropped = app.rejects().dropped();
-    let body = format!("{{\"invalid\":[{invalid}],\"unread\":[{unread}],\"dropped\":{dropped}}}\n");
+    let (invalid, unread, gone) = (list(Class::Invalid), list(Class::Unread), list(Class::Gone));
+    let (skipped, dropped) = (app.rejects().gone_skipped(), app.rejects().dropped());
+    let body = format!(
+        "{{\"invalid\":[{invalid}],\"unread\":[{unread}],\"gone\":[{gone}],\
+         \"gone_skipped\":{skipped},\"dropped\":{dropped}}}\n"
+    );
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

@@ -16,8 +16,8 @@ use super::*;
 use crate::live::{self, Live};
 use crate::processor::Processor;
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Timeouts};
-use crate::wire::{Profile, Rules};
+use crate::session::{CloseReason, Opening, Step, Timeouts};
+use crate::wire::{Event, Profile, Rules};
 
 const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
     {"media.id":"a","media.length":0,"media.contentType":"vod","media.playerName":"p"}}"#;
@@ -57,6 +57,11 @@ impl Rig {
 
     /// Starts on what is on a disk.
     fn on(disk: SimDisk, clock: Clock) -> std::io::Result<Self> {
+        Self::with(disk, clock, Timeouts::default())
+    }
+
+    /// Starts with settings that say when sessions end.
+    fn with(disk: SimDisk, clock: Clock, timeouts: Timeouts) -> std::io::Result<Self> {
         let live = Arc::new(Live::new(live::Settings::default()));
         let mut processor = Processor::new(Arc::clone(&live));
         let recovered = recover(&disk, &live, &mut processor)?;
@@ -64,15 +69,8 @@ impl Rig {
         let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
         let keeper = Keeper::new(settings(), Arc::clone(&shared), clock.clone(), Arc::clone(&live));
         let start = recovered.start;
-        let (journal, mut writer) = Writer::start(
-            settings(),
-            Timeouts::default(),
-            shared,
-            clock.clone(),
-            processor,
-            start,
-            sender,
-        );
+        let (journal, mut writer) =
+            Writer::start(settings(), timeouts, shared, clock.clone(), processor, start, sender);
         writer.retry = (Duration::ZERO, Duration::ZERO);
         let recovered = recovered.clone();
         let sessions = u32::try_from(start.next_seq).unwrap() << 8;
@@ -96,8 +94,25 @@ impl Rig {
         Ok((id, committed))
     }
 
-    fn append_close(&self, id: SessionId) -> Result<Pending, Unavailable> {
-        let reason = CloseReason::TimeoutNoEvents;
+    /// An event that was stamped at `ts`.
+    fn append_event(
+        &self,
+        id: SessionId,
+        event_type: &str,
+        ts: u64,
+        playhead: u8,
+    ) -> Result<Pending, Unavailable> {
+        let body = format!(
+            r#"{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":{playhead}}},
+            "params":{{"media.state.name":"mute"}}}}"#
+        );
+        let record = Encoded::new(Content::Event { sid: id, body: body.as_bytes().into() });
+        let rules = Rules { profile: Profile::Open, strict: false };
+        let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
+        Ok((id, self.journal.append(&record, Change::Event { id, step })?))
+    }
+
+    fn append_close(&self, id: SessionId, reason: CloseReason) -> Result<Pending, Unavailable> {
         let record = Encoded::new(Content::Close { sid: id, reason });
         Ok((id, self.journal.append(&record, Change::Close { id, reason })?))
     }
@@ -228,13 +243,13 @@ fn an_outage_counts_against_no_session() {
     assert_eq!(rig.commit(1), []);
     // The pause was written at once, since the clock stands still in between.
     rig.clock.advance(999);
-    let (_, mut early) = rig.append_close(id).unwrap();
+    let (_, mut early) = rig.append_close(id, CloseReason::TimeoutNoEvents).unwrap();
     rig.writer.turn();
     assert_eq!(early.try_recv(), Ok(Ok(Outcome::Nothing)), "its deadline has not passed");
     let mut rig = rig.restart();
     assert!(rig.live.contains(id));
     rig.clock.advance(1);
-    let (_, mut due) = rig.append_close(id).unwrap();
+    let (_, mut due) = rig.append_close(id, CloseReason::TimeoutNoEvents).unwrap();
     rig.writer.turn();
     assert_eq!(due.try_recv(), Ok(Ok(Outcome::Closed)));
     assert!(!rig.restart().live.contains(id));
@@ -407,6 +422,65 @@ fn a_segment_that_was_removed_is_not_written_into_the_void() {
 }
 
 #[test]
+fn an_event_that_lost_the_race_with_the_end_of_its_session_is_told_so() {
+    let mut rig = Rig::new();
+    let id = rig.commit(1)[0];
+    let now_ms = rig.clock.now_ms();
+    let mut group = vec![
+        rig.append_event(id, "play", now_ms, 0).unwrap(),
+        rig.append_event(id, "sessionEnd", now_ms + 5, 0).unwrap(),
+        rig.append_event(id, "ping", now_ms + 6, 0).unwrap(),
+        rig.append_event(id, "sessionComplete", now_ms + 5, 0).unwrap(),
+    ];
+    rig.clock.advance(500);
+    group.push(rig.append_event(id, "ping", now_ms + 4, 0).unwrap());
+    group.push(rig.append_close(id, CloseReason::TimeoutNoEvents).unwrap());
+    group.push(rig.append_close(id, CloseReason::SessionEnd).unwrap());
+    group.push(rig.append_event(id, "ping", now_ms + 3, 0).unwrap());
+    rig.writer.turn();
+    let outcomes = group.iter_mut().map(|(_, committed)| committed.try_recv().unwrap().unwrap());
+    let expected = [
+        Outcome::Heard,
+        Outcome::Heard,
+        Outcome::Gone,
+        Outcome::Heard,
+        Outcome::Gone,
+        Outcome::Nothing,
+        Outcome::Closed,
+        Outcome::Gone,
+    ];
+    assert_eq!(outcomes.collect::<Vec<_>>(), expected);
+    assert_eq!(rig.restart().live.sessions(), 0);
+}
+
+#[test]
+fn a_session_is_closed_where_it_was_closed_whatever_the_settings_say_later() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.commit(1)[0], rig.commit(1)[0]);
+    rig.clock.advance(599_000);
+    let (_, mut heard) = rig.append_event(second, "ping", 1_000_000, 1).unwrap();
+    rig.writer.turn();
+    assert_eq!(heard.try_recv(), Ok(Ok(Outcome::Heard)));
+    rig.clock.advance(1_000);
+    let (_, mut closed) = rig.append_close(first, CloseReason::TimeoutNoEvents).unwrap();
+    rig.writer.turn();
+    assert_eq!(closed.try_recv(), Ok(Ok(Outcome::Closed)));
+    let before = sessions_of(&rig.live);
+    let minute = Timeouts { no_events_ms: 60_000, ..Timeouts::default() };
+    let day = Timeouts { no_events_ms: 86_400_000, ..Timeouts::default() };
+    for timeouts in [minute, day, Timeouts::default(), minute] {
+        let disk = rig.disk.after_crash(0);
+        rig = Rig::with(disk, rig.clock.clone(), timeouts).unwrap();
+        assert_eq!(sessions_of(&rig.live), before);
+        assert_eq!(rig.live.progress().timeouts, timeouts, "and for what comes they hold");
+    }
+    rig.clock.advance(58_999);
+    assert_eq!(rig.live.take_due(rig.clock.now_ms(), 9), []);
+    rig.clock.advance(1);
+    assert_eq!(rig.live.take_due(rig.clock.now_ms(), 9), [(second, CloseReason::TimeoutNoEvents)]);
+}
+
+#[test]
 fn a_disk_that_hangs_and_fails_counts_against_no_session() {
     let mut rig = Rig::new();
     rig.commit(1);
@@ -524,8 +598,10 @@ fn closed_segments_are_bounded_by_their_size_together() {
 
 /// What may happen to a journal.
 #[derive(Clone, Debug)]
-enum Step {
-    Commit(usize),
+enum Act {
+    Start(usize),
+    /// Events of any sessions, as one group.
+    Events(Vec<Said>),
     Advance(u64),
     CloseDue,
     Checkpoint,
@@ -534,66 +610,126 @@ enum Step {
     Fault(u32, u32, usize),
     /// The machine goes down at an operation in the next steps.
     CrashAfter(u32, usize),
-    Restart,
+    /// Down for some time, with settings that say when sessions end.
+    Restart(u64, Timeouts),
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+/// An event of one of the sessions there ever were.
+#[derive(Clone, Debug)]
+struct Said {
+    session: prop::sample::Index,
+    event_type: &'static str,
+    /// How far its stamp lies before the server's clock, in ms.
+    behind_ms: u64,
+    playhead: u8,
+}
+
+fn any_said() -> impl Strategy<Value = Said> {
+    let types = [
+        "play",
+        "ping",
+        "ping",
+        "pauseStart",
+        "bufferStart",
+        "adBreakStart",
+        "adStart",
+        "adComplete",
+        "adBreakComplete",
+        "chapterStart",
+        "chapterSkip",
+        "stateStart",
+        "stateEnd",
+        "sessionComplete",
+        "sessionEnd",
+    ];
+    let event_type = prop::sample::select(types.to_vec());
+    (any::<prop::sample::Index>(), event_type, 0..20_000_u64, 0..3_u8).prop_map(
+        |(session, event_type, behind_ms, playhead)| Said {
+            session,
+            event_type,
+            behind_ms,
+            playhead,
+        },
+    )
+}
+
+fn any_timeouts() -> impl Strategy<Value = Timeouts> {
+    let shorter = Timeouts { no_events_ms: 90_000, no_playhead_ms: 150_000, age_ms: 400_000 };
+    prop_oneof![3 => Just(Timeouts::default()), 1 => Just(shorter)]
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        8 => (1..6_usize).prop_map(Step::Commit),
-        3 => (1..400_000_u64).prop_map(Step::Advance),
-        3 => Just(Step::CloseDue),
-        2 => Just(Step::Checkpoint),
-        2 => Just(Step::Compress),
-        3 => (0..4_u32, 1..5_u32, 0..900_usize).prop_map(|(b, f, t)| Step::Fault(b, f, t)),
-        3 => (0..12_u32, 0..2_000_usize).prop_map(|(budget, t)| Step::CrashAfter(budget, t)),
-        1 => Just(Step::Restart),
+        6 => (1..6_usize).prop_map(Act::Start),
+        9 => prop::collection::vec(any_said(), 1..14).prop_map(Act::Events),
+        2 => (1..400_000_u64).prop_map(Act::Advance),
+        3 => (1..7_000_u64).prop_map(Act::Advance),
+        3 => Just(Act::CloseDue),
+        2 => Just(Act::Checkpoint),
+        2 => Just(Act::Compress),
+        3 => (0..4_u32, 1..5_u32, 0..900_usize).prop_map(|(b, f, t)| Act::Fault(b, f, t)),
+        3 => (0..12_u32, 0..2_000_usize).prop_map(|(budget, t)| Act::CrashAfter(budget, t)),
+        2 => (0..900_000_u64, any_timeouts()).prop_map(|(ms, timeouts)| Act::Restart(ms, timeouts)),
     ]
 }
 
-/// Drives a journal through steps and holds it to its promises at every crash and at the end.
-fn drive(steps: &[Step]) {
+/// Drives a journal through acts and holds it to its promises at every crash and at the end.
+fn drive(acts: &[Act]) {
     let mut rig = Rig::new();
-    let mut appended = BTreeSet::new();
-    let mut acknowledged: BTreeMap<SessionId, u32> = BTreeMap::new();
+    let mut history = History::default();
     let mut crash: Option<usize> = None;
-    for step in steps.iter().chain([&Step::Restart]) {
-        match step {
-            Step::Commit(count) => {
-                let mut pending = Vec::new();
+    let end = [Act::Restart(5, Timeouts::default()), Act::Restart(0, Timeouts::default())];
+    for act in acts.iter().chain(&end) {
+        let mut pending = Vec::new();
+        match act {
+            Act::Start(count) => {
                 for _ in 0..*count {
-                    if let Ok((id, committed)) = rig.append_start() {
-                        appended.insert(id);
-                        pending.push((id, committed));
-                    }
+                    pending.extend(rig.append_start());
                 }
-                turn(&mut rig, crash.is_some(), &mut pending, &mut acknowledged);
+                history.started.extend(pending.iter().map(|(id, _)| *id));
+                turn(&mut rig, crash.is_some(), pending, |id, _| {
+                    history.acknowledged.insert(id);
+                });
             }
-            Step::Advance(by_ms) => rig.clock.advance(*by_ms),
-            Step::CloseDue => {
-                let due = rig.live.take_due(rig.journal.now_ms(), usize::MAX);
-                let mut pending = Vec::new();
-                for (id, _) in due {
-                    match rig.append_close(id) {
+            Act::Events(_) if history.started.is_empty() => {}
+            Act::Events(events) => {
+                for said in events {
+                    let id = *said.session.get(&history.started);
+                    let ts = rig.clock.now_ms() - said.behind_ms;
+                    pending.extend(rig.append_event(id, said.event_type, ts, said.playhead));
+                }
+                turn(&mut rig, crash.is_some(), pending, |id, outcome| {
+                    *history.answered.entry(id).or_default() += 1;
+                    assert!(matches!(outcome, Outcome::Heard | Outcome::Gone));
+                });
+            }
+            Act::Advance(by_ms) => rig.clock.advance(*by_ms),
+            Act::CloseDue => {
+                for (id, reason) in rig.live.take_due(rig.journal.now_ms(), usize::MAX) {
+                    match rig.append_close(id, reason) {
                         Ok(appended) => pending.push(appended),
                         Err(_) => rig.live.put_back(id),
                     }
                 }
-                turn(&mut rig, crash.is_some(), &mut pending, &mut BTreeMap::new());
+                turn(&mut rig, crash.is_some(), pending, |_, outcome| {
+                    assert_eq!(outcome, Outcome::Closed, "nothing came between");
+                });
             }
-            Step::Checkpoint => drop(rig.keeper.checkpoint()),
-            Step::Compress => drop(rig.keeper.compress_closed()),
-            Step::Fault(budget, faults, torn) if crash.is_none() => {
+            Act::Checkpoint => drop(rig.keeper.checkpoint()),
+            Act::Compress => drop(rig.keeper.compress_closed()),
+            Act::Fault(budget, faults, torn) if crash.is_none() => {
                 rig.disk.fail_after(*budget, Some(*faults), *torn);
             }
-            Step::CrashAfter(budget, torn) if crash.is_none() => {
+            Act::CrashAfter(budget, torn) if crash.is_none() => {
                 rig.disk.fail_after(*budget, None, *torn);
                 crash = Some(*torn);
             }
-            Step::Fault(..) | Step::CrashAfter(..) => {}
-            Step::Restart => {
+            Act::Fault(..) | Act::CrashAfter(..) => {}
+            Act::Restart(down_ms, timeouts) => {
                 let before = sessions_of(&rig.live);
                 let went_on = crash.is_none();
-                rig = hold_to_promises(&rig, crash.take(), &appended, &acknowledged);
+                rig.clock.advance(*down_ms);
+                rig = hold_to_promises(&rig, crash.take(), *timeouts, &history);
                 if went_on {
                     assert_eq!(sessions_of(&rig.live), before, "replay is what was live");
                 }
@@ -602,13 +738,24 @@ fn drive(steps: &[Step]) {
     }
 }
 
+/// What the players know.
+#[derive(Default)]
+struct History {
+    /// Sessions whose start was appended.
+    started: Vec<SessionId>,
+    /// Sessions whose start was answered.
+    acknowledged: BTreeSet<SessionId>,
+    /// How many events of a session were answered.
+    answered: BTreeMap<SessionId, usize>,
+}
+
 /// Lets the writer commit what waits. A disk that never gets well would keep it for ever, so a crash
 /// is to end before that: the journal is closed, which the writer notices.
 fn turn(
     rig: &mut Rig,
     crashing: bool,
-    pending: &mut Vec<Pending>,
-    acknowledged: &mut BTreeMap<SessionId, u32>,
+    pending: Vec<Pending>,
+    mut answered: impl FnMut(SessionId, Outcome),
 ) {
     if pending.is_empty() {
         return;
@@ -617,34 +764,36 @@ fn turn(
         rig.journal.close();
     }
     rig.writer.turn();
-    for (id, mut committed) in pending.drain(..) {
-        if matches!(committed.try_recv(), Ok(Ok(_))) {
-            *acknowledged.entry(id).or_default() += 1;
+    for (id, mut committed) in pending {
+        if let Ok(Ok(outcome)) = committed.try_recv() {
+            answered(id, outcome);
         }
     }
 }
 
-fn hold_to_promises(
-    rig: &Rig,
-    crash: Option<usize>,
-    appended: &BTreeSet<SessionId>,
-    acknowledged: &BTreeMap<SessionId, u32>,
-) -> Rig {
+fn hold_to_promises(rig: &Rig, crash: Option<usize>, timeouts: Timeouts, history: &History) -> Rig {
     let disk = rig.disk.after_crash(crash.unwrap_or(0));
     let clock = rig.clock.clone();
-    let rig = Rig::on(disk, clock.clone()).unwrap();
+    let rig = Rig::with(disk, clock.clone(), timeouts).unwrap();
     let found = records(&rig.disk);
     in_order(&found);
     let mut starts = BTreeSet::new();
+    let mut events: BTreeMap<SessionId, usize> = BTreeMap::new();
     for (.., content) in &found {
-        if let Content::Start { sid, .. } = content {
-            assert!(appended.contains(sid), "nothing is invented");
-            assert!(starts.insert(*sid), "nothing stands twice");
+        match content {
+            Content::Start { sid, .. } => {
+                assert!(history.started.contains(sid), "nothing is invented");
+                assert!(starts.insert(*sid), "nothing stands twice");
+            }
+            Content::Event { sid, .. } => *events.entry(*sid).or_default() += 1,
+            _ => {}
         }
     }
-    for id in acknowledged.keys() {
-        assert!(starts.contains(id), "what was acknowledged is there");
+    assert!(history.acknowledged.is_subset(&starts), "what was acknowledged is there");
+    for (id, answered) in &history.answered {
+        assert!(events.get(id).copied().unwrap_or(0) >= *answered, "and so is every event");
     }
+    assert_eq!(rig.live.progress().timeouts, timeouts);
     assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
     // The same state without any checkpoint, from the records alone.
     let replayed = rig.disk.after_crash(0);
@@ -669,9 +818,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn what_was_acknowledged_is_there_once_in_order_whatever_happens(
-        steps in prop::collection::vec(any_step(), 1..40),
+        acts in prop::collection::vec(any_act(), 1..40),
     ) {
-        drive(&steps);
+        drive(&acts);
     }
 }
 

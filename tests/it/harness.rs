@@ -79,6 +79,12 @@ impl TestServer {
         self.app.collector().close_due().await;
     }
 
+    /// Moves the clock to this time, in ms since the Unix epoch, and does what is due by then.
+    pub(crate) async fn set_clock(&self, now_ms: u64) {
+        self.clock.advance(now_ms - self.clock.now_ms());
+        self.close_due().await;
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }

@@ -4,10 +4,12 @@
 
 mod commands;
 mod cors;
+mod events;
 mod harness;
 mod health;
 mod limits;
 mod recovery;
+mod scenarios;
 mod sessions;
 mod shutdown;
 mod tree;
