@@ -1,14 +1,17 @@
-//! What a session start costs, next to a no-op axum route in the same run.
+//! What a session start and a ping cost, next to no-op axum routes in the same run.
 //!
-//! `cargo bench --bench collect` starts both servers on free loopback ports, sends the documented body
-//! from 64 connections to each in turn (with `wrk`, which must be installed), and prints requests a
-//! second and the server's own CPU time a request. Machines are noisy; compare the ratio.
+//! `cargo bench --bench collect` starts both servers on free loopback ports, sends the documented start
+//! and then pings of 5 000 sessions from 64 connections to each in turn (with `wrk`, which must be
+//! installed), and prints requests a second and the server's own CPU time a request. Machines are noisy;
+//! compare the ratio.
 //! `MEDIATALLY_BENCH_SECONDS` (5) and `MEDIATALLY_BENCH_ROUNDS` (3) bound the run.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
+
+use std::path::Path;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -19,6 +22,9 @@ const BODY: &str = include_str!("../tests/it/data/session-start.json");
 
 const CONNECTIONS: &str = "-c64";
 
+/// How many sessions send pings.
+const SESSIONS: usize = 5_000;
+
 fn main() {
     if std::env::args().any(|argument| argument == "--noop") {
         return serve_noop();
@@ -26,9 +32,11 @@ fn main() {
     let seconds = setting("MEDIATALLY_BENCH_SECONDS", 5);
     let rounds = setting("MEDIATALLY_BENCH_ROUNDS", 3);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let script = folder.path().join("start.lua");
-    let lua = format!("wrk.method = 'POST'\nwrk.body = [==[\n{BODY}]==]\n");
-    std::fs::write(&script, lua).expect("the script of wrk");
+    let starts = folder.path().join("start.lua");
+    let lua = format!(
+        "wrk.method = 'POST'\nwrk.path = '/api/v1/sessions'\nwrk.body = [==[\n{BODY}]==]\n"
+    );
+    std::fs::write(&starts, lua).expect("the script of wrk");
 
     let noop = Server::start(
         "no-op",
@@ -45,12 +53,34 @@ fn main() {
                 ("MEDIATALLY_LIVE__BYTES_MAX", "16GiB"),
             ]),
     );
-    println!("{:<12} {:>12} {:>16} {:>9}", "server", "requests/s", "CPU µs/request", "non-2xx");
-    for _ in 0..rounds {
-        let base = noop.load(&script, seconds);
-        let ours = mediatally.load(&script, seconds);
-        println!("{:<12} {:>11.2} ×", "ratio", ours / base);
+    let pings = folder.path().join("ping.lua");
+    std::fs::write(&pings, ping_script(&mediatally.sessions())).expect("the script of wrk");
+    for (what, script) in [("session start", &starts), ("ping", &pings)] {
+        println!("{what}");
+        println!("{:<12} {:>12} {:>16} {:>9}", "server", "requests/s", "CPU µs/request", "non-2xx");
+        for _ in 0..rounds {
+            let base = noop.load(script, seconds);
+            let ours = mediatally.load(script, seconds);
+            println!("{:<12} {:>11.2} ×", "ratio", ours / base);
+        }
     }
+}
+
+/// Each request is a ping of the next session; a round later the player has moved on by a second.
+fn ping_script(locations: &[String]) -> String {
+    let list: Vec<_> = locations.iter().map(|location| format!("'{location}/events'")).collect();
+    format!(
+        "local paths = {{{}}}\n\
+         local n = 0\n\
+         request = function()\n\
+           local path, second = paths[n % #paths + 1], math.floor(n / #paths) + 1\n\
+           n = n + 1\n\
+           return wrk.format('POST', path, nil, string.format(\n\
+             '{{\"eventType\":\"ping\",\"playerTime\":{{\"playhead\":%d,\"ts\":%d}}}}',\n\
+             second, 1700000000000 + second * 1000))\n\
+         end\n",
+        list.join(",")
+    )
 }
 
 fn setting(name: &str, default: u32) -> u32 {
@@ -71,8 +101,16 @@ fn serve_noop() {
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Location"),
     ];
-    let answer = move |_: Bytes| async move { (StatusCode::CREATED, headers) };
-    let router: Router = Router::new().route("/api/v1/sessions", post(answer));
+    let created = {
+        let headers = headers.clone();
+        move |_: Bytes| async move { (StatusCode::CREATED, headers) }
+    };
+    let [.., origin, methods, allowed, exposed] = headers;
+    let taken = [origin, methods, allowed, exposed];
+    let no_content = move |_: Bytes| async move { (StatusCode::NO_CONTENT, taken) };
+    let router: Router = Router::new()
+        .route("/api/v1/sessions", post(created))
+        .route("/api/v1/sessions/{sid}/events", post(no_content));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -99,13 +137,32 @@ impl Server {
         Self { name, child, address: address.expect("the server tells its address") }
     }
 
+    /// Starts the sessions that send pings; gives their locations.
+    fn sessions(&self) -> Vec<String> {
+        let url = format!("http://{}/api/v1/sessions", self.address);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+            let mut locations = Vec::with_capacity(SESSIONS);
+            while locations.len() < SESSIONS {
+                let starts = (0..64).map(|_| client.post(&url).body(BODY).send());
+                for started in futures_util::future::join_all(starts).await {
+                    let started = started.expect("the server answers");
+                    let location = started.headers()[header::LOCATION].to_str();
+                    locations.push(location.expect("a path").to_owned());
+                }
+            }
+            locations
+        })
+    }
+
     /// Sends bodies for a while; gives the CPU time a request in µs.
-    fn load(&self, script: &std::path::Path, seconds: u32) -> f64 {
+    fn load(&self, script: &Path, seconds: u32) -> f64 {
         let before = self.cpu_us();
         let output = Command::new("wrk")
             .args(["-t1", CONNECTIONS, &format!("-d{seconds}s"), "-s"])
             .arg(script)
-            .arg(format!("http://{}/api/v1/sessions", self.address))
+            .arg(format!("http://{}", self.address))
             .output()
             .expect("wrk runs; install it (Debian: apt-get install wrk)");
         let spent = self.cpu_us() - before;

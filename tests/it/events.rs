@@ -235,7 +235,7 @@ async fn half_an_hour_without_a_change_of_the_playhead_ends_a_session() {
 #[tokio::test]
 async fn a_session_ends_with_its_life_and_settings_say_when() {
     let server = TestServer::with(|config| {
-        config.session.age_max = std::time::Duration::from_secs(60);
+        config.session.age_max = std::time::Duration::from_mins(1);
         config.session.no_events_timeout = std::time::Duration::from_secs(45);
     })
     .await;

@@ -6,15 +6,22 @@ use std::process::Command as StdCommand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mediatally::journal::checkpoint;
+use mediatally::journal::disk::Folder;
+use mediatally::journal::recovery::recover;
+use mediatally::live::{self, Live};
+use mediatally::processor::Processor;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::harness::{Process, SAMPLE, client, until, within};
 
 /// Runs a command of the program on the data folder in `folder`.
-async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -54,7 +61,7 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
         let path = folder.path().join("ledger");
         std::fs::write(&path, ledger.lock().await.join("\n")).unwrap();
         let arguments = ["verify", "--ledger", path.to_str().unwrap()];
-        let (code, said) = run(folder.path(), &arguments).await;
+        let (code, said) = run_command(folder.path(), &arguments).await;
         assert_eq!(code, Some(0), "round {round}: {said}");
         let started = format!("sessions   {} started", process.read_back["live_sessions"]);
         assert!(said.contains(&started), "all are live again: {started} in {said}");
@@ -84,6 +91,118 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     println!("{rounds} rounds, {} acknowledged, 0 lost", ledger.len());
 }
 
+/// What the players of one run know, and what is left to do.
+#[derive(Default)]
+struct Run {
+    /// Sessions that are still to be played.
+    left: AtomicUsize,
+    /// The id and the body of each event that was acknowledged.
+    acknowledged: Mutex<Vec<(String, String)>>,
+}
+
+/// Plays whole sessions, each with its events in parallel and out of order, until none is left or the
+/// server is gone.
+async fn play_until_gone(url: String, run: Arc<Run>, mut random: SmallRng) {
+    let client = client();
+    let left = || run.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    while let Ok(left) = left() {
+        let Ok(response) = client.post(&url).body(SAMPLE).send().await else { return };
+        let id = response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap();
+        let types = ["play", "pauseStart", "play", "bufferStart", "ping", "chapterSkip", "error"];
+        let mut bodies: Vec<String> = (0..)
+            .zip(types)
+            .map(|(number, event_type)| {
+                let (ts, playhead) = (1_700_000_000_000_u64 + number * 500, number);
+                format!(
+                    r#"{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":{playhead}}}}}"#
+                )
+            })
+            .collect();
+        if left.is_multiple_of(2) {
+            bodies.push(bodies[4].replace("ping", "sessionEnd"));
+        }
+        bodies.shuffle(&mut random);
+        let posts = bodies.into_iter().map(|body| async {
+            let event = client.post(format!("{url}/{id}/events")).body(body.clone()).send();
+            // What is stamped later than an end that overtook it is refused.
+            let taken = event.await.is_ok_and(|response| response.status() == 204);
+            taken.then(|| (id.to_owned(), body))
+        });
+        let taken = futures_util::future::join_all(posts).await;
+        run.acknowledged.lock().await.extend(taken.into_iter().flatten());
+    }
+}
+
+/// What a start would find in a copy of a data folder: each session as a checkpoint has it.
+fn replayed(folder: &Path, with_checkpoints: bool) -> Vec<String> {
+    let copy = tempfile::tempdir().unwrap();
+    let disk = Folder::make(copy.path()).unwrap();
+    for entry in std::fs::read_dir(folder.join("data/journal")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if with_checkpoints || !name.starts_with("checkpoint-") {
+            std::fs::copy(&path, copy.path().join(name)).unwrap();
+        }
+    }
+    let live = Arc::new(Live::new(live::Settings::default()));
+    let recovered = recover(&disk, &live, &mut Processor::new(Arc::clone(&live))).unwrap();
+    assert_eq!((recovered.damaged, recovered.missing), (0, 0));
+    assert_eq!(recovered.checkpoint_seq.is_some(), with_checkpoints);
+    let text = String::from_utf8(checkpoint::to_bytes(&live)).unwrap();
+    text.lines().filter(|line| line.starts_with("{\"sid\"")).map(str::to_owned).collect()
+}
+
+/// `MEDIATALLY_CRASH_SESSIONS` (300) sessions with `kill -9` in their middle.
+#[tokio::test]
+async fn sessions_with_shuffled_events_are_the_same_after_kill_9() {
+    let setting = std::env::var("MEDIATALLY_CRASH_SESSIONS").ok();
+    let sessions = setting.map_or(300, |text| text.parse::<usize>().unwrap());
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "256KiB"),
+        ("MEDIATALLY_JOURNAL__CHECKPOINT_INTERVAL", "50ms"),
+    ];
+    let run = Arc::new(Run::default());
+    for half in [sessions / 2, sessions - sessions / 2] {
+        run.left.fetch_add(half, Ordering::Relaxed);
+        let process = Process::start(folder.path(), &settings).await;
+        let players: Vec<_> = (0..16)
+            .map(|_| {
+                let random = SmallRng::seed_from_u64(random.random());
+                let url = process.url("/api/v1/sessions");
+                tokio::spawn(play_until_gone(url, Arc::clone(&run), random))
+            })
+            .collect();
+        until(|| run.left.load(Ordering::Relaxed) <= half / 10).await;
+        process.signal(Signal::KILL);
+        process.ended().await;
+        for player in players {
+            player.await.unwrap();
+        }
+        let whole = replayed(folder.path(), true);
+        assert!(whole.len() > half / 3, "about half of them have not ended");
+        assert_eq!(whole, replayed(folder.path(), false), "however it is read back");
+    }
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (_, events) = run_command(folder.path(), &["export", "--kind", "event"]).await;
+    let in_journal: HashSet<(String, String)> = events
+        .lines()
+        .map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let body = line.split_once("\"body\":").unwrap().1.rsplit_once(",\"crc\"").unwrap().0;
+            (event["sid"].as_str().unwrap().to_owned(), body.to_owned())
+        })
+        .collect();
+    let acknowledged = run.acknowledged.lock().await;
+    let lost = acknowledged.iter().filter(|event| !in_journal.contains(event)).count();
+    assert_eq!(lost, 0);
+    println!("{sessions} sessions, {} events acknowledged, 0 lost", acknowledged.len());
+}
+
 #[tokio::test]
 async fn a_restart_in_order_brings_every_session_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,7 +225,7 @@ async fn a_second_server_on_the_same_folder_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]).await;
     let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let (code, said) = run(folder.path(), &arguments).await;
+    let (code, said) = run_command(folder.path(), &arguments).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("another mediatally uses the data folder"), "{said}");
     process.signal(Signal::INT);
@@ -120,7 +239,7 @@ async fn a_journal_without_its_key_does_not_start() {
     process.signal(Signal::INT);
     process.ended().await;
     std::fs::remove_file(folder.path().join("data/session.key")).unwrap();
-    let (code, said) = run(folder.path(), &["--listen", "127.0.0.1:0"]).await;
+    let (code, said) = run_command(folder.path(), &["--listen", "127.0.0.1:0"]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("restore it from a backup"), "{said}");
 }
@@ -141,7 +260,7 @@ async fn with_sessions(count: usize) -> tempfile::TempDir {
 #[tokio::test]
 async fn verify_accepts_a_healthy_journal_and_names_a_damaged_line() {
     let folder = with_sessions(5).await;
-    let (code, said) = run(folder.path(), &["verify"]).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(
         said.contains("records    5: 5 start") && said.contains("keeps its promises"),
@@ -154,21 +273,22 @@ async fn verify_accepts_a_healthy_journal_and_names_a_damaged_line() {
         let mut bytes = healthy.clone();
         bytes[lines[..damaged].concat().len() + 40] ^= 1;
         std::fs::write(&segment, bytes).unwrap();
-        let (code, said) = run(folder.path(), &["verify"]).await;
+        let (code, said) = run_command(folder.path(), &["verify"]).await;
         assert_eq!(code, Some(1), "{said}");
         let named = format!("00000000000000000001.ndjson line {}: ", damaged + 1);
         assert!(said.contains(&named), "{named} in {said}");
     }
     std::fs::write(&segment, lines[1..].concat()).unwrap();
-    let (code, said) = run(folder.path(), &["verify"]).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(1), "what is missing at the beginning is missed: {said}");
     std::fs::write(&segment, lines[..4].concat()).unwrap();
-    let (code, said) = run(folder.path(), &["verify"]).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(1), "what is missing at the end is missed: {said}");
     std::fs::write(&segment, healthy).unwrap();
     let ledger = folder.path().join("ledger");
     std::fs::write(&ledger, format!("/api/v1/sessions/{}\n", "ab".repeat(32))).unwrap();
-    let (code, said) = run(folder.path(), &["verify", "--ledger", ledger.to_str().unwrap()]).await;
+    let (code, said) =
+        run_command(folder.path(), &["verify", "--ledger", ledger.to_str().unwrap()]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("ledger line 1") && said.contains("is lost"), "{said}");
 }
@@ -191,11 +311,11 @@ async fn a_compressed_segment_that_is_damaged_is_named_and_the_rest_is_read() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&compressed, bytes).unwrap();
-    let (code, said) = run(folder.path(), &["verify"]).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("00000000000000000001.ndjson.zst line "), "{said}");
     assert!(said.contains("cannot be unpacked") && said.contains("to 40"), "{said}");
-    let (code, said) = run(folder.path(), &["export"]).await;
+    let (code, said) = run_command(folder.path(), &["export"]).await;
     assert_eq!(code, Some(0));
     assert!(said.contains("{\"seq\":40,"), "{said}");
 }
@@ -215,7 +335,7 @@ async fn a_journal_that_was_moved_away_is_noticed() {
     assert_eq!(post().await, 503, "nothing is acknowledged into a folder that nobody will read");
     std::fs::rename(&elsewhere, &journal).unwrap();
     within(async { while post().await != 201 {} }).await;
-    let (code, said) = run(folder.path(), &["verify"]).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{said}");
     process.signal(Signal::INT);
     process.ended().await;
@@ -226,7 +346,7 @@ async fn export_writes_the_records_that_were_asked_for() {
     let folder = with_sessions(3).await;
     // A second start, so that there is a pause.
     let process = Process::start(folder.path(), &[]).await;
-    let (code, all) = run(folder.path(), &["export"]).await;
+    let (code, all) = run_command(folder.path(), &["export"]).await;
     assert_eq!(code, Some(0));
     let records: Vec<serde_json::Value> =
         all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -235,17 +355,17 @@ async fn export_writes_the_records_that_were_asked_for() {
     assert_eq!(records[0]["client"], "127.0.0.0");
     assert_eq!(records[0]["user_agent"], "test");
     assert_eq!(records[0]["body"], serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap());
-    let (_, starts) = run(folder.path(), &["export", "--kind", "start,close"]).await;
+    let (_, starts) = run_command(folder.path(), &["export", "--kind", "start,close"]).await;
     assert_eq!(starts.lines().count(), 3);
     let second = records[1]["received_ms"].to_string();
-    let (_, since) = run(folder.path(), &["export", "--since", &second]).await;
+    let (_, since) = run_command(folder.path(), &["export", "--since", &second]).await;
     assert!(since.lines().count() >= 3 && since.lines().count() <= 4, "{since}");
-    let (_, none) = run(folder.path(), &["export", "--until", "2001-01-01"]).await;
+    let (_, none) = run_command(folder.path(), &["export", "--until", "2001-01-01"]).await;
     assert_eq!(none, "");
-    let (_, csv) = run(folder.path(), &["export", "--format", "csv"]).await;
+    let (_, csv) = run_command(folder.path(), &["export", "--format", "csv"]).await;
     assert!(csv.starts_with("seq,received_ms,kind,sid,client,user_agent,reason,down_ms,body\n1,"));
     assert_eq!(csv.lines().count(), 5);
-    let (code, said) = run(folder.path(), &["export", "--since", "yesterday"]).await;
+    let (code, said) = run_command(folder.path(), &["export", "--since", "yesterday"]).await;
     assert_eq!(code, Some(2));
     assert!(said.contains("2026-11-20T08:00:00Z"), "{said}");
     process.signal(Signal::INT);
@@ -300,7 +420,7 @@ async fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
     assert!(refused.text().await.unwrap().contains("nothing was acknowledged"));
     within(async { while get(process.url("/readyz")).await != 503 {} }).await;
     assert_eq!(get(process.url("/livez")).await, 200, "a full disk is no reason to restart");
-    let (code, said) = run(folder, &["verify"]).await;
+    let (code, said) = run_command(folder, &["verify"]).await;
     assert_eq!(code, Some(0), "in the outage too: {said}");
     std::fs::remove_file(&filler).unwrap();
     within(async { while get(process.url("/readyz")).await != 200 {} }).await;
@@ -313,12 +433,12 @@ async fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
     let path = folder.join("ledger");
     std::fs::write(&path, ledger.join("\n")).unwrap();
     let arguments = ["verify", "--ledger", path.to_str().unwrap()];
-    let (code, said) = run(folder, &arguments).await;
+    let (code, said) = run_command(folder, &arguments).await;
     assert_eq!(code, Some(0), "{said}");
     process.signal(Signal::KILL);
     process.ended().await;
     let process = Process::start(folder, &[]).await;
-    assert_eq!(run(folder, &arguments).await.0, Some(0));
+    assert_eq!(run_command(folder, &arguments).await.0, Some(0));
     process.signal(Signal::INT);
     process.ended().await;
 }
