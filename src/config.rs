@@ -194,9 +194,20 @@ impl Config {
             "http.event_bytes_max",
             "must be from 1 KiB to 16 MiB",
         );
+        hold(
+            (body..=Size::mib(64)).contains(&self.http.stored_bytes_max),
+            "http.stored_bytes_max",
+            "must be at least http.event_bytes_max and at most 64 MiB",
+        );
+        hold(
+            self.http.stored_timeout >= self.http.body_timeout,
+            "http.stored_timeout",
+            "must be at least http.body_timeout",
+        );
         for (key, duration) in [
             ("http.header_timeout", self.http.header_timeout),
             ("http.body_timeout", self.http.body_timeout),
+            ("http.stored_timeout", self.http.stored_timeout),
             ("http.keep_alive", self.http.keep_alive),
             ("http.connection_age_max", self.http.connection_age_max),
             ("session.no_events_timeout", self.session.no_events_timeout),
@@ -219,9 +230,9 @@ impl Config {
         }
         hold(!self.data_dir.as_os_str().is_empty(), "data_dir", "must name a folder");
         hold(
-            self.http.bodies_bytes_max >= self.http.event_bytes_max,
+            self.http.bodies_bytes_max >= self.http.stored_bytes_max,
             "http.bodies_bytes_max",
-            "must be at least http.event_bytes_max",
+            "must be at least http.stored_bytes_max",
         );
         hold(self.live.sessions_max > 0, "live.sessions_max", "must be at least 1");
         hold(

@@ -14,64 +14,111 @@ use hyper::body::Body as _;
 use super::Settings;
 use super::error::ApiError;
 use crate::size::Size;
-use crate::wire::Violations;
+use crate::wire::{self, Violations};
 
 /// How much of a body is read only to be thrown away, and how long. A client that is still sending when
 /// we close loses our answer, so a body that is refused is read to its end if that is not far.
 const DISCARDED_BYTES_MAX: u64 = 1 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The bodies that are being read, and have not arrived whole with their head.
+/// The room that bodies take which are read, but for those that arrive whole with their head.
 #[derive(Debug, Default)]
 pub(super) struct Bodies {
     bytes: AtomicUsize,
 }
 
 /// Room for one body, until dropped.
-struct Reserved<'b> {
+#[derive(Debug)]
+struct Room<'b> {
     bodies: &'b Bodies,
     bytes: usize,
 }
 
-impl Bodies {
-    fn reserve(&self, bytes: usize, bytes_max: Size) -> Result<Reserved<'_>, ApiError> {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let reserved = Reserved { bodies: self, bytes };
-        if before + bytes > bytes_max.as_usize() { Err(ApiError::Overloaded) } else { Ok(reserved) }
+/// A body, and the room that it takes.
+#[derive(Debug)]
+pub(super) struct Received<'b> {
+    /// The body, unpacked.
+    pub(super) bytes: Bytes,
+    room: Room<'b>,
+}
+
+impl Room<'_> {
+    /// Takes more room, if so much is not held yet.
+    fn grow_to(&mut self, bytes: usize, bytes_max: Size) -> Result<(), ApiError> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 {
+            let before = self.bodies.bytes.fetch_add(more, Ordering::Relaxed);
+            self.bytes = bytes;
+            if before + more > bytes_max.as_usize() {
+                return Err(ApiError::Overloaded);
+            }
+        }
+        Ok(())
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Room<'_> {
     fn drop(&mut self) {
         self.bodies.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// Reads the body of one event.
+/// What a path takes as a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// One event.
+    Event,
+    /// A stored session, which is an array of events.
+    Stored,
+    /// Either; an array is a stored session.
+    Either,
+}
+
+impl Takes {
+    /// The largest body that there may be.
+    fn largest(self, settings: &Settings) -> Size {
+        match self {
+            Self::Event => settings.event_bytes_max,
+            Self::Stored | Self::Either => settings.stored_bytes_max,
+        }
+    }
+
+    /// The bounds of a body that begins with `first`: its size and its time.
+    fn bounds(self, settings: &Settings, first: &[u8]) -> (Size, Duration) {
+        if self == Self::Stored || self == Self::Either && wire::is_array(first) {
+            (settings.stored_bytes_max, settings.stored_timeout)
+        } else {
+            (settings.event_bytes_max, settings.body_timeout)
+        }
+    }
+}
+
+/// Reads a body.
 ///
 /// # Errors
 /// 415 for an encoding but gzip, 413 past the bound (before or after decompression), 408 if it takes
 /// too long, 503 if too many arrive at once, 400 if it breaks off or is no gzip.
-pub(super) async fn read(
+pub(super) async fn read<'b>(
     headers: &HeaderMap,
     mut body: Body,
+    takes: Takes,
     settings: &Settings,
-    bodies: &Bodies,
-) -> Result<Bytes, ApiError> {
-    let too_large = ApiError::BodyTooLarge(settings.event_bytes_max);
-    let max = settings.event_bytes_max.as_usize();
+    bodies: &'b Bodies,
+) -> Result<Received<'b>, ApiError> {
+    let largest = takes.largest(settings);
     let read = match Encoding::of(headers) {
         Err(()) => Err(ApiError::UnsupportedEncoding),
-        Ok(_) if body.size_hint().lower() > settings.event_bytes_max.as_u64() => Err(too_large),
-        Ok(encoding) => {
-            let collecting = collect(&mut body, settings, bodies);
-            tokio::time::timeout(settings.body_timeout, collecting)
-                .await
-                .unwrap_or(Err(ApiError::BodyTimeout(settings.body_timeout)))
-                .and_then(|whole| match encoding {
-                    Encoding::Identity => Ok(whole),
-                    Encoding::Gzip => gunzip(&whole, max)?.ok_or(too_large),
-                })
+        Ok(_) if body.size_hint().lower() > largest.as_u64() => {
+            Err(ApiError::BodyTooLarge(largest))
+        }
+        Ok(Encoding::Identity) => collect(&mut body, takes, settings, bodies).await,
+        Ok(Encoding::Gzip) => {
+            // What it is shows once it is unpacked.
+            let packed = if takes == Takes::Event { takes } else { Takes::Stored };
+            match collect(&mut body, packed, settings, bodies).await {
+                Ok(packed) => unpack(packed, takes, settings),
+                Err(error) => Err(error),
+            }
         }
     };
     if matches!(read, Err(ref refused) if !matches!(refused, ApiError::BodyTimeout(_))) {
@@ -99,28 +146,61 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
-/// The whole body.
-async fn collect(body: &mut Body, settings: &Settings, bodies: &Bodies) -> Result<Bytes, ApiError> {
-    let max = settings.event_bytes_max.as_usize();
-    let Some(first) = next_data(body).await? else { return Ok(Bytes::new()) };
-    if first.len() > max {
-        return Err(ApiError::BodyTooLarge(settings.event_bytes_max));
+/// The whole body as it comes, packed or not.
+async fn collect<'b>(
+    body: &mut Body,
+    takes: Takes,
+    settings: &Settings,
+    bodies: &'b Bodies,
+) -> Result<Received<'b>, ApiError> {
+    let mut room = Room { bodies, bytes: 0 };
+    let timeout = tokio::time::sleep(settings.body_timeout);
+    tokio::pin!(timeout);
+    let first = tokio::select! {
+        biased;
+        first = next_data(body) => first?,
+        () = &mut timeout => return Err(ApiError::BodyTimeout(settings.body_timeout)),
+    };
+    let Some(first) = first else { return Ok(Received { bytes: Bytes::new(), room }) };
+    let (max, time) = takes.bounds(settings, &first);
+    let too_large = || ApiError::BodyTooLarge(max);
+    let rest = body.size_hint();
+    let known = rest.lower().saturating_add(first.len() as u64);
+    if known > max.as_u64() {
+        return Err(too_large());
     }
     if body.is_end_stream() {
-        return Ok(first);
+        return Ok(Received { bytes: first, room });
     }
-    let rest = body.size_hint().exact().and_then(|rest| usize::try_from(rest).ok());
-    let expected = rest.map_or(max, |rest| first.len().saturating_add(rest)).min(max);
-    let _reserved = bodies.reserve(expected, settings.bodies_bytes_max)?;
-    let mut whole = BytesMut::with_capacity(expected);
+    let further = time.saturating_sub(settings.body_timeout);
+    let deadline = timeout.deadline() + further;
+    timeout.as_mut().reset(deadline);
+    // A body of unknown length takes room as it grows; most of them are small.
+    let is_known = rest.exact().is_some();
+    let expected = if is_known { known } else { settings.event_bytes_max.as_u64() };
+    room.grow_to(to_usize(expected), settings.bodies_bytes_max)?;
+    let mut whole = BytesMut::with_capacity(to_usize(expected));
     whole.extend_from_slice(&first);
-    while let Some(data) = next_data(body).await? {
-        if whole.len() + data.len() > max {
-            return Err(ApiError::BodyTooLarge(settings.event_bytes_max));
+    let reading = async {
+        while let Some(data) = next_data(body).await? {
+            if whole.len() + data.len() > max.as_usize() {
+                return Err(too_large());
+            }
+            room.grow_to(whole.len() + data.len(), settings.bodies_bytes_max)?;
+            whole.extend_from_slice(&data);
         }
-        whole.extend_from_slice(&data);
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        read = reading => read?,
+        () = &mut timeout => return Err(ApiError::BodyTimeout(time)),
     }
-    Ok(whole.freeze())
+    Ok(Received { bytes: whole.freeze(), room })
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// The next piece of the body; trailers are passed over.
@@ -161,6 +241,25 @@ impl Encoding {
         }
         Ok(encoding)
     }
+}
+
+/// Unpacks a body within its bounds.
+fn unpack<'b>(
+    packed: Received<'b>,
+    takes: Takes,
+    settings: &Settings,
+) -> Result<Received<'b>, ApiError> {
+    let Received { bytes: packed, mut room } = packed;
+    let largest = takes.largest(settings);
+    let bytes = gunzip(&packed, largest.as_usize())?.ok_or(ApiError::BodyTooLarge(largest))?;
+    let (max, _) = takes.bounds(settings, &bytes);
+    if bytes.len() > max.as_usize() {
+        return Err(ApiError::BodyTooLarge(max));
+    }
+    if bytes.len() > settings.event_bytes_max.as_usize() {
+        room.grow_to(bytes.len(), settings.bodies_bytes_max)?;
+    }
+    Ok(Received { bytes, room })
 }
 
 /// Unpacks a body, or nothing if it grows larger than `max`: a bomb is let go as soon as it does.

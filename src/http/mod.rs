@@ -58,6 +58,11 @@ pub struct Settings {
     pub connection_age_max: Duration,
     /// The largest body of one event, compressed or not.
     pub event_bytes_max: Size,
+    /// The largest body of a stored session, compressed or not.
+    pub stored_bytes_max: Size,
+    /// How long the body of a stored session may take.
+    #[serde(with = "humantime_serde")]
+    pub stored_timeout: Duration,
     /// How much memory the bodies that are arriving may hold together.
     pub bodies_bytes_max: Size,
 }
@@ -71,6 +76,8 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(75),
             connection_age_max: Duration::from_mins(10),
             event_bytes_max: Size::kib(128),
+            stored_bytes_max: Size::mib(16),
+            stored_timeout: Duration::from_mins(1),
             bodies_bytes_max: Size::mib(256),
         }
     }

@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -13,6 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 
+use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
 use super::{App, body, with_common_routes};
@@ -44,31 +46,37 @@ async fn start_session(State(app): State<App>, request: Request) -> Result<Respo
         return Err(refusal.into());
     }
     let (head, body) = request.into_parts();
-    let body = match body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await {
-        Ok(body) => body,
-        Err(error) => return Err(refused(&app, &head, None, error)),
-    };
+    let body = read(&app, &head, body, Takes::Either).await?;
     let client = client_of(&head, &app.0.privacy);
-    match app.collector().start(&body, client).await {
+    match app.collector().start(&body.bytes, client).await {
         Ok(id) => Ok(created(id)),
-        Err(refusal) => Err(refused(&app, &head, Some(&body), refusal.into())),
+        Err(refusal) => Err(refused(&app, &head, Some(&body.bytes), refusal.into())),
     }
 }
 
 async fn event(
     State(app): State<App>,
-    Path(sid): Path<String>,
+    sid: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
+    // What is no text when decoded is the id of no session; its body is judged all the same.
+    let sid = sid.map_or_else(|_| String::new(), |Path(sid)| sid);
     let (head, body) = request.into_parts();
-    let body = match body::read(&head.headers, body, &app.0.settings, &app.0.bodies).await {
-        Ok(body) => body,
-        Err(error) => return Err(refused(&app, &head, None, error)),
-    };
-    match app.collector().event(&sid, &body).await {
+    let body = read(&app, &head, body, Takes::Event).await?;
+    match app.collector().event(&sid, &body.bytes).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(refusal) => Err(refused(&app, &head, Some(&body), refusal.into())),
+        Err(refusal) => Err(refused(&app, &head, Some(&body.bytes), refusal.into())),
     }
+}
+
+async fn read<'a>(
+    app: &'a App,
+    head: &Parts,
+    body: Body,
+    takes: Takes,
+) -> Result<Received<'a>, ApiError> {
+    let read = body::read(&head.headers, body, takes, &app.0.settings, &app.0.bodies).await;
+    read.map_err(|error| refused(app, head, None, error))
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that

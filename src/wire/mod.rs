@@ -75,6 +75,54 @@ impl<'a> Start<'a> {
     }
 }
 
+/// One event of a session that a player stored and sends whole.
+#[derive(Debug)]
+pub enum Stored<'a> {
+    /// Its first.
+    Start(Start<'a>),
+    /// A later one.
+    Event(Event<'a>),
+}
+
+/// Where a stored session is posted, which decides what its start must say of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredForm {
+    /// To its own endpoint: `media.downloaded` may be left out.
+    Downloaded,
+    /// To that of sessions, which is deprecated: `media.downloaded` must be true.
+    Sessions,
+}
+
+/// Why a stored session is not taken.
+#[derive(Debug)]
+pub enum NotStored {
+    /// Its body breaks rules.
+    Invalid(Violations),
+    /// It has more than [`STORED_EVENTS_MAX`] events.
+    TooMany,
+}
+
+/// How many events a stored session may have.
+pub const STORED_EVENTS_MAX: usize = 100_000;
+
+/// Whether a body is an array, as that of a stored session is, and no object.
+pub fn is_array(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
+}
+
+/// Reads the body of a stored session, and hands on its events in their order.
+///
+/// # Errors
+/// [`NotStored`], and then what was handed on is worth nothing.
+pub fn parse_stored<'a>(
+    body: &'a [u8],
+    rules: Rules,
+    form: StoredForm,
+    take: impl FnMut(Stored<'a>),
+) -> Result<(), NotStored> {
+    validate::stored(body, rules, form, take)
+}
+
 fn read(body: &[u8]) -> Result<parse::Node<'_>, Violations> {
     parse::parse(body).map_err(|unsound| Violations::unreadable(unsound.to_string()))
 }

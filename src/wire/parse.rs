@@ -87,6 +87,24 @@ pub(super) enum Unsound {
 /// [`Unsound`] at the first fault. Members named twice in the objects that a rule looks into are
 /// left for that rule, which can name every one of them.
 pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
+    let mut deserializer = serde_json::Deserializer::from_str(text_of(body)?);
+    let root = Reader { place: Place::Root, depth: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(root)
+}
+
+/// Reads a body that is an array, and hands on its items one after the other, so that only one is held at
+/// a time.
+///
+/// # Errors
+/// [`Unsound`] at the first fault, after the items before it were handed on.
+pub(super) fn each_item<'a>(body: &'a [u8], take: impl FnMut(Node<'a>)) -> Result<(), Unsound> {
+    let mut deserializer = serde_json::Deserializer::from_str(text_of(body)?);
+    deserializer.deserialize_seq(Items(take))?;
+    Ok(deserializer.end()?)
+}
+
+fn text_of(body: &[u8]) -> Result<&str, Unsound> {
     if body.starts_with(b"\xEF\xBB\xBF") {
         return Err(Unsound::ByteOrderMark);
     }
@@ -94,10 +112,25 @@ pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
     if text.trim_ascii().is_empty() {
         return Err(Unsound::Empty);
     }
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let root = Reader { place: Place::Root, depth: 0 }.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(root)
+    Ok(text)
+}
+
+/// Reads the items of an array, each as the body of an event.
+struct Items<F>(F);
+
+impl<'de, F: FnMut(Node<'de>)> Visitor<'de> for Items<F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element_seed(Reader { place: Place::Root, depth: 1 })? {
+            (self.0)(item);
+        }
+        Ok(())
+    }
 }
 
 /// Where in the body a value stands, which decides what of it is kept.

@@ -593,3 +593,88 @@ fn a_states_update_names_states_that_begin_or_end() {
     assert_eq!(event.params.state_names("statesStart").collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(event.params.state_names("statesEnd").count(), 0);
 }
+
+/// What a stored session breaks; nothing if it is taken, with all of its events.
+fn refused_stored(body: &Value, form: StoredForm) -> Vec<(String, Code)> {
+    let (text, mut taken) = (body.to_string(), 0);
+    match parse_stored(text.as_bytes(), ADOBE, form, |_| taken += 1) {
+        Ok(()) => {
+            assert_eq!(taken, body.as_array().unwrap().len());
+            Vec::new()
+        }
+        Err(NotStored::Invalid(found)) => {
+            found.listed().iter().map(|v| (v.pointer.clone(), v.code)).collect()
+        }
+        Err(NotStored::TooMany) => panic!("that many?"),
+    }
+}
+
+const FORMS: [StoredForm; 2] = [StoredForm::Downloaded, StoredForm::Sessions];
+
+#[test]
+fn a_stored_session_is_its_start_and_then_its_events() {
+    let start = with(|body| body["params"]["media.downloaded"] = json!(true));
+    let mut all = vec![start.clone()];
+    all.extend(events());
+    for form in FORMS {
+        assert_eq!(refused_stored(&json!(all), form), []);
+        assert_eq!(refused_stored(&json!([start]), form), []);
+        assert_eq!(refused_stored(&json!([]), form), one("", Code::MinItems));
+        assert_eq!(refused_stored(&start, form), one("", Code::Type));
+        assert_eq!(refused_stored(&json!([start, 7]), form), one("/1", Code::Type));
+        let twice = json!([start, start]);
+        assert_eq!(refused_stored(&twice, form), one("/1/eventType", Code::Enum));
+        let no_start = json!([events()[5]]);
+        assert_eq!(refused_stored(&no_start, form), one("/0/eventType", Code::Const));
+    }
+}
+
+#[test]
+fn every_violation_of_a_stored_session_is_listed_with_its_place() {
+    let start = with(|body| body["params"]["media.length"] = json!("60"));
+    let mut ad = events().into_iter().find(|event| event["eventType"] == "adStart").unwrap();
+    without(&mut ad, "/params", "media.ad.id");
+    let ping = json!({"eventType": "ping", "playerTime": {"playhead": 0, "ts": 0}});
+    let body = json!([start, ping, ad, {"eventType": "pley"}]);
+    let expected: Vec<_> = [
+        ("/0/params/media.length", Code::Type),
+        ("/2/params/media.ad.id", Code::Required),
+        ("/3/eventType", Code::Enum),
+        ("/3/playerTime", Code::Required),
+    ]
+    .map(|(pointer, code)| (pointer.to_owned(), code))
+    .to_vec();
+    assert_eq!(refused_stored(&body, StoredForm::Downloaded), expected);
+}
+
+#[test]
+fn a_stored_session_says_that_it_is_where_the_form_wants_it() {
+    let flagged = |flag: Value| json!([with(|body| body["params"]["media.downloaded"] = flag)]);
+    let place = "/0/params/media.downloaded";
+    for form in FORMS {
+        assert_eq!(refused_stored(&flagged(json!(true)), form), []);
+        assert_eq!(refused_stored(&flagged(json!(false)), form), one(place, Code::Const));
+        assert_eq!(refused_stored(&flagged(json!("true")), form), one(place, Code::Type));
+    }
+    let silent = json!([minimal()]);
+    assert_eq!(refused_stored(&silent, StoredForm::Downloaded), []);
+    assert_eq!(refused_stored(&silent, StoredForm::Sessions), one(place, Code::Required));
+}
+
+#[test]
+fn a_stored_session_is_sound_as_a_whole_and_bounded() {
+    let start = minimal().to_string();
+    for unsound in
+        [format!("[{start},"), format!("[{start}] x"), format!(r#"[{start},{{"a":1e999}}]"#)]
+    {
+        let refused = parse_stored(unsound.as_bytes(), ADOBE, StoredForm::Downloaded, |_| {});
+        let Err(NotStored::Invalid(found)) = refused else { panic!("{unsound}") };
+        assert_eq!((found.listed().len(), found.listed()[0].code), (1, Code::Json));
+    }
+    let ping = r#",{"eventType":"ping","playerTime":{"playhead":0,"ts":0}}"#;
+    for (events, fits) in [(STORED_EVENTS_MAX, true), (STORED_EVENTS_MAX + 1, false)] {
+        let body = format!("[{start}{}]", ping.repeat(events - 1));
+        let parsed = parse_stored(body.as_bytes(), ADOBE, StoredForm::Downloaded, |_| {});
+        assert_eq!(parsed.is_ok(), fits, "{events}");
+    }
+}

@@ -12,7 +12,10 @@ use super::parameters::{
 };
 use super::parse::{Member, Node};
 use super::violations::{Code, Pointer, Violations, quoted};
-use super::{Content, CustomMetadata, Event, Params, PlayerTime, Playhead, Rules, Start};
+use super::{
+    Content, CustomMetadata, Event, NotStored, Params, PlayerTime, Playhead, Rules,
+    STORED_EVENTS_MAX, Start, Stored, StoredForm, is_array, parse, read,
+};
 
 /// How many names of a body are compared with the known ones. A comparison with the whole table
 /// takes some microseconds, and a hostile body could hold twenty thousand names.
@@ -38,8 +41,11 @@ pub struct Unlisted<'a> {
 /// # Errors
 /// Every violation, in document order.
 pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, Violations> {
-    let (event, content) = walk(root, rules, Endpoint::Sessions)?;
-    Ok(Start { event, content: content.expect("a session start without its content is refused") })
+    let mut found = Violations::default();
+    match walk(root, rules, Endpoint::Sessions, &Pointer::Root, &mut found) {
+        Some((event, Some(content))) => Ok(Start { event, content }),
+        _ => Err(found),
+    }
 }
 
 /// Holds the body of an event of an open session to the rules.
@@ -47,8 +53,54 @@ pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, V
 /// # Errors
 /// Every violation, in document order.
 pub(super) fn event(root: Node<'_>, rules: Rules) -> Result<Event<'_>, Violations> {
-    let (event, _) = walk(root, rules, Endpoint::Events)?;
-    Ok(event)
+    let mut found = Violations::default();
+    let event = walk(root, rules, Endpoint::Events, &Pointer::Root, &mut found);
+    event.map(|(event, _)| event).ok_or(found)
+}
+
+/// Holds the body of a stored session to the rules, and hands on its events.
+///
+/// # Errors
+/// Every violation, in document order, or that it is too long.
+pub(super) fn stored<'a>(
+    body: &'a [u8],
+    rules: Rules,
+    form: StoredForm,
+    mut take: impl FnMut(Stored<'a>),
+) -> Result<(), NotStored> {
+    let mut found = Violations::default();
+    if !is_array(body) {
+        let root = read(body).map_err(NotStored::Invalid)?;
+        found.add(&Pointer::Root, Code::Type, expected("array", &root));
+        return Err(NotStored::Invalid(found));
+    }
+    let mut events = 0;
+    let read = parse::each_item(body, |item| {
+        let place = Pointer::Root.item(events);
+        let endpoint = if events == 0 { Endpoint::StoredFirst(form) } else { Endpoint::Stored };
+        events += 1;
+        if events > STORED_EVENTS_MAX {
+            return;
+        }
+        match walk(item, rules, endpoint, &place, &mut found) {
+            Some((event, Some(content))) if events == 1 => {
+                take(Stored::Start(Start { event, content }));
+            }
+            Some((event, _)) => take(Stored::Event(event)),
+            None => {}
+        }
+    });
+    if let Err(unsound) = read {
+        return Err(NotStored::Invalid(Violations::unreadable(unsound.to_string())));
+    }
+    if events == 0 {
+        found.add(&Pointer::Root, Code::MinItems, "expected at least one event, the sessionStart");
+    }
+    match (events > STORED_EVENTS_MAX, found.count()) {
+        (true, _) => Err(NotStored::TooMany),
+        (false, 0) => Ok(()),
+        (false, _) => Err(NotStored::Invalid(found)),
+    }
 }
 
 /// Where a body was posted, which decides what type of event it may be.
@@ -58,49 +110,61 @@ enum Endpoint {
     Sessions,
     /// The events of one session.
     Events,
+    /// The first place in a stored session.
+    StoredFirst(StoredForm),
+    /// A later place there.
+    Stored,
 }
 
-fn walk(
-    root: Node<'_>,
+impl Endpoint {
+    /// Whether a session starts there.
+    fn is_for_starts(self) -> bool {
+        matches!(self, Self::Sessions | Self::StoredFirst(_))
+    }
+}
+
+/// Holds what stands at one place to the rules of an event; nothing if it breaks any.
+fn walk<'a>(
+    root: Node<'a>,
     rules: Rules,
     endpoint: Endpoint,
-) -> Result<(Event<'_>, Option<Content>), Violations> {
+    place: &Pointer<'_>,
+    found: &mut Violations,
+) -> Option<(Event<'a>, Option<Content>)> {
+    let violations_before = found.count();
     let members = match root {
         Node::Object(members) => members,
         other => {
-            let mut found = Violations::default();
-            found.add(&Pointer::Root, Code::Type, expected("object", &other));
-            return Err(found);
+            found.add(place, Code::Type, expected("object", &other));
+            return None;
         }
     };
-    let otherwise = (endpoint == Endpoint::Sessions).then_some(EventType::SessionStart);
+    let otherwise = endpoint.is_for_starts().then_some(EventType::SessionStart);
     let mut walk = Walk {
         rules,
         endpoint,
         event_type: declared_type(&members).or(otherwise),
         content: content_of(&members),
-        found: Violations::default(),
+        found,
         player_time: None,
         params: Params::default(),
         quality: Params::default(),
         custom_metadata: CustomMetadata::default(),
         unlisted: Vec::new(),
     };
-    walk.body(members);
-    match (walk.event_type, walk.player_time) {
-        (Some(event_type), Some(player_time)) if walk.found.is_empty() => Ok((
-            Event {
-                event_type,
-                player_time,
-                params: walk.params,
-                quality: walk.quality,
-                custom_metadata: walk.custom_metadata,
-                unlisted: walk.unlisted,
-            },
-            walk.content,
-        )),
-        _ => Err(walk.found),
+    walk.body(place, members);
+    if walk.found.count() > violations_before {
+        return None;
     }
+    let event = Event {
+        event_type: walk.event_type?,
+        player_time: walk.player_time?,
+        params: walk.params,
+        quality: walk.quality,
+        custom_metadata: walk.custom_metadata,
+        unlisted: walk.unlisted,
+    };
+    Some((event, walk.content))
 }
 
 /// The event type that a body says it has, whether it may have it here or not: a `play` that was
@@ -133,13 +197,13 @@ fn member<'n, 'a>(members: &'n [Member<'a>], name: &str) -> Option<&'n Node<'a>>
 }
 
 /// One walk through one body.
-struct Walk<'a> {
+struct Walk<'a, 'f> {
     rules: Rules,
     endpoint: Endpoint,
     /// None if nobody knows it: then no rule speaks of its parameters.
     event_type: Option<EventType>,
     content: Option<Content>,
-    found: Violations,
+    found: &'f mut Violations,
     player_time: Option<PlayerTime>,
     params: Params<'a>,
     quality: Params<'a>,
@@ -147,9 +211,8 @@ struct Walk<'a> {
     unlisted: Vec<Unlisted<'a>>,
 }
 
-impl<'a> Walk<'a> {
-    fn body(&mut self, members: Vec<Member<'a>>) {
-        let root = Pointer::Root;
+impl<'a> Walk<'a, '_> {
+    fn body(&mut self, root: &Pointer<'_>, members: Vec<Member<'a>>) {
         let names_before = self.unlisted.len();
         let mut present = Present::default();
         let mut others = Names::default();
@@ -170,7 +233,7 @@ impl<'a> Walk<'a> {
                     if let Node::OtherObject { repeated: Some(repeated) } = &node {
                         self.repeated(&place.member(repeated));
                     }
-                    self.unlisted(&root, &mut others, name.clone(), parameters::BODY_MEMBERS);
+                    self.unlisted(root, &mut others, name.clone(), parameters::BODY_MEMBERS);
                 }
             }
         }
@@ -190,7 +253,7 @@ impl<'a> Walk<'a> {
                 _ => continue,
             };
             if !present.has(row) {
-                self.missing(&root, name, required, names_before);
+                self.missing(root, name, required, names_before);
             }
         }
     }
@@ -199,20 +262,35 @@ impl<'a> Walk<'a> {
         let Node::Text(name) = node else {
             return self.found.add(place, Code::Type, expected("string", node));
         };
-        match (EventType::from_name(name), self.endpoint) {
-            (Some(EventType::SessionStart), Endpoint::Events) => self.found.add(
+        let known = EventType::from_name(name);
+        let is_start = known == Some(EventType::SessionStart);
+        match (known, self.endpoint) {
+            (Some(_), endpoint) if endpoint.is_for_starts() == is_start => {}
+            (Some(_), Endpoint::Events) => self.found.add(
                 place,
                 Code::Enum,
                 "expected an event of an open session; \"sessionStart\" opens one and goes to \
                  /api/v1/sessions",
             ),
-            (Some(EventType::SessionStart), Endpoint::Sessions) | (Some(_), Endpoint::Events) => {}
+            (Some(_), Endpoint::Stored) => self.found.add(
+                place,
+                Code::Enum,
+                "expected an event other than \"sessionStart\": a stored session has one, its first event",
+            ),
             (Some(other), Endpoint::Sessions) => self.found.add(
                 place,
                 Code::Const,
                 format!(
                     "expected \"sessionStart\", which opens a session; \"{}\" goes to \
                      /api/v1/sessions/{{sid}}/events of a session that is open",
+                    other.name()
+                ),
+            ),
+            (Some(other), Endpoint::StoredFirst(_)) => self.found.add(
+                place,
+                Code::Const,
+                format!(
+                    "expected \"sessionStart\", with which a stored session begins, got \"{}\"",
                     other.name()
                 ),
             ),
@@ -343,13 +421,8 @@ impl<'a> Walk<'a> {
             }
             let parameter = &PARAMS[row];
             self.value(&member_place, parameter.kind, &node);
-            if parameter.key == "media.downloaded" && matches!(node, Node::Flag(true)) {
-                self.found.add(
-                    &member_place,
-                    Code::Const,
-                    "expected false or nothing: downloaded content is posted whole, as an array of \
-                     its events",
-                );
+            if let ("media.downloaded", Node::Flag(downloaded)) = (parameter.key, &node) {
+                self.downloaded(&member_place, *downloaded);
             }
             listed.push((parameter.key, node));
         }
@@ -362,12 +435,41 @@ impl<'a> Walk<'a> {
                 self.missing(place, parameter.key, meaning, names_before);
             }
         }
+        if self.endpoint == Endpoint::StoredFirst(StoredForm::Sessions)
+            && event_type == Some(EventType::SessionStart)
+            && !listed.iter().any(|(key, _)| *key == "media.downloaded")
+        {
+            let place = place.member("media.downloaded");
+            self.found.add(
+                &place,
+                Code::Required,
+                "required: only stored content is posted as an array, and says so with true",
+            );
+        }
         if event_type == Some(EventType::StatesUpdate)
             && !listed.iter().any(|(key, _)| matches!(*key, "statesStart" | "statesEnd"))
         {
             self.found.add(place, Code::AnyOf, "one of statesStart and statesEnd is required");
         }
         self.params = Params(listed);
+    }
+
+    /// Content that is played as it comes is posted event by event, stored content whole.
+    fn downloaded(&mut self, place: &Pointer<'_>, downloaded: bool) {
+        let is_stored = match self.endpoint {
+            Endpoint::Sessions => false,
+            Endpoint::StoredFirst(_) => true,
+            // No session starts there.
+            Endpoint::Events | Endpoint::Stored => return,
+        };
+        if downloaded != is_stored {
+            let message = if is_stored {
+                "expected true: an array is the whole session of stored content"
+            } else {
+                "expected false or nothing: downloaded content is posted whole, as an array of its events"
+            };
+            self.found.add(place, Code::Const, message);
+        }
     }
 
     fn quality(&mut self, place: &Pointer<'_>, node: Node<'a>) {

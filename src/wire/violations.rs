@@ -43,6 +43,8 @@ pub enum Code {
     PropertyNames,
     /// None of several members is there, of which one must be.
     AnyOf,
+    /// A list with fewer items than it must have.
+    MinItems,
 }
 
 /// One fault of a body.
@@ -82,8 +84,9 @@ impl Violations {
         self.omitted
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.listed.is_empty()
+    /// How many violations there are, listed or not.
+    pub(super) fn count(&self) -> usize {
+        self.listed.len() + self.omitted
     }
 
     pub(super) fn add(

@@ -158,7 +158,7 @@ async fn an_id_that_was_never_given_out_is_404_and_one_of_a_session_that_is_over
     let mut forged = id.to_owned().into_bytes();
     forged[63] = if forged[63] == b'0' { b'1' } else { b'0' };
     let forged = String::from_utf8(forged).unwrap();
-    for unknown in [&other_key, &forged, &id.to_uppercase(), "xyz", "%20", &id[1..]] {
+    for unknown in [&other_key, &forged, &id.to_uppercase(), "xyz", "%20", "%FF", &id[1..]] {
         let path = format!("/api/v1/sessions/{unknown}");
         let response = post(&server, &path, &ping).await;
         assert_eq!(response.status(), 404, "{unknown}");
