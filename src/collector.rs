@@ -88,7 +88,8 @@ impl Collector {
         let (id, committed) = {
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
             point_out(&start.event.unlisted);
-            let opening = Opening::of(&start);
+            let opening =
+                Opening::of(&start, client.address.as_deref(), client.user_agent.as_deref());
             let room = Some(self.live.keep_room(&opening)?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {

@@ -49,3 +49,5 @@ pub mod journal;
 pub mod processor;
 
 pub mod session;
+
+pub mod report;

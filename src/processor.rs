@@ -123,9 +123,10 @@ impl Processor {
         const ACCEPTED: Rules = Rules { profile: Profile::Open, strict: false };
         let broken = |found: Violations| format!("its body breaks the rules: {:?}", found.listed());
         let change = match record.content {
-            Content::Start { sid, body, .. } => {
+            Content::Start { sid, client, user_agent, body } => {
                 let start = Start::parse(&body, ACCEPTED).map_err(broken)?;
-                Change::Start { id: sid, opening: Opening::of(&start), room: None }
+                let opening = Opening::of(&start, client.as_deref(), user_agent.as_deref());
+                Change::Start { id: sid, opening, room: None }
             }
             Content::Event { sid, body } => {
                 let event = Event::parse(&body, ACCEPTED).map_err(broken)?;

@@ -24,7 +24,7 @@ const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhe
 
 fn opening() -> Opening {
     let rules = Rules { profile: Profile::Open, strict: false };
-    Opening::of(&crate::wire::Start::parse(BODY, rules).unwrap())
+    Opening::of(&crate::wire::Start::parse(BODY, rules).unwrap(), None, None)
 }
 
 fn settings() -> Settings {

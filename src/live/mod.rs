@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Session, Step, Timeouts};
+use crate::session::{CloseReason, Closing, Opening, Session, Step, Timeouts};
 use crate::size::Size;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
@@ -218,7 +218,7 @@ impl Live {
             return;
         }
         match room {
-            Some(room) => room.used(),
+            Some(room) => room.used(SESSION_BYTES + session.heap_bytes()),
             None => self.count(SESSION_BYTES + session.heap_bytes()),
         }
         shard.insert(id, session, &progress.timeouts);
@@ -258,9 +258,10 @@ impl Live {
         if !shard.is_new(seq) {
             return None;
         }
-        let (deadline_up_ms, stands) =
-            shard.sessions.get(&Hashed(id))?.session.deadline(&progress.timeouts);
-        if stands != reason || progress.up_ms(received_ms) < deadline_up_ms {
+        let up_ms = progress.up_ms(received_ms);
+        let deadline = shard.sessions.get(&Hashed(id))?.session.deadline(&progress.timeouts);
+        let (deadline_up_ms, stands) = deadline;
+        if stands != reason || up_ms < deadline_up_ms {
             return None;
         }
         let Held { mut session, noted_up_ms } = *shard.sessions.remove(&Hashed(id))?;
@@ -269,7 +270,7 @@ impl Live {
         }
         drop(shard);
         self.discount(SESSION_BYTES + session.heap_bytes());
-        session.close();
+        session.close(Closing::at(deadline, received_ms, up_ms));
         Some(session)
     }
 
@@ -417,8 +418,9 @@ pub struct Room {
 }
 
 impl Room {
-    /// The session is there and holds the room from now on.
-    fn used(mut self) {
+    /// The session is there and holds so many bytes from now on.
+    fn used(mut self, bytes: usize) {
+        self.live.recount(self.bytes, bytes);
         self.bytes = 0;
     }
 }
@@ -476,7 +478,7 @@ mod tests {
             "customMetadata":{{"k":"{metadata}"}}}}"#
         );
         let rules = Rules { profile: crate::wire::Profile::Open, strict: false };
-        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap())
+        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap(), None, None)
     }
 
     fn live(settings: Settings) -> Arc<Live> {

@@ -1,11 +1,16 @@
 //! One session as the fold of its records.
 //!
 //! A session changes in two ways only: it [hears](Session::hear) an event, or it [closes](Session::close).
+//! One that was stored comes [whole](Session::downloaded).
 //! Time comes in as an argument, in two forms: `received_ms` is the server's clock, and *up time* is that
 //! clock less all the time that the server was down or could not write. Deadlines and the ordering window
 //! run on up time, so that nothing ends because nobody could hear it.
 
 pub mod id;
+
+mod list;
+
+mod facts;
 
 mod opening;
 
@@ -17,21 +22,37 @@ mod step;
 
 mod state;
 
+mod metrics;
+
+mod tally;
+
+mod viewed;
+
+mod parts;
+
+mod quality;
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::id::Key;
+use self::metrics::Metrics;
 use self::reorder::{Waiting, Window};
 use self::timeline::{Passage, Timeline};
 use crate::wire::{EventType, PlayerTime, Playhead};
 
+pub use facts::Facts;
+pub use list::List;
 pub use opening::Opening;
+pub(crate) use parts::{AdEntry, BreakEntry, ChapterEntry, Parts};
+pub(crate) use quality::Quality;
+pub(crate) use state::End;
 pub use state::{Ad, Main, PlayerState, State, StateName};
-pub use step::Step;
+pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
 
 /// How many events a session takes; what comes beyond only moves its deadlines.
 const EVENTS_MAX: u32 = 100_000;
@@ -133,6 +154,27 @@ pub enum CloseReason {
     TimeoutNoPlayhead,
     /// It was as old as `session.age_max`.
     Lifetime,
+    /// It was stored by the player and came whole.
+    Downloaded,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// Why.
+    pub reason: CloseReason,
+    /// The instant from which on it was over, in ms of up time.
+    pub up_ms: u64,
+    /// The same instant, in ms since the Unix epoch by the server's clock.
+    pub closed_ms: u64,
+}
+
+impl Closing {
+    /// A deadline that had passed when a record was received.
+    pub fn at((deadline_up_ms, reason): (u64, CloseReason), received_ms: u64, up_ms: u64) -> Self {
+        let closed_ms = received_ms.saturating_sub(up_ms.saturating_sub(deadline_up_ms));
+        Self { reason, up_ms: deadline_up_ms, closed_ms }
+    }
 }
 
 /// One live session.
@@ -146,8 +188,15 @@ pub struct Session {
     pub state: State,
     /// What was counted.
     pub counts: Counts,
+    /// What the viewer got.
+    pub(crate) metrics: Metrics,
+    /// How it ended, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<Box<Closing>>,
     started_up_ms: u64,
-    /// When the last event was accepted, in ms of up time.
+    /// When the last event was accepted, in ms since the Unix epoch by the server's clock.
+    pub heard_ms: u64,
+    /// The same in ms of up time.
     heard_up_ms: u64,
     /// When the playhead was last seen to move, in ms of up time.
     moved_up_ms: u64,
@@ -174,20 +223,49 @@ pub struct Counts {
 
 impl Session {
     /// Begins with its start, received at `received_ms` by the server's clock, `up_ms` in up time.
-    pub fn new(opening: Opening, received_ms: u64, up_ms: u64) -> Self {
+    pub fn new(mut opening: Opening, received_ms: u64, up_ms: u64) -> Self {
         let PlayerTime { playhead, ts } = opening.player_time;
+        let readings = opening.readings.take();
         Self {
             opening,
             received_ms,
             state: State::default(),
             counts: Counts { events: 1, ..Counts::default() },
+            metrics: Metrics::new(playhead, readings.as_deref()),
+            closing: None,
             started_up_ms: up_ms,
+            heard_ms: received_ms,
             heard_up_ms: up_ms,
             moved_up_ms: up_ms,
             playhead,
             timeline: Timeline::new(ts, received_ms),
             window: Window::default(),
         }
+    }
+
+    /// A session that the player stored and sent whole, its events in the order in which they were stored.
+    /// It ends with the first `sessionEnd`, or with the last event.
+    pub fn downloaded(
+        opening: Opening,
+        steps: impl IntoIterator<Item = Step>,
+        received_ms: u64,
+        up_ms: u64,
+    ) -> Self {
+        let mut session = Self::new(opening, received_ms, up_ms);
+        for step in steps {
+            let is_end = step.event_type == EventType::SessionEnd;
+            if session.is_full() && !is_end {
+                session.counts.beyond += 1;
+                continue;
+            }
+            let passage = session.timeline.advance_stored(step.player_time.ts);
+            session.act(step, passage);
+            if is_end {
+                break;
+            }
+        }
+        session.close(Closing { reason: CloseReason::Downloaded, up_ms, closed_ms: received_ms });
+        session
     }
 
     /// Takes an event, unless the session is over for it: its deadline has come, or it has ended and the
@@ -198,12 +276,13 @@ impl Session {
             return false;
         }
         let playhead = step.player_time.playhead;
-        if (playhead.seconds() - self.playhead.seconds()).abs() > MOVED_S {
+        if is_elsewhere(playhead, self.playhead) {
             self.moved_up_ms = up_ms;
         }
-        (self.playhead, self.heard_up_ms) = (playhead, up_ms);
+        self.playhead = playhead;
+        (self.heard_ms, self.heard_up_ms) = (received_ms, up_ms);
         for waiting in self.window.flush_before(up_ms) {
-            self.process(&waiting);
+            self.process(waiting);
         }
         if self.window.holds(step.print) {
             self.counts.duplicates += 1;
@@ -228,30 +307,80 @@ impl Session {
         all.min_by_key(|(up_ms, _)| *up_ms).expect("there are three at least")
     }
 
-    /// Processes what still waits, because the session is over.
-    pub fn close(&mut self) {
-        for waiting in self.window.close() {
-            self.process(&waiting);
-        }
+    /// Ends, because its deadline has come: what still waits is processed.
+    pub fn close(&mut self, closing: Closing) {
+        self.flush();
+        self.closing = Some(Box::new(closing));
+    }
+
+    /// The session as it would be if nothing more came, for whoever looks at one that is open.
+    #[must_use]
+    pub fn running_copy(&self) -> Self {
+        let mut copy = self.clone();
+        copy.flush();
+        copy
+    }
+
+    /// The time of the last processed event, in ms by the player's clock.
+    pub fn last_ts(&self) -> u64 {
+        self.timeline.ts
+    }
+
+    /// How long nothing had been heard when it ended, in ms of up time.
+    pub fn silent_ms(&self) -> Option<u64> {
+        self.closing.as_ref().map(|closing| closing.up_ms.saturating_sub(self.heard_up_ms))
     }
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.opening.heap_bytes() + self.window.heap_bytes() + self.state.heap_bytes()
+        let closing = self.closing.as_ref().map_or(0, |_| size_of::<Closing>());
+        self.opening.heap_bytes()
+            + self.window.heap_bytes()
+            + self.state.heap_bytes()
+            + self.metrics.heap_bytes()
+            + closing
     }
 
-    fn process(&mut self, Waiting { received_ms, step }: &Waiting) {
-        let (_elapsed_ms, passage) = self.timeline.advance(step.player_time.ts, *received_ms);
+    fn flush(&mut self) {
+        for waiting in self.window.close() {
+            self.process(waiting);
+        }
+        self.metrics.settle();
+    }
+
+    fn process(&mut self, Waiting { received_ms, step }: Waiting) {
+        let passage = self.timeline.advance(step.player_time.ts, received_ms);
+        self.act(step, passage);
+    }
+
+    /// Lets an event act: the time before it goes to the state before it, then the state changes, then the
+    /// rest is noted.
+    fn act(&mut self, step: Step, (elapsed_ms, passage): (u64, Passage)) {
         match passage {
             Passage::Onward => {}
             Passage::Late => self.counts.late += 1,
             Passage::Jump => self.counts.clock_jumps += 1,
         }
         self.counts.events += 1;
-        let _effects = self.state.apply(step);
+        let content = self.opening.content;
+        self.metrics.pass(elapsed_ms, &self.state, content, &step);
+        self.state.pass(elapsed_ms);
+        let before = (self.state.main, self.state.content_started);
+        let effects = self.state.apply(&step);
+        self.metrics.act(content, step, effects, before, &self.state);
     }
 
     fn is_full(&self) -> bool {
         self.counts.events as usize + self.window.len() >= EVENTS_MAX as usize
     }
+}
+
+/// Whether one playhead lies elsewhere than another.
+fn is_elsewhere(a: Playhead, b: Playhead) -> bool {
+    (a.seconds() - b.seconds()).abs() > MOVED_S
+}
+
+/// Whether a saved session may leave a value out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

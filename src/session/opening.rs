@@ -1,11 +1,10 @@
 //! What the start of a session said, as far as it is kept: the listed facts, not the body.
 
-use std::cell::RefCell;
-
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::wire::{Content, Event, PlayerTime, Start};
+use super::facts::Facts;
+use super::step::Readings;
+use crate::wire::{Content, PlayerTime, Start};
 
 /// What the start of a session said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,42 +13,28 @@ pub struct Opening {
     pub player_time: PlayerTime,
     /// What kind of content is played.
     pub content: Content,
-    /// The listed parameters and the custom metadata, as JSON: `{"params":{…},"customMetadata":{…}}`.
-    /// One text costs one allocation, and a report repeats these facts as they are.
-    pub facts: Box<RawValue>,
+    /// The listed parameters, the custom metadata, and who sent them.
+    pub facts: Facts,
+    /// How well it played before it began; the session takes this over.
+    #[serde(skip)]
+    pub(super) readings: Option<Box<Readings>>,
 }
 
 impl Opening {
-    /// Keeps what a start said.
-    pub fn of(start: &Start<'_>) -> Self {
-        let facts = facts_of(&start.event);
-        Self { player_time: start.event.player_time, content: start.content, facts }
+    /// Keeps what a start said, and who sent it as far as that is kept.
+    pub fn of(start: &Start<'_>, address: Option<&str>, user_agent: Option<&str>) -> Self {
+        Self {
+            player_time: start.event.player_time,
+            content: start.content,
+            facts: Facts::from_client(&start.event, address, user_agent),
+            readings: Readings::of(&start.event),
+        }
     }
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.facts.get().len()
+        self.facts.heap_bytes() + self.readings.as_ref().map_or(0, |_| size_of::<Readings>())
     }
-}
-
-fn facts_of(start: &Event<'_>) -> Box<RawValue> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Facts<'f, 'a> {
-        params: &'f crate::wire::Params<'a>,
-        custom_metadata: &'f crate::wire::CustomMetadata<'a>,
-    }
-    thread_local! {
-        // Written here first, so that what is kept is allocated once and exactly.
-        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    let facts = Facts { params: &start.params, custom_metadata: &start.custom_metadata };
-    let text = SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        serde_json::to_writer(&mut *scratch, &facts).expect("sound values are JSON");
-        str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
-    });
-    RawValue::from_string(text).expect("it was just written as JSON")
 }
 
 #[cfg(test)]
@@ -67,10 +52,10 @@ mod tests {
               "visitor.customerIDs":{"crm":{"id":"7","authState":1}}},
             "customMetadata":{"plan":"gold"}}"#;
         let start = Start::parse(body.as_bytes(), Rules::default()).unwrap();
-        let opening = Opening::of(&start);
+        let opening = Opening::of(&start, Some("192.0.2.0"), Some("a \"player\""));
         assert_eq!(
-            opening.facts.get(),
-            "{\"params\":{\"media.id\":\"a/b é\",\"media.length\":20.0,\"media.contentType\":\"VOD\",\
+            serde_json::to_string(&opening.facts).unwrap(),
+            "{\"address\":\"192.0.2.0\",\"userAgent\":\"a \\\"player\\\"\",\"params\":{\"media.id\":\"a/b é\",\"media.length\":20.0,\"media.contentType\":\"VOD\",\
              \"media.playerName\":\"p\",\"media.channel\":\"c\",\"analytics.trackingServer\":\"t\",\
              \"analytics.reportSuite\":\"r\",\"visitor.marketingCloudOrgId\":\"o\",\"media.resume\":true,\
              \"visitor.customerIDs\":{\"crm\":{\"id\":\"7\",\"authState\":1}}},\

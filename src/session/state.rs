@@ -6,7 +6,8 @@ use std::mem;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::{StateNames, Step};
+use super::list::List;
+use super::step::{About, StateNames, Step};
 use crate::wire::EventType;
 
 /// How many player states a session may name.
@@ -46,7 +47,8 @@ pub enum Ad {
 }
 
 /// How an ad, an ad break or a chapter ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum End {
     /// It was played to its end.
     Completed,
@@ -81,6 +83,10 @@ pub struct PlayerState {
     pub name: StateName,
     /// Whether it is on.
     pub is_open: bool,
+    /// How often it began.
+    pub count: u32,
+    /// How long it was on, in ms.
+    pub time_ms: u64,
 }
 
 /// The state of a session.
@@ -100,7 +106,7 @@ pub struct State {
     /// Whether the content was played to its end.
     pub completed: bool,
     /// The player states in order of their first start.
-    pub player_states: Vec<PlayerState>,
+    pub player_states: List<PlayerState>,
 }
 
 /// How playback is held up.
@@ -136,6 +142,14 @@ pub struct Effects {
     pub chapter_ended: Option<End>,
     /// Something began.
     pub started: Option<Part>,
+}
+
+impl Effects {
+    /// Whether an ad break, an ad or a chapter began or ended.
+    pub(super) fn concern_parts(&self) -> bool {
+        let ended = self.ad_ended.or(self.break_ended).or(self.chapter_ended);
+        ended.is_some() || self.started.is_some()
+    }
 }
 
 impl State {
@@ -177,7 +191,7 @@ impl State {
             E::ChapterSkip => effects.chapter_ended = self.end_chapter(End::Skipped),
 
             E::StateStart | E::StateEnd | E::StatesUpdate => {
-                if let Some(states) = &step.states {
+                if let Some(About::States(states)) = step.about.as_deref() {
                     self.change_player_states(states);
                 }
             }
@@ -225,18 +239,26 @@ impl State {
         }
         for name in &names.starts {
             if let Some(state) = self.player_states.iter_mut().find(|state| state.name == *name) {
+                state.count += u32::from(!state.is_open);
                 state.is_open = true;
             } else if self.player_states.len() < PLAYER_STATES_MAX {
-                self.player_states.reserve_exact(1);
-                self.player_states.push(PlayerState { name: name.clone(), is_open: true });
+                let name = name.clone();
+                self.player_states.push(PlayerState { name, is_open: true, count: 1, time_ms: 0 });
             }
+        }
+    }
+
+    /// Lets time pass: player states that are on stay on across all else.
+    pub(super) fn pass(&mut self, elapsed_ms: u64) {
+        for state in self.player_states.iter_mut().filter(|state| state.is_open) {
+            state.time_ms += elapsed_ms;
         }
     }
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
         let names: usize = self.player_states.iter().map(|state| state.name.as_str().len()).sum();
-        self.player_states.len() * size_of::<PlayerState>() + names
+        self.player_states.heap_bytes() + names
     }
 }
 
@@ -394,7 +416,7 @@ mod tests {
         let names = |names: &[&str]| names.iter().copied().map(StateName::new).collect();
         let names = StateNames { ends: names(ends), starts: names(starts) };
         let mut step = step(E::StatesUpdate, 0, 0.0);
-        step.states = Some(Box::new(names));
+        step.about = Some(Box::new(About::States(names)));
         assert_eq!(state.apply(&step), Effects::default());
     }
 
@@ -427,5 +449,7 @@ mod tests {
         assert_eq!(state.player_states.len(), 10);
         changed(&mut state, &["s10"], &["s0"]);
         assert!(state.player_states.iter().all(|state| state.is_open));
+        let counts = state.player_states.iter().map(|state| state.count);
+        assert_eq!(counts.collect::<Vec<_>>(), [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
     }
 }

@@ -1,7 +1,9 @@
 //! One event as the fold takes it: what it said, as far as it matters, not its body.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
+use super::facts::Facts;
 use super::state::StateName;
 use crate::wire::{Event, EventType, PlayerTime};
 
@@ -14,9 +16,26 @@ pub struct Step {
     pub player_time: PlayerTime,
     /// Tells a repeat.
     pub print: Print,
-    /// The player states that it names, if any.
+    /// How well it plays, if that was said.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub states: Option<Box<StateNames>>,
+    pub readings: Option<Box<Readings>>,
+    /// What the event is about, if anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub about: Option<Box<About>>,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum About {
+    /// Player states that change.
+    States(StateNames),
+    /// The ad break that begins.
+    Break(BreakFacts),
+    /// The ad or the chapter that begins.
+    Part(Facts),
+    /// The error that the player met, if it has an id.
+    Error(ErrorId),
 }
 
 /// Player states that end and begin, in this order.
@@ -26,6 +45,46 @@ pub struct StateNames {
     pub ends: Vec<StateName>,
     /// Those that begin.
     pub starts: Vec<StateName>,
+}
+
+/// What the start of an ad break said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BreakFacts {
+    /// Its name.
+    pub name: Option<Box<str>>,
+    /// Its place.
+    pub pod: Pod,
+}
+
+/// The place of an ad break in the content, as it was sent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its number.
+    pub index: Option<Number>,
+    /// Where it begins, in seconds.
+    pub offset: Option<Number>,
+}
+
+/// The id of an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorId {
+    /// The id, which is not empty.
+    pub id: Box<str>,
+    /// Whether the error lies outside of the player.
+    pub is_external: bool,
+}
+
+/// Values that say how well it plays. Those that are absent or negative are not known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Readings {
+    /// Bits in a thousand seconds.
+    pub bitrate_milli: Option<u64>,
+    /// Frames dropped since the session began.
+    pub dropped_frames: Option<u64>,
+    /// Frames in a second.
+    pub frames_per_second: Option<f64>,
+    /// From the wish to play to the first frame, in ms; not 0.
+    pub time_to_start_ms: Option<u64>,
 }
 
 /// A hash of a body. Two bodies that are the same byte for byte have the same print; that two others
@@ -45,30 +104,115 @@ impl Step {
     /// Keeps what an event said; `body` is the body as the journal has it.
     pub fn of(event: &Event<'_>, body: &[u8]) -> Self {
         let (event_type, player_time) = (event.event_type, event.player_time);
-        Self { event_type, player_time, print: Print::of(body), states: states_of(event) }
+        let about = About::of(event).map(Box::new);
+        Self {
+            event_type,
+            player_time,
+            print: Print::of(body),
+            readings: Readings::of(event),
+            about,
+        }
     }
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        let bytes = |names: &[StateName]| -> usize {
-            names.iter().map(|name| size_of::<StateName>() + name.as_str().len()).sum()
-        };
-        self.states.as_ref().map_or(0, |states| {
-            size_of::<StateNames>() + bytes(&states.ends) + bytes(&states.starts)
-        })
+        let readings = self.readings.as_ref().map_or(0, |_| size_of::<Readings>());
+        let about = self.about.as_ref();
+        readings + about.map_or(0, |about| size_of::<About>() + about.heap_bytes())
     }
 }
 
-fn states_of(event: &Event<'_>) -> Option<Box<StateNames>> {
-    let one = || event.params.text("media.state.name").map(StateName::new).into_iter().collect();
-    let list = |key| event.params.state_names(key).map(StateName::new).collect();
-    let (ends, starts) = match event.event_type {
-        EventType::StateStart => (Vec::new(), one()),
-        EventType::StateEnd => (one(), Vec::new()),
-        EventType::StatesUpdate => (list("statesEnd"), list("statesStart")),
-        _ => return None,
-    };
-    Some(Box::new(StateNames { ends, starts }))
+impl About {
+    fn of(event: &Event<'_>) -> Option<Self> {
+        match event.event_type {
+            EventType::StateStart | EventType::StateEnd | EventType::StatesUpdate => {
+                Some(Self::States(StateNames::of(event)))
+            }
+            EventType::AdBreakStart => Some(Self::Break(BreakFacts::of(event))),
+            EventType::AdStart | EventType::ChapterStart => Some(Self::Part(Facts::of(event))),
+            EventType::Error => ErrorId::of(event).map(Self::Error),
+            _ => None,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let bytes = |names: &[StateName]| -> usize {
+            names.iter().map(|name| size_of::<StateName>() + name.as_str().len()).sum()
+        };
+        match self {
+            Self::States(names) => bytes(&names.ends) + bytes(&names.starts),
+            Self::Break(facts) => facts.heap_bytes(),
+            Self::Part(facts) => facts.heap_bytes(),
+            Self::Error(error) => error.id.len(),
+        }
+    }
+}
+
+impl StateNames {
+    fn of(event: &Event<'_>) -> Self {
+        let named = event.params.text("media.state.name").map(StateName::new);
+        let one = || named.into_iter().collect();
+        let list = |key| event.params.state_names(key).map(StateName::new).collect();
+        match event.event_type {
+            EventType::StateStart => Self { ends: Vec::new(), starts: one() },
+            EventType::StateEnd => Self { ends: one(), starts: Vec::new() },
+            _ => Self { ends: list("statesEnd"), starts: list("statesStart") },
+        }
+    }
+}
+
+impl BreakFacts {
+    fn of(event: &Event<'_>) -> Self {
+        let number = |key| event.params.number(key).cloned();
+        Self {
+            name: event.params.text("media.ad.podFriendlyName").map(Box::from),
+            pod: Pod { index: number("media.ad.podIndex"), offset: number("media.ad.podSecond") },
+        }
+    }
+
+    /// The memory that it holds beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.name.as_ref().map_or(0, |name| name.len())
+    }
+}
+
+impl ErrorId {
+    fn of(event: &Event<'_>) -> Option<Self> {
+        let text = |key, alias| {
+            let quality = event.quality.text(key);
+            quality.or_else(|| event.params.text(alias)).or_else(|| event.params.text(key))
+        };
+        let id = text("media.qoe.errorID", "media.errorId").filter(|id| !id.is_empty())?;
+        let source = text("media.qoe.errorSource", "media.errorSource");
+        Some(Self { id: id.into(), is_external: source == Some("external") })
+    }
+}
+
+impl Readings {
+    /// The values that an event carries, from `qoeData` or else from `params`.
+    pub(super) fn of(event: &Event<'_>) -> Option<Box<Self>> {
+        if event.quality.is_empty() && event.params.is_empty() {
+            return None;
+        }
+        let number = |key| {
+            let known = |number: &Number| number.as_f64().filter(|number| *number >= 0.0);
+            let quality = event.quality.number(key).and_then(known);
+            quality.or_else(|| event.params.number(key).and_then(known))
+        };
+        let readings = Self {
+            bitrate_milli: number("media.qoe.bitrate").map(|bits| whole(bits * 1_000.0)),
+            dropped_frames: number("media.qoe.droppedFrames").map(whole),
+            frames_per_second: number("media.qoe.framesPerSecond"),
+            time_to_start_ms: number("media.qoe.timeToStart").map(whole).filter(|ms| *ms > 0),
+        };
+        (readings != Self::default()).then(|| Box::new(readings))
+    }
+}
+
+/// The nearest whole number, half up; what is too large for it becomes the largest.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+fn whole(number: f64) -> u64 {
+    number.round() as u64
 }
 
 #[cfg(test)]
@@ -88,7 +232,10 @@ mod tests {
             let text = |names: Vec<StateName>| -> Vec<String> {
                 names.iter().map(|name| name.as_str().to_owned()).collect()
             };
-            step.states.map(|states| (text(states.ends), text(states.starts)))
+            step.about.map(|about| match *about {
+                About::States(states) => (text(states.ends), text(states.starts)),
+                other => panic!("{other:?}"),
+            })
         };
         let list = |text: &[&str]| text.iter().map(ToString::to_string).collect::<Vec<_>>();
         let one = r#"{"media.state.name":"MUTE"}"#;

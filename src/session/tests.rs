@@ -6,7 +6,7 @@ use crate::wire::EventType as E;
 use crate::wire::{Profile, Rules, Start};
 
 /// An event of this type; each has a body of its own.
-pub(super) fn step(event_type: EventType, ts: u64, playhead: f64) -> Step {
+pub(crate) fn step(event_type: EventType, ts: u64, playhead: f64) -> Step {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -15,7 +15,8 @@ pub(super) fn step(event_type: EventType, ts: u64, playhead: f64) -> Step {
         event_type,
         player_time: player_time.unwrap(),
         print: Print::of(&number.to_le_bytes()),
-        states: None,
+        readings: None,
+        about: None,
     }
 }
 
@@ -33,7 +34,7 @@ impl Rig {
         let body = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
             {"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""}}"#;
         let rules = Rules { profile: Profile::Open, strict: false };
-        let opening = Opening::of(&Start::parse(body, rules).unwrap());
+        let opening = Opening::of(&Start::parse(body, rules).unwrap(), None, None);
         Self(Session::new(opening, T_MS, 0))
     }
 
@@ -48,6 +49,11 @@ impl Rig {
 
     fn deadline(&self) -> (u64, CloseReason) {
         self.0.deadline(&TIMEOUTS)
+    }
+
+    fn close(&mut self) {
+        let deadline = self.deadline();
+        self.0.close(Closing::at(deadline, T_MS + deadline.0, deadline.0));
     }
 }
 
@@ -103,7 +109,7 @@ fn events_act_in_the_order_of_the_players_clock() {
     assert!(rig.stamped(101, E::Play, 60, 0.0));
     assert!(rig.stamped(102, E::AdBreakStart, 50, 0.0));
     assert_eq!(rig.0.state, State::default(), "they wait");
-    rig.0.close();
+    rig.close();
     assert_eq!(rig.0.state.ad, Some(Ad::Playing));
     assert_eq!(rig.0.counts, Counts { events: 4, ..Counts::default() });
 }
@@ -119,7 +125,7 @@ fn a_repeat_that_finds_its_body_waiting_is_dropped_and_counted_and_moves_the_dea
         assert!(rig.at(up_ms, E::Ping, f64::from(u32::try_from(up_ms).unwrap())));
     }
     assert!(hear(&mut rig, 5_800), "the window is another one");
-    rig.0.close();
+    rig.close();
     assert_eq!(rig.0.counts, Counts { events: 8, late: 1, duplicates: 1, ..Counts::default() });
 }
 
@@ -132,7 +138,7 @@ fn a_late_event_acts_from_then_on_and_a_jump_is_counted() {
     }
     assert!(rig.stamped(5_400, E::PauseStart, 50, 0.0));
     assert!(rig.stamped(5_500, E::Error, 2_000_000, 0.0));
-    rig.0.close();
+    rig.close();
     assert_eq!(rig.0.state.main, Main::Paused);
     assert_eq!((rig.0.counts.late, rig.0.counts.clock_jumps), (1, 1));
 }
@@ -149,7 +155,7 @@ fn after_its_end_it_lingers_for_what_the_end_overtook() {
     assert_eq!(rig.deadline(), (1_300, CloseReason::SessionEnd), "its siblings keep it no longer");
     assert!(rig.stamped(1_299, E::Ping, 700, 1.0));
     assert!(!rig.stamped(1_300, E::Ping, 700, 1.0));
-    rig.0.close();
+    rig.close();
     assert!(rig.0.state.completed);
     assert_eq!(rig.0.counts, Counts { events: 5, ..Counts::default() });
 }
@@ -163,7 +169,7 @@ fn what_comes_beyond_the_most_events_only_moves_the_deadlines_and_the_end_ends()
     assert_eq!(rig.deadline(), (1_700, CloseReason::TimeoutNoEvents));
     assert!(rig.at(800, E::SessionEnd, 3.0));
     assert_eq!(rig.deadline(), (1_300, CloseReason::SessionEnd));
-    rig.0.close();
+    rig.close();
     assert_eq!((rig.0.state.main, rig.0.counts.beyond), (Main::Playing, 1));
 }
 

@@ -49,6 +49,14 @@ impl Timeline {
             None => (0, Passage::Jump),
         }
     }
+
+    /// Goes on to an event of a session that came whole. Its receipt says nothing of its time, so there is
+    /// nothing to hold its stamp to.
+    pub(super) fn advance_stored(&mut self, ts: u64) -> (u64, Passage) {
+        let Some(elapsed_ms) = ts.checked_sub(self.ts) else { return (0, Passage::Late) };
+        self.ts = ts;
+        (elapsed_ms, Passage::Onward)
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +94,14 @@ mod tests {
         let mut timeline = Timeline::new(1_000_000, 0);
         assert_eq!(timeline.advance(939_999, 10), (0, Passage::Jump));
         assert_eq!(timeline.advance(940_999, 1_010), (1_000, Passage::Onward));
+    }
+
+    #[test]
+    fn a_stored_session_may_take_days_and_knows_only_late_events() {
+        let mut timeline = Timeline::new(1_000_000, 0);
+        assert_eq!(timeline.advance_stored(500_000_000), (499_000_000, Passage::Onward));
+        assert_eq!(timeline.advance_stored(1), (0, Passage::Late));
+        assert_eq!(timeline.advance_stored(500_000_001), (1, Passage::Onward));
     }
 
     #[test]

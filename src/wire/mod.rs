@@ -14,6 +14,7 @@ mod violations;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Number;
 
 pub use parameters::{EventType, Profile};
 pub use validate::Unlisted;
@@ -137,7 +138,7 @@ pub struct PlayerTime {
 }
 
 /// A position in the content, in seconds: finite and not negative.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Playhead(f64);
 
 impl Playhead {
@@ -173,6 +174,24 @@ impl Params<'_> {
         }
     }
 
+    /// The value of a key whose type is number or integer.
+    pub fn number(&self, key: &str) -> Option<&Number> {
+        match self.get(key)? {
+            parse::Node::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The members in the order of the body.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, impl Serialize)> {
+        self.0.iter().map(|(key, node)| (*key, node))
+    }
+
+    /// Whether nothing is listed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The names in a list of player states.
     pub fn state_names(&self, key: &str) -> impl Iterator<Item = &str> {
         let states = match self.get(key) {
@@ -196,8 +215,16 @@ impl Params<'_> {
 
 impl Serialize for Params<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, node)| (key, node)))
+        serializer.collect_map(self.iter())
     }
+}
+
+/// The keys that `params` of a `sessionStart` may have, in the documented order.
+pub(crate) fn start_keys() -> impl Iterator<Item = &'static str> {
+    let listed = parameters::PARAMS.iter();
+    listed
+        .filter(|parameter| parameter.allowed_on.contains(EventType::SessionStart))
+        .map(|parameter| parameter.key)
 }
 
 /// The member `customMetadata`: names of `a-z A-Z 0-9 _ .` with text values.

@@ -1,0 +1,1 @@
+//! What holds for the report of every session.

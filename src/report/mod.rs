@@ -1,0 +1,128 @@
+//! `Report`: what a session was, under the documented field names.
+//!
+//! A report follows from the session alone, so it can be made again from the journal and is the same. One
+//! of a session that is open says what it would be if nothing more came. Names and definitions:
+//! the reporting schema's, and the README.
+
+mod facts;
+
+mod figures;
+
+mod lists;
+
+mod number;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+#[cfg(test)]
+mod laws;
+
+use serde::Serialize;
+
+use self::facts::{Client, Facts, Listed, Metadata, Privacy};
+use self::figures::{Figures, Qoe};
+use self::lists::{Lists, ReportedAd, ReportedBreak, ReportedChapter, ReportedState};
+use crate::session::id::SessionId;
+use crate::session::{CloseReason, Session};
+
+/// The layout of a report; a change that a reader could trip over makes it the next.
+const VERSION: u32 = 1;
+
+/// What a session was. The fields are written in this order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report<'s> {
+    version: u32,
+    session_id: SessionId,
+    status: Status,
+    close_reason: Option<CloseReason>,
+    start_ts: u64,
+    last_event_ts: u64,
+    /// Negative if the player's clock was set back.
+    duration_ms: i64,
+    received_first_ms: u64,
+    received_last_ms: u64,
+    closed_ms: Option<u64>,
+    client: Client<'s>,
+    event_count: u32,
+    late_count: u32,
+    duplicate_count: u32,
+    clock_jumps: u32,
+    content: Listed<'s>,
+    visitor: Listed<'s>,
+    analytics: Listed<'s>,
+    custom_metadata: Metadata<'s>,
+    privacy: Privacy<'s>,
+    truncated: Vec<&'static str>,
+    metrics: Figures,
+    qoe: Qoe<'s>,
+    ad_breaks: Vec<ReportedBreak<'s>>,
+    ads: Vec<ReportedAd<'s>>,
+    chapters: Vec<ReportedChapter<'s>>,
+    states: Vec<ReportedState<'s>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Status {
+    Open,
+    Closed,
+}
+
+impl<'s> Report<'s> {
+    /// The report of a session that is closed, or of the [running copy](Session::running_copy) of one that
+    /// is open.
+    pub fn of(id: SessionId, session: &'s Session) -> Self {
+        let facts = Facts::of(session);
+        let lists = Lists::of(session, &facts);
+        let closing = session.closing.as_deref();
+        let (start_ts, last_event_ts) = (session.opening.player_time.ts, session.last_ts());
+        Self {
+            version: VERSION,
+            session_id: id,
+            status: if closing.is_some() { Status::Closed } else { Status::Open },
+            close_reason: closing.map(|closing| closing.reason),
+            start_ts,
+            last_event_ts,
+            duration_ms: last_event_ts.cast_signed() - start_ts.cast_signed(),
+            received_first_ms: session.received_ms,
+            received_last_ms: session.heard_ms,
+            closed_ms: closing.map(|closing| closing.closed_ms),
+            event_count: session.counts.events,
+            late_count: session.counts.late,
+            duplicate_count: session.counts.duplicates,
+            clock_jumps: session.counts.clock_jumps,
+            truncated: truncated(session, &lists),
+            metrics: Figures::of(session, &facts),
+            qoe: Qoe::of(session),
+            ad_breaks: lists.ad_breaks,
+            ads: lists.ads,
+            chapters: lists.chapters,
+            states: lists.states,
+            content: facts.content,
+            visitor: facts.visitor,
+            analytics: facts.analytics,
+            custom_metadata: facts.custom_metadata,
+            privacy: facts.privacy,
+            client: facts.client,
+        }
+    }
+}
+
+/// The names of what was cut, in the order of the report.
+fn truncated(session: &Session, lists: &Lists<'_>) -> Vec<&'static str> {
+    let quality = session.metrics.quality();
+    let parts = session.metrics.parts();
+    let all = [
+        ("events", session.counts.beyond > 0),
+        ("uniqueTimePlayed", session.metrics.viewed.is_truncated),
+        ("playerSdkErrors", quality.is_some_and(|quality| quality.player_errors_are_cut)),
+        ("externalErrors", quality.is_some_and(|quality| quality.external_errors_are_cut)),
+        ("adBreaks", parts.is_some_and(|parts| parts.breaks.is_cut())),
+        ("ads", parts.is_some_and(|parts| parts.ads.is_cut())),
+        ("chapters", parts.is_some_and(|parts| parts.chapters.is_cut())),
+        ("customMetadata", lists.metadata_is_cut),
+    ];
+    all.into_iter().filter(|(_, is_cut)| *is_cut).map(|(name, _)| name).collect()
+}

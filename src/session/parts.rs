@@ -1,0 +1,249 @@
+//! The ad breaks, ads and chapters of a session, in the order of their start.
+//!
+//! A list takes a thousand of each. What comes beyond is counted and timed like the rest, but not listed.
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::Facts;
+use super::list::List;
+use super::state::{Effects, End, Part};
+use super::step::{About, BreakFacts, Pod};
+use super::tally::Tally;
+
+/// How many entries a list takes.
+const ENTRIES_MAX: usize = 1_000;
+
+/// The ad breaks, ads and chapters of a session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Parts {
+    pub(crate) breaks: Entries<BreakEntry>,
+    pub(crate) ads: Entries<AdEntry>,
+    pub(crate) ad_ends: Ends,
+    /// The time of all ads, in ms.
+    pub(crate) ad_ms: u64,
+    pub(crate) chapters: Entries<ChapterEntry>,
+    pub(crate) chapter_ends: Ends,
+    /// The time of all chapters.
+    pub(crate) chapter_time: Tally,
+    /// The place of the last ad break.
+    pod: Pod,
+}
+
+/// How often something was played to its end, and skipped.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ends {
+    pub(crate) completes: u32,
+    pub(crate) skips: u32,
+}
+
+/// An ad break.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BreakEntry {
+    pub(crate) facts: BreakFacts,
+    /// How many ads began in it.
+    pub(crate) ads: u32,
+    pub(crate) is_completed: bool,
+}
+
+/// An ad.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AdEntry {
+    pub(crate) facts: Facts,
+    /// The place of its break, which may be one that is not listed.
+    pub(crate) pod: Pod,
+    pub(crate) time_ms: u64,
+    pub(crate) ended: Option<End>,
+}
+
+/// A chapter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ChapterEntry {
+    pub(crate) facts: Facts,
+    pub(crate) time: Tally,
+    pub(crate) ended: Option<End>,
+}
+
+impl Parts {
+    /// Notes what of an event concerns ad breaks, ads and chapters.
+    pub(super) fn note(&mut self, effects: Effects, about: Option<About>) {
+        if let Some(end) = effects.ad_ended {
+            self.ad_ends.count(end);
+            if let Some(ad) = self.ads.current() {
+                ad.ended = Some(end);
+            }
+        }
+        if let Some(end) = effects.break_ended
+            && let Some(ad_break) = self.breaks.current()
+        {
+            ad_break.is_completed = end == End::Completed;
+        }
+        if let Some(end) = effects.chapter_ended {
+            self.chapter_ends.count(end);
+            if let Some(chapter) = self.chapters.current() {
+                chapter.ended = Some(end);
+            }
+        }
+        if let Some(part) = effects.started {
+            self.start(part, about);
+        }
+    }
+
+    /// Gives time to the ad that is active.
+    pub(super) fn add_ad_time(&mut self, elapsed_ms: u64) {
+        self.ad_ms += elapsed_ms;
+        if let Some(ad) = self.ads.current() {
+            ad.time_ms += elapsed_ms;
+        }
+    }
+
+    /// Changes the time of the chapter that is open.
+    pub(super) fn change_chapter_time(&mut self, change: impl Fn(&mut Tally)) {
+        change(&mut self.chapter_time);
+        if let Some(chapter) = self.chapters.current() {
+            change(&mut chapter.time);
+        }
+    }
+
+    /// Ends the doubt about time of chapters, which may lie in several of them.
+    pub(super) fn decide_chapter_time(&mut self, decide: impl Fn(&mut Tally)) {
+        if self.chapter_time.is_decided() {
+            return;
+        }
+        decide(&mut self.chapter_time);
+        for chapter in self.chapters.listed.iter_mut() {
+            decide(&mut chapter.time);
+        }
+    }
+
+    /// The memory that it holds beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let breaks = self.breaks.listed.iter().map(|entry| entry.facts.heap_bytes());
+        let ads = self.ads.listed.iter().map(|entry| entry.facts.heap_bytes());
+        let chapters = self.chapters.listed.iter().map(|entry| entry.facts.heap_bytes());
+        self.breaks.listed.heap_bytes()
+            + self.ads.listed.heap_bytes()
+            + self.chapters.listed.heap_bytes()
+            + breaks.chain(ads).chain(chapters).sum::<usize>()
+    }
+
+    fn start(&mut self, part: Part, about: Option<About>) {
+        let facts_of = |about| match about {
+            Some(About::Part(facts)) => facts,
+            _ => Facts::default(),
+        };
+        match part {
+            Part::Break => {
+                let facts = match about {
+                    Some(About::Break(facts)) => facts,
+                    _ => BreakFacts::default(),
+                };
+                self.pod = facts.pod.clone();
+                self.breaks.start(|| BreakEntry { facts, ads: 0, is_completed: false });
+            }
+            Part::Ad => {
+                if let Some(ad_break) = self.breaks.current() {
+                    ad_break.ads += 1;
+                }
+                let pod = &self.pod;
+                self.ads.start(|| AdEntry {
+                    facts: facts_of(about),
+                    pod: pod.clone(),
+                    time_ms: 0,
+                    ended: None,
+                });
+            }
+            Part::Chapter => self.chapters.start(|| ChapterEntry {
+                facts: facts_of(about),
+                time: Tally::default(),
+                ended: None,
+            }),
+        }
+    }
+}
+
+impl Ends {
+    fn count(&mut self, end: End) {
+        match end {
+            End::Completed => self.completes += 1,
+            End::Skipped => self.skips += 1,
+            End::Abandoned => {}
+        }
+    }
+}
+
+/// What began, as far as it is listed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Entries<T> {
+    /// How many began.
+    pub(crate) started: u32,
+    /// The first of them.
+    pub(crate) listed: List<T>,
+}
+
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self { started: 0, listed: List::default() }
+    }
+}
+
+impl<T> Entries<T> {
+    /// Whether some are not listed.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.started as usize > self.listed.len()
+    }
+
+    fn start(&mut self, entry: impl FnOnce() -> T) {
+        self.started += 1;
+        if self.listed.len() < ENTRIES_MAX {
+            self.listed.push(entry());
+        }
+    }
+
+    /// The one that began last, if it is listed.
+    fn current(&mut self) -> Option<&mut T> {
+        if self.is_cut() { None } else { self.listed.last_mut() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(part: Part) -> Effects {
+        Effects { started: Some(part), ..Effects::default() }
+    }
+
+    #[test]
+    fn beyond_a_thousand_the_list_stays_and_all_counters_and_times_go_on() {
+        let mut parts = Parts::default();
+        for number in 0..1_001_u32 {
+            let facts = BreakFacts {
+                name: Some("pod".into()),
+                pod: Pod { index: Some(number.into()), offset: None },
+            };
+            parts.note(started(Part::Break), Some(About::Break(facts)));
+            parts.note(started(Part::Ad), None);
+            parts.add_ad_time(10);
+            parts.note(Effects { ad_ended: Some(End::Skipped), ..Effects::default() }, None);
+            let ended = Effects { break_ended: Some(End::Completed), ..Effects::default() };
+            parts.note(ended, None);
+            parts.note(started(Part::Chapter), None);
+            parts.change_chapter_time(|time| time.add(10));
+            let ended = Effects { chapter_ended: Some(End::Completed), ..Effects::default() };
+            parts.note(ended, None);
+        }
+        assert_eq!(parts.breaks.listed.len(), 1_000);
+        let started = (parts.breaks.started, parts.ads.started, parts.chapters.started);
+        assert_eq!(started, (1_001, 1_001, 1_001));
+        assert!(parts.breaks.is_cut() && parts.ads.is_cut() && parts.chapters.is_cut());
+        assert_eq!((parts.ad_ms, parts.ad_ends.skips), (10_010, 1_001));
+        assert_eq!(parts.chapter_time.sure_ms(), 10_010);
+        assert_eq!(parts.chapter_ends.completes, 1_001);
+        let last = &parts.breaks.listed[999];
+        assert_eq!((last.ads, last.is_completed), (1, true));
+        let last = &parts.ads.listed[999];
+        assert_eq!((last.time_ms, last.ended), (10, Some(End::Skipped)));
+        assert_eq!(last.pod.index, Some(999.into()));
+        assert_eq!(parts.chapters.listed[999].time.sure_ms(), 10);
+    }
+}
