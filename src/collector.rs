@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rand::Rng;
 
 use crate::clock::Clock;
@@ -11,8 +12,10 @@ use crate::journal::{Journal, Unavailable};
 use crate::live::{Full, Live};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
-use crate::session::{Opening, Step};
-use crate::wire::{Event, Rules, Start, Unlisted, Violations};
+use crate::session::{Opening, Step, stored};
+use crate::wire::{
+    Event, NotStored, Rules, STORED_EVENTS_MAX, Start, StoredForm, Unlisted, Violations,
+};
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
@@ -42,6 +45,9 @@ pub enum Refusal {
     /// The body breaks rules; the player has to be mended.
     #[error("the body breaks {} rules", .0.listed().len() + .0.omitted())]
     Invalid(Violations),
+    /// A stored session has more events than are taken.
+    #[error("more than {STORED_EVENTS_MAX} events")]
+    TooMany,
     /// The session's id was never given out here; the player should begin a new one.
     #[error("nobody knows this session")]
     Unknown,
@@ -54,6 +60,15 @@ pub enum Refusal {
     /// It could not be made durable; the player may try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<NotStored> for Refusal {
+    fn from(refused: NotStored) -> Self {
+        match refused {
+            NotStored::Invalid(violations) => Self::Invalid(violations),
+            NotStored::TooMany => Self::TooMany,
+        }
+    }
 }
 
 impl Collector {
@@ -90,7 +105,7 @@ impl Collector {
             point_out(&start.event.unlisted);
             let opening =
                 Opening::of(&start, client.address.as_deref(), client.user_agent.as_deref());
-            let room = Some(self.live.keep_room(&opening)?);
+            let room = Some(self.live.keep_room(opening.heap_bytes())?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
@@ -99,6 +114,45 @@ impl Collector {
                 body: body.into(),
             });
             (id, self.journal.append(&record, Change::Start { id, opening, room })?)
+        };
+        committed.await.map_err(|_| Unavailable::Closed)??;
+        Ok(id)
+    }
+
+    /// Takes a stored session: when this returns, it is durable and has ended.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing was acknowledged.
+    pub async fn stored(
+        &self,
+        body: Bytes,
+        form: StoredForm,
+        client: Client<'_>,
+    ) -> Result<SessionId, Refusal> {
+        let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
+        let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
+        let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
+        let append = move || -> Result<_, Refusal> {
+            let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
+            let (opening, steps) = stored(&body, rules, form, address, user_agent)?;
+            let steps_bytes: usize =
+                steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
+            let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);
+            let record = Encoded::new(Content::Batch {
+                sid: id,
+                client: address.map(Cow::Borrowed),
+                user_agent: user_agent.map(Cow::Borrowed),
+                body: (*body).into(),
+            });
+            Ok(journal.append(&record, Change::Batch { id, opening, steps, room })?)
+        };
+        // It may be large, and the threads that serve other players must not be held up.
+        let committed = match tokio::task::spawn_blocking(append).await {
+            Ok(appended) => appended?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(Unavailable::Closed.into()),
+            },
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)

@@ -48,6 +48,8 @@ pub mod journal;
 
 pub mod processor;
 
+pub mod reporter;
+
 pub mod session;
 
 pub mod report;

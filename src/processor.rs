@@ -4,12 +4,13 @@
 //! folds the same records arrives at the same state.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Step, Timeouts};
-use crate::wire::{Event, Profile, Rules, Start, Violations};
+use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::wire::{Event, NotStored, Profile, Rules, Start, StoredForm, Violations};
 
 /// What a record changes: its content as the fold wants it.
 #[derive(Debug)]
@@ -30,12 +31,28 @@ pub enum Change {
         /// What happened.
         step: Step,
     },
+    /// A stored session came whole.
+    Batch {
+        /// Its id.
+        id: SessionId,
+        /// What its start said.
+        opening: Opening,
+        /// What happened then, in order.
+        steps: Vec<Step>,
+        /// The room that was kept for it; none on replay.
+        room: Option<Room>,
+    },
     /// A deadline of a session passed.
     Close {
         /// The session.
         id: SessionId,
         /// Which deadline.
         reason: CloseReason,
+    },
+    /// The report of a session is in the journal.
+    Report {
+        /// The session.
+        id: SessionId,
     },
     /// Sessions end after other times from now on.
     Settings {
@@ -60,7 +77,9 @@ pub enum Outcome {
     Gone,
     /// The session is closed.
     Closed,
-    /// It changed nothing: the deadline stood no more, or the session was closed already.
+    /// The session has its report.
+    Reported,
+    /// It changed nothing: the deadline stood no more, or the session was closed or reported already.
     Nothing,
     /// The server goes on.
     Noted,
@@ -70,12 +89,20 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Processor {
     live: Arc<Live>,
+    /// Told of each session that ends.
+    ended: Option<Sender<SessionId>>,
 }
 
 impl Processor {
     /// A processor that changes `live`; there must be no other.
     pub fn new(live: Arc<Live>) -> Self {
-        Self { live }
+        Self { live, ended: None }
+    }
+
+    /// Tells of each session that ends from now on, so that somebody writes its report.
+    #[must_use]
+    pub fn telling(self, ended: Sender<SessionId>) -> Self {
+        Self { ended: Some(ended), ..self }
     }
 
     /// When sessions end, as of the last record.
@@ -97,10 +124,26 @@ impl Processor {
                     Outcome::Gone
                 }
             }
-            Change::Close { id, reason } => match self.live.close(seq, received_ms, id, reason) {
-                Some(_) => Outcome::Closed,
-                None => Outcome::Nothing,
-            },
+            Change::Batch { id, opening, steps, room } => {
+                self.live.store(seq, received_ms, id, opening, steps, room);
+                self.tell(id);
+                Outcome::Opened
+            }
+            Change::Close { id, reason } => {
+                if self.live.close(seq, received_ms, id, reason) {
+                    self.tell(id);
+                    Outcome::Closed
+                } else {
+                    Outcome::Nothing
+                }
+            }
+            Change::Report { id } => {
+                if self.live.reported(seq, id) {
+                    Outcome::Reported
+                } else {
+                    Outcome::Nothing
+                }
+            }
             Change::Settings { timeouts } => {
                 self.live.set_timeouts(timeouts);
                 Outcome::Noted
@@ -114,11 +157,18 @@ impl Processor {
         outcome
     }
 
+    fn tell(&self, id: SessionId) {
+        if let Some(ended) = &self.ended {
+            // If nobody writes reports any more, the next start does.
+            let _ = ended.send(id);
+        }
+    }
+
     /// Folds a record that was read back.
     ///
     /// # Errors
     /// What keeps it from being folded, for the operator; then nothing has changed.
-    pub fn replay(&mut self, record: Record<'_>) -> Result<(), String> {
+    pub fn replay(&mut self, record: Record<'_>) -> Result<Outcome, String> {
         /// A body was accepted once; what was required then does not matter now.
         const ACCEPTED: Rules = Rules { profile: Profile::Open, strict: false };
         let broken = |found: Violations| format!("its body breaks the rules: {:?}", found.listed());
@@ -132,11 +182,22 @@ impl Processor {
                 let event = Event::parse(&body, ACCEPTED).map_err(broken)?;
                 Change::Event { id: sid, step: Step::of(&event, &body) }
             }
+            Content::Batch { sid, client, user_agent, body } => {
+                let (client, user_agent) = (client.as_deref(), user_agent.as_deref());
+                let (opening, steps) =
+                    stored(&body, ACCEPTED, StoredForm::Downloaded, client, user_agent).map_err(
+                        |refused| match refused {
+                            NotStored::Invalid(found) => broken(found),
+                            NotStored::TooMany => "it has too many events".to_owned(),
+                        },
+                    )?;
+                Change::Batch { id: sid, opening, steps, room: None }
+            }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
+            Content::Report { sid, .. } => Change::Report { id: sid },
             Content::Settings { timeouts } => Change::Settings { timeouts },
             Content::Pause { down_ms } => Change::Pause { down_ms },
         };
-        self.fold(record.seq, record.received_ms, change);
-        Ok(())
+        Ok(self.fold(record.seq, record.received_ms, change))
     }
 }

@@ -34,7 +34,9 @@ pub(super) struct Options {
 enum Kind {
     Start,
     Event,
+    Batch,
     Close,
+    Report,
     Settings,
     Pause,
 }
@@ -44,7 +46,9 @@ impl Kind {
         match content {
             Content::Start { .. } => Self::Start,
             Content::Event { .. } => Self::Event,
+            Content::Batch { .. } => Self::Batch,
             Content::Close { .. } => Self::Close,
+            Content::Report { .. } => Self::Report,
             Content::Settings { .. } => Self::Settings,
             Content::Pause { .. } => Self::Pause,
         }
@@ -116,6 +120,7 @@ struct Row<'r> {
     age_ms: Option<u64>,
     down_ms: Option<u64>,
     body: Option<&'r str>,
+    report: Option<&'r str>,
 }
 
 impl<'r> Row<'r> {
@@ -134,14 +139,17 @@ impl<'r> Row<'r> {
             age_ms: None,
             down_ms: None,
             body: None,
+            report: None,
         };
         match content {
-            Content::Start { client, user_agent, body, .. } => {
+            Content::Start { client, user_agent, body, .. }
+            | Content::Batch { client, user_agent, body, .. } => {
                 row.client = client.as_deref();
                 row.user_agent = user_agent.as_deref();
                 row.body = str::from_utf8(body).ok();
             }
             Content::Event { body, .. } => row.body = str::from_utf8(body).ok(),
+            Content::Report { report, .. } => row.report = str::from_utf8(report).ok(),
             Content::Close { reason, .. } => row.reason = Some(*reason),
             Content::Settings { timeouts } => {
                 row.no_events_ms = Some(timeouts.no_events_ms);

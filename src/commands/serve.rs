@@ -25,6 +25,7 @@ use crate::journal::{Journal, Keeper, Writer, recovery};
 use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
+use crate::reporter::Reporter;
 use crate::telemetry;
 
 /// How many connections operators and health checks may hold at once.
@@ -218,7 +219,7 @@ impl Server {
 /// The threads of the journal.
 #[derive(Debug)]
 struct Threads {
-    handles: [thread::JoinHandle<()>; 2],
+    handles: [thread::JoinHandle<()>; 3],
     /// Tells when one of them has ended.
     ended: mpsc::Receiver<()>,
 }
@@ -242,8 +243,11 @@ fn open_journal(
     let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
     let recovered = recovery::recover(&*disk, &live, &mut processor)?;
+    let (ended, sessions_ended) = std::sync::mpsc::channel();
+    let processor = processor.telling(ended);
     tracing::info!(
         live_sessions = live.sessions(),
+        unreported = live.unreported(),
         records = recovered.records,
         checkpoint_seq = recovered.checkpoint_seq,
         next_seq = recovered.start.next_seq,
@@ -258,8 +262,10 @@ fn open_journal(
     let timeouts = config.session.timeouts();
     let (journal, writer) =
         Writer::start(settings, timeouts, disk, clock.clone(), processor, recovered.start, closed);
+    let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
     let (ends, ended) = mpsc::channel(1);
-    let (writer_ends, keeper_ends) = (Ends(ends.clone()), Ends(ends));
+    let (writer_ends, keeper_ends, reporter_ends) =
+        (Ends(ends.clone()), Ends(ends.clone()), Ends(ends));
     let handles = [
         thread::Builder::new().name("journal".into()).spawn(|| {
             let _ends = writer_ends;
@@ -268,6 +274,10 @@ fn open_journal(
         thread::Builder::new().name("keeper".into()).spawn(move || {
             let _ends = keeper_ends;
             keeper.run(&segments_closed);
+        })?,
+        thread::Builder::new().name("reporter".into()).spawn(move || {
+            let _ends = reporter_ends;
+            reporter.run();
         })?,
     ];
     Ok((live, journal, Threads { handles, ended }))

@@ -136,7 +136,7 @@ impl Audit {
         self.last = Some(here);
         *self.records.entry(record.content.kind()).or_default() += 1;
         match &record.content {
-            Content::Start { sid, .. } => {
+            Content::Start { sid, .. } | Content::Batch { sid, .. } => {
                 if self.starts.insert(sid.to_bytes(), true).is_some() {
                     self.problem(format!("{}: session {sid} is started twice", place()));
                 }
@@ -151,7 +151,7 @@ impl Audit {
                 Some(live) => *live = false,
                 None => self.never_started(*sid, place),
             },
-            Content::Settings { .. } | Content::Pause { .. } => {}
+            Content::Report { .. } | Content::Settings { .. } | Content::Pause { .. } => {}
         }
     }
 

@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use super::Settings;
 use super::error::ApiError;
 use crate::size::Size;
-use crate::wire::{self, Violations};
+use crate::wire::{self, StoredForm, Violations};
 
 /// How much of a body is read only to be thrown away, and how long. A client that is still sending when
 /// we close loses our answer, so a body that is refused is read to its end if that is not far.
@@ -83,9 +83,18 @@ impl Takes {
         }
     }
 
+    /// As what stored session a body is to be read, if it is one.
+    pub(super) fn stored_form(self, body: &[u8]) -> Option<StoredForm> {
+        match self {
+            Self::Stored => Some(StoredForm::Downloaded),
+            Self::Either if wire::is_array(body) => Some(StoredForm::Sessions),
+            Self::Either | Self::Event => None,
+        }
+    }
+
     /// The bounds of a body that begins with `first`: its size and its time.
     fn bounds(self, settings: &Settings, first: &[u8]) -> (Size, Duration) {
-        if self == Self::Stored || self == Self::Either && wire::is_array(first) {
+        if self.stored_form(first).is_some() {
             (settings.stored_bytes_max, settings.stored_timeout)
         } else {
             (settings.event_bytes_max, settings.body_timeout)

@@ -15,7 +15,7 @@ use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::size::Size;
-use crate::wire::Violations;
+use crate::wire::{STORED_EVENTS_MAX, Violations};
 
 /// When to try again, in seconds, if there is no room now.
 const RETRY_AFTER_S: u64 = 10;
@@ -37,6 +37,8 @@ pub(super) enum ApiError {
     Overloaded,
     #[error("the body is larger than {0}")]
     BodyTooLarge(Size),
+    #[error("a stored session has at most {STORED_EVENTS_MAX} events")]
+    TooManyEvents,
     #[error("only gzip is understood as Content-Encoding")]
     UnsupportedEncoding,
     #[error("Request had improper format.")]
@@ -53,6 +55,7 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::TooMany => Self::TooManyEvents,
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),
@@ -68,7 +71,7 @@ impl ApiError {
             Self::SessionGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Overloaded | Self::Full(_) | Self::Unavailable(_) => {

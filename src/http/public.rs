@@ -29,28 +29,44 @@ const PREFLIGHT_NAMES_MAX: usize = 32;
 pub(super) fn router(app: App) -> Router {
     let sessions: MethodRouter<App> = post(start_session).options(preflight);
     let events: MethodRouter<App> = post(event).options(preflight);
+    let downloaded: MethodRouter<App> = post(download).options(preflight);
     let router = Router::new()
         .route("/api/v1/sessions", sessions.clone())
         .route("/api/v1/sessions/", sessions)
         .route("/api/v1/sessions/{sid}/events", events.clone())
         .route("/api/v1/sessions/{sid}/events/", events)
+        .route("/api/v1/downloaded", downloaded.clone())
+        .route("/api/v1/downloaded/", downloaded)
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
     with_common_routes(router).with_state(app)
 }
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    begin(&app, request, Takes::Either).await
+}
+
+async fn download(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    begin(&app, request, Takes::Stored).await
+}
+
+/// Begins a session with its start, or takes one that was stored whole.
+async fn begin(app: &App, request: Request, takes: Takes) -> Result<Response, ApiError> {
     if let Err(refusal) = app.collector().has_room() {
         let (head, body) = request.into_parts();
         body::discard(&head.headers, body).await;
         return Err(refusal.into());
     }
     let (head, body) = request.into_parts();
-    let body = read(&app, &head, body, Takes::Either).await?;
+    let body = read(app, &head, body, takes).await?;
     let client = client_of(&head, &app.0.privacy);
-    match app.collector().start(&body.bytes, client).await {
+    let begun = match takes.stored_form(&body.bytes) {
+        None => app.collector().start(&body.bytes, client).await,
+        Some(form) => app.collector().stored(body.bytes.clone(), form, client).await,
+    };
+    match begun {
         Ok(id) => Ok(created(id)),
-        Err(refusal) => Err(refused(&app, &head, Some(&body.bytes), refusal.into())),
+        Err(refusal) => Err(refused(app, &head, Some(&body.bytes), refusal.into())),
     }
 }
 

@@ -54,12 +54,30 @@ pub enum Content<'a> {
         /// The body as it came, without line breaks.
         body: Cow<'a, [u8]>,
     },
+    /// A stored session came whole, and ended at once.
+    Batch {
+        /// Its id.
+        sid: SessionId,
+        /// The client's address, as far as the privacy settings keep it.
+        client: Option<Cow<'a, str>>,
+        /// The client's user agent, if the privacy settings keep it.
+        user_agent: Option<Cow<'a, str>>,
+        /// The array of its events as it came, without line breaks.
+        body: Cow<'a, [u8]>,
+    },
     /// A deadline of a session passed.
     Close {
         /// The session.
         sid: SessionId,
         /// Which deadline.
         reason: CloseReason,
+    },
+    /// What a session was, now that it has ended.
+    Report {
+        /// The session.
+        sid: SessionId,
+        /// The report, as JSON on one line.
+        report: Cow<'a, [u8]>,
     },
     /// Sessions end after these times from here on; in a journal without it, after the default ones.
     Settings {
@@ -106,17 +124,37 @@ struct Members<'a> {
     timeouts: Option<Timeouts>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
-    /// Written by hand, so that it is copied only once.
+    /// Written by hand, so that it is copied only once; so is the next.
     #[serde(borrow, skip_serializing, default)]
     body: Option<&'a RawValue>,
+    #[serde(borrow, skip_serializing, default)]
+    report: Option<&'a RawValue>,
 }
 
 /// A record made ready outside of any lock: all of its line that does not depend on its place.
 #[derive(Debug)]
 pub struct Encoded<'a> {
-    /// The members before the body, with the braces of their object.
+    /// The members before the last one, with the braces of their object.
     head: Vec<u8>,
-    body: Option<Cow<'a, [u8]>>,
+    /// The last member, JSON as it is.
+    tail: Option<Tail<'a>>,
+}
+
+/// The member of a record that is copied as it is.
+#[derive(Debug)]
+enum Tail<'a> {
+    Body(Cow<'a, [u8]>),
+    Report(Cow<'a, [u8]>),
+}
+
+impl Tail<'_> {
+    /// What stands before the value, and the value.
+    fn parts(&self) -> (&'static [u8], &[u8]) {
+        match self {
+            Self::Body(body) => (b",\"body\":", body),
+            Self::Report(report) => (b",\"report\":", report),
+        }
+    }
 }
 
 impl<'a> Encoded<'a> {
@@ -132,24 +170,30 @@ impl<'a> Encoded<'a> {
             timeouts: None,
             down_ms: None,
             body: None,
+            report: None,
         };
-        let (members, body) = match content {
-            Content::Start { client, user_agent, body, .. } => {
-                (Members { client, user_agent, ..empty }, Some(on_one_line(body)))
+        let (members, tail) = match content {
+            Content::Start { client, user_agent, body, .. }
+            | Content::Batch { client, user_agent, body, .. } => {
+                (Members { client, user_agent, ..empty }, Some(Tail::Body(on_one_line(body))))
             }
-            Content::Event { body, .. } => (empty, Some(on_one_line(body))),
+            Content::Event { body, .. } => (empty, Some(Tail::Body(on_one_line(body)))),
+            Content::Report { report, .. } => (empty, Some(Tail::Report(report))),
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
             Content::Settings { timeouts } => (Members { timeouts: Some(timeouts), ..empty }, None),
             Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
         };
         let mut head = Vec::with_capacity(256);
         serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
-        Self { head, body }
+        Self { head, tail }
     }
 
     /// The body as the line has it; nothing if the record has none.
     pub fn body(&self) -> &[u8] {
-        self.body.as_deref().unwrap_or_default()
+        match &self.tail {
+            Some(Tail::Body(body)) => body,
+            _ => &[],
+        }
     }
 
     /// Appends the line of the record, with its line break.
@@ -158,9 +202,10 @@ impl<'a> Encoded<'a> {
         let begin = buffer.len();
         write!(buffer, "{{\"seq\":{seq},\"received_ms\":{received_ms},").expect(MEMORY);
         buffer.extend_from_slice(&self.head[1..self.head.len() - 1]);
-        if let Some(body) = &self.body {
-            buffer.extend_from_slice(b",\"body\":");
-            buffer.extend_from_slice(body);
+        if let Some(tail) = &self.tail {
+            let (name, value) = tail.parts();
+            buffer.extend_from_slice(name);
+            buffer.extend_from_slice(value);
         }
         let crc = crc32c::crc32c(&buffer[begin..]);
         buffer.extend_from_slice(CRC_KEY);
@@ -176,7 +221,9 @@ impl Content<'_> {
         match self {
             Self::Start { .. } => "start",
             Self::Event { .. } => "event",
+            Self::Batch { .. } => "batch",
             Self::Close { .. } => "close",
+            Self::Report { .. } => "report",
             Self::Settings { .. } => "settings",
             Self::Pause { .. } => "pause",
         }
@@ -185,9 +232,11 @@ impl Content<'_> {
     /// The session that the record is about.
     pub fn sid(&self) -> Option<SessionId> {
         match self {
-            Self::Start { sid, .. } | Self::Event { sid, .. } | Self::Close { sid, .. } => {
-                Some(*sid)
-            }
+            Self::Start { sid, .. }
+            | Self::Event { sid, .. }
+            | Self::Batch { sid, .. }
+            | Self::Close { sid, .. }
+            | Self::Report { sid, .. } => Some(*sid),
             Self::Settings { .. } | Self::Pause { .. } => None,
         }
     }
@@ -239,6 +288,16 @@ impl<'a> Members<'a> {
                 user_agent: self.user_agent,
             }),
             "event" => Ok(Content::Event { sid: sid?, body: body? }),
+            "batch" => Ok(Content::Batch {
+                sid: sid?,
+                body: body?,
+                client: self.client,
+                user_agent: self.user_agent,
+            }),
+            "report" => {
+                let report = self.report.ok_or_else(|| lacks("report"))?;
+                Ok(Content::Report { sid: sid?, report: report.get().as_bytes().into() })
+            }
             "close" => Ok(Content::Close {
                 sid: sid?,
                 reason: self.reason.ok_or_else(|| lacks("reason"))?,
@@ -352,6 +411,14 @@ mod tests {
             ".{0,30}".prop_map(|value| {
                 let body = serde_json::to_vec(&serde_json::json!({ "a": value })).unwrap();
                 Content::Event { sid: sid(), body: body.into() }
+            }),
+            (text(), ".{0,30}").prop_map(|(user_agent, value)| {
+                let body = serde_json::to_vec(&serde_json::json!([value])).unwrap();
+                Content::Batch { sid: sid(), client: None, user_agent, body: body.into() }
+            }),
+            ".{0,30}".prop_map(|value| {
+                let report = serde_json::to_vec(&serde_json::json!({ "a": value })).unwrap();
+                Content::Report { sid: sid(), report: report.into() }
             }),
             Just(Content::Close { sid: sid(), reason: CloseReason::TimeoutNoEvents }),
             any::<u64>().prop_map(|no_events_ms| Content::Settings {

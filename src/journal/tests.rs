@@ -15,9 +15,10 @@ use super::sim::SimDisk;
 use super::*;
 use crate::live::{self, Live};
 use crate::processor::Processor;
+use crate::report::Report;
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, Timeouts};
-use crate::wire::{Event, Profile, Rules};
+use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::wire::{Event, Profile, Rules, StoredForm};
 
 const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
     {"media.id":"a","media.length":0,"media.contentType":"vod","media.playerName":"p"}}"#;
@@ -77,21 +78,50 @@ impl Rig {
         Ok(Self { disk, clock, live, journal, writer, keeper, recovered, sessions, closed })
     }
 
-    fn append_start(&mut self) -> Result<Pending, Unavailable> {
+    fn mint(&mut self) -> SessionId {
         self.sessions += 1;
         let mut random = [0; 10];
         random[..4].copy_from_slice(&self.sessions.to_be_bytes());
-        let id = SessionId::mint(&Key::new([7; 32]), self.clock.now_ms(), random);
+        SessionId::mint(&Key::new([7; 32]), self.clock.now_ms(), random)
+    }
+
+    fn append_start(&mut self) -> Result<Pending, Unavailable> {
+        let id = self.mint();
         let record = Encoded::new(Content::Start {
             sid: id,
             client: None,
             user_agent: None,
             body: BODY.into(),
         });
-        let room = Some(self.live.keep_room(&opening()).unwrap());
+        let room = Some(self.live.keep_room(opening().heap_bytes()).unwrap());
         let committed =
             self.journal.append(&record, Change::Start { id, opening: opening(), room })?;
         Ok((id, committed))
+    }
+
+    /// A stored session.
+    fn append_batch(&mut self) -> Result<Pending, Unavailable> {
+        let id = self.mint();
+        let play = br#",{"eventType":"play","playerTime":{"ts":5,"playhead":0}}]"#;
+        let body = [b"[", BODY, play].concat();
+        let rules = Rules { profile: Profile::Open, strict: false };
+        let form = StoredForm::Downloaded;
+        let (opening, steps) = stored(&body, rules, form, None, None).unwrap();
+        let record = Encoded::new(Content::Batch {
+            sid: id,
+            client: None,
+            user_agent: None,
+            body: body.into(),
+        });
+        let change = Change::Batch { id, opening, steps, room: None };
+        Ok((id, self.journal.append(&record, change)?))
+    }
+
+    /// The report of a session that has ended.
+    fn append_report(&self, id: SessionId) -> Result<Pending, Unavailable> {
+        let session = self.live.ended(id).unwrap();
+        let record = crate::reporter::record_of(id, &Report::of(id, &session));
+        Ok((id, self.journal.append(&record, Change::Report { id })?))
     }
 
     /// An event that was stamped at `ts`.
@@ -152,6 +182,12 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                     Content::Start { sid, client: None, user_agent: None, body: [][..].into() }
                 }
                 Content::Event { sid, .. } => Content::Event { sid, body: [][..].into() },
+                Content::Batch { sid, .. } => {
+                    Content::Batch { sid, client: None, user_agent: None, body: [][..].into() }
+                }
+                Content::Report { sid, report } => {
+                    Content::Report { sid, report: report.into_owned().into() }
+                }
                 Content::Close { sid, reason } => Content::Close { sid, reason },
                 Content::Settings { timeouts } => Content::Settings { timeouts },
                 Content::Pause { down_ms } => Content::Pause { down_ms },
@@ -602,6 +638,10 @@ enum Act {
     Start(usize),
     /// Events of any sessions, as one group.
     Events(Vec<Said>),
+    /// Stored sessions.
+    Store(usize),
+    /// Every report that is wanted.
+    Report,
     Advance(u64),
     CloseDue,
     Checkpoint,
@@ -664,7 +704,9 @@ fn any_act() -> impl Strategy<Value = Act> {
         9 => prop::collection::vec(any_said(), 1..14).prop_map(Act::Events),
         2 => (1..400_000_u64).prop_map(Act::Advance),
         3 => (1..7_000_u64).prop_map(Act::Advance),
-        3 => Just(Act::CloseDue),
+        4 => Just(Act::CloseDue),
+        4 => Just(Act::Report),
+        1 => (1..3_usize).prop_map(Act::Store),
         2 => Just(Act::Checkpoint),
         2 => Just(Act::Compress),
         3 => (0..4_u32, 1..5_u32, 0..900_usize).prop_map(|(b, f, t)| Act::Fault(b, f, t)),
@@ -678,7 +720,10 @@ fn drive(acts: &[Act]) {
     let mut rig = Rig::new();
     let mut history = History::default();
     let mut crash: Option<usize> = None;
-    let end = [Act::Restart(5, Timeouts::default()), Act::Restart(0, Timeouts::default())];
+    let restart = |down_ms| Act::Restart(down_ms, Timeouts::default());
+    // Each fault of the disk has passed after so many attempts.
+    let reports = std::iter::repeat_n(Act::Report, 9);
+    let end: Vec<_> = [restart(5)].into_iter().chain(reports).chain([restart(0)]).collect();
     for act in acts.iter().chain(&end) {
         let mut pending = Vec::new();
         match act {
@@ -689,6 +734,22 @@ fn drive(acts: &[Act]) {
                 history.started.extend(pending.iter().map(|(id, _)| *id));
                 turn(&mut rig, crash.is_some(), pending, |id, _| {
                     history.acknowledged.insert(id);
+                });
+            }
+            Act::Store(count) => {
+                for _ in 0..*count {
+                    pending.extend(rig.append_batch());
+                }
+                history.started.extend(pending.iter().map(|(id, _)| *id));
+                turn(&mut rig, crash.is_some(), pending, |id, _| {
+                    history.acknowledged.insert(id);
+                });
+            }
+            Act::Report => {
+                let wanted = rig.live.unreported_ids();
+                pending.extend(wanted.into_iter().filter_map(|id| rig.append_report(id).ok()));
+                turn(&mut rig, crash.is_some(), pending, |_, outcome| {
+                    assert_eq!(outcome, Outcome::Reported);
                 });
             }
             Act::Events(_) if history.started.is_empty() => {}
@@ -736,6 +797,13 @@ fn drive(acts: &[Act]) {
             }
         }
     }
+    let found = records(&rig.disk);
+    let count = |holds: fn(&Content<'_>) -> bool| -> usize {
+        found.iter().filter(|(.., content)| holds(content)).count()
+    };
+    let begun = count(|content| matches!(content, Content::Start { .. } | Content::Batch { .. }));
+    let reports = count(|content| matches!(content, Content::Report { .. }));
+    assert_eq!((rig.live.unreported(), begun), (0, rig.live.sessions() + reports));
 }
 
 /// What the players know.
@@ -778,10 +846,15 @@ fn hold_to_promises(rig: &Rig, crash: Option<usize>, timeouts: Timeouts, history
     let found = records(&rig.disk);
     in_order(&found);
     let mut starts = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     let mut events: BTreeMap<SessionId, usize> = BTreeMap::new();
     for (.., content) in &found {
         match content {
-            Content::Start { sid, .. } => {
+            Content::Report { sid, .. } => {
+                assert!(starts.contains(sid) && reported.insert(*sid), "one report a session");
+                assert!(!rig.live.contains(*sid), "and only once it has ended");
+            }
+            Content::Start { sid, .. } | Content::Batch { sid, .. } => {
                 assert!(history.started.contains(sid), "nothing is invented");
                 assert!(starts.insert(*sid), "nothing stands twice");
             }

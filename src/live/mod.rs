@@ -67,6 +67,9 @@ pub struct Live {
     settings: Settings,
     shards: Box<[Mutex<Shard>]>,
     sessions: AtomicUsize,
+    /// Sessions that have ended and whose report is not in the journal yet.
+    unreported: AtomicUsize,
+    /// What both hold.
     bytes: AtomicUsize,
     progress: Mutex<Progress>,
 }
@@ -91,6 +94,8 @@ struct Shard {
     seq: u64,
     sessions: HashMap<Hashed, Box<Held>, BuildHasherDefault<OwnHash>>,
     deadlines: Deadlines,
+    /// Sessions that have ended and whose report is not in the journal yet.
+    ended: HashMap<Hashed, Arc<Session>, BuildHasherDefault<OwnHash>>,
 }
 
 /// A session and where it stands among the deadlines.
@@ -106,7 +111,7 @@ struct Held {
 pub struct SavedShard {
     /// The last record that it includes, if only as one of another shard.
     pub seq: u64,
-    /// Its sessions, by id.
+    /// Its sessions by id, those that have ended and wait for their report among them.
     pub sessions: Vec<(SessionId, Session)>,
 }
 
@@ -117,6 +122,7 @@ impl Live {
             settings,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sessions: AtomicUsize::new(0),
+            unreported: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             progress: Mutex::default(),
         }
@@ -130,12 +136,13 @@ impl Live {
         self.within_bounds(1)
     }
 
-    /// Keeps room for a session that is about to begin, until the room is used or dropped.
+    /// Keeps room for a session that is about to begin and holds so many bytes beside itself, until the room
+    /// is used or dropped.
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
-    pub fn keep_room(self: &Arc<Self>, opening: &Opening) -> Result<Room, Full> {
-        let bytes = SESSION_BYTES + opening.heap_bytes();
+    pub fn keep_room(self: &Arc<Self>, heap_bytes: usize) -> Result<Room, Full> {
+        let bytes = SESSION_BYTES + heap_bytes;
         // Counted before it is held to the bounds, so that two at once cannot both take the last place.
         self.count(bytes);
         let room = Room { live: Arc::clone(self), bytes };
@@ -162,7 +169,30 @@ impl Live {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// The memory that live sessions hold, in bytes.
+    /// The number of sessions that have ended and whose report is not in the journal yet.
+    pub fn unreported(&self) -> usize {
+        self.unreported.load(Ordering::Relaxed)
+    }
+
+    /// Their ids.
+    pub fn unreported_ids(&self) -> Vec<SessionId> {
+        let ids = |shard: &Mutex<Shard>| -> Vec<_> {
+            shard.lock().ended.keys().map(|Hashed(id)| *id).collect()
+        };
+        self.shards.iter().flat_map(ids).collect()
+    }
+
+    /// A session that has ended and whose report is not in the journal yet.
+    pub fn ended(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.shard(id).lock().ended.get(&Hashed(id)).cloned()
+    }
+
+    /// A copy of a live session.
+    pub fn copy_of(&self, id: SessionId) -> Option<Session> {
+        self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.session.clone())
+    }
+
+    /// The memory that sessions hold, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -224,6 +254,42 @@ impl Live {
         shard.insert(id, session, &progress.timeouts);
     }
 
+    /// Folds a stored session, which has ended with its last event.
+    pub(crate) fn store(
+        &self,
+        seq: u64,
+        received_ms: u64,
+        id: SessionId,
+        opening: Opening,
+        steps: Vec<Step>,
+        room: Option<Room>,
+    ) {
+        let up_ms = self.progress().up_ms(received_ms);
+        let session = Session::downloaded(opening, steps, received_ms, up_ms);
+        let mut shard = self.shard(id).lock();
+        if !shard.is_new(seq) {
+            return;
+        }
+        let bytes = SESSION_BYTES + session.heap_bytes();
+        match room {
+            Some(room) => room.used(bytes),
+            None => self.count(bytes),
+        }
+        self.end(&mut shard, id, session);
+    }
+
+    /// Folds that the report of a session is in the journal. Says whether one was wanted.
+    pub(crate) fn reported(&self, seq: u64, id: SessionId) -> bool {
+        let mut shard = self.shard(id).lock();
+        if !shard.is_new(seq) {
+            return false;
+        }
+        let Some(session) = shard.ended.remove(&Hashed(id)) else { return false };
+        self.unreported.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(SESSION_BYTES + session.heap_bytes(), Ordering::Relaxed);
+        true
+    }
+
     /// Folds an event. Says whether its session took it.
     pub(crate) fn hear(&self, seq: u64, received_ms: u64, id: SessionId, step: Step) -> bool {
         let Progress { paused_ms, timeouts, .. } = self.progress();
@@ -245,33 +311,44 @@ impl Live {
         heard
     }
 
-    /// Folds that a deadline passed: the session is closed if it still stands, and then given.
+    /// Folds that a deadline passed: the session is closed if it still stands. Says whether it was.
     pub(crate) fn close(
         &self,
         seq: u64,
         received_ms: u64,
         id: SessionId,
         reason: CloseReason,
-    ) -> Option<Session> {
+    ) -> bool {
         let progress = self.progress();
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return None;
+            return false;
         }
         let up_ms = progress.up_ms(received_ms);
-        let deadline = shard.sessions.get(&Hashed(id))?.session.deadline(&progress.timeouts);
+        let hashbrown::hash_map::Entry::Occupied(held) = shard.sessions.entry(Hashed(id)) else {
+            return false;
+        };
+        let deadline = held.get().session.deadline(&progress.timeouts);
         let (deadline_up_ms, stands) = deadline;
         if stands != reason || up_ms < deadline_up_ms {
-            return None;
+            return false;
         }
-        let Held { mut session, noted_up_ms } = *shard.sessions.remove(&Hashed(id))?;
+        let Held { mut session, noted_up_ms } = *held.remove();
         if let Some(noted_up_ms) = noted_up_ms {
             shard.deadlines.remove(noted_up_ms, id);
         }
-        drop(shard);
-        self.discount(SESSION_BYTES + session.heap_bytes());
+        let bytes_before = session.heap_bytes();
         session.close(Closing::at(deadline, received_ms, up_ms));
-        Some(session)
+        self.recount(bytes_before, session.heap_bytes());
+        self.end(&mut shard, id, session);
+        true
+    }
+
+    /// A session that was counted among the live ones waits for its report from now on.
+    fn end(&self, shard: &mut Shard, id: SessionId, session: Session) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.unreported.fetch_add(1, Ordering::Relaxed);
+        shard.ended.insert(Hashed(id), Arc::new(session));
     }
 
     /// Folds that nothing could be received for a while.
@@ -306,8 +383,9 @@ impl Live {
     pub fn save_shard(&self, row: usize) -> SavedShard {
         let folded_seq = self.progress().seq;
         let shard = self.shards[row].lock();
-        let mut sessions: Vec<_> =
-            shard.sessions.iter().map(|(id, held)| (id.0, held.session.clone())).collect();
+        let live = shard.sessions.iter().map(|(id, held)| (id.0, held.session.clone()));
+        let ended = shard.ended.iter().map(|(id, session)| (id.0, (**session).clone()));
+        let mut sessions: Vec<_> = live.chain(ended).collect();
         let seq = shard.seq.max(folded_seq);
         drop(shard);
         sessions.sort_unstable_by_key(|(id, _)| *id);
@@ -318,7 +396,12 @@ impl Live {
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
         self.count(SESSION_BYTES + session.heap_bytes());
         let timeouts = self.progress().timeouts;
-        self.shard(id).lock().insert(id, session, &timeouts);
+        let mut shard = self.shard(id).lock();
+        if session.closing.is_some() {
+            self.end(&mut shard, id, session);
+        } else {
+            shard.insert(id, session, &timeouts);
+        }
     }
 
     /// Restores how far the journal is folded.
@@ -332,6 +415,7 @@ impl Live {
             *shard.lock() = Shard::default();
         }
         self.sessions.store(0, Ordering::Relaxed);
+        self.unreported.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
         self.restore_progress(Progress::default());
     }
@@ -379,7 +463,7 @@ impl Live {
 
 impl Progress {
     /// The server's clock less all the time that it was down or could not write.
-    fn up_ms(&self, received_ms: u64) -> u64 {
+    pub fn up_ms(&self, received_ms: u64) -> u64 {
         received_ms.saturating_sub(self.paused_ms)
     }
 }
@@ -489,7 +573,7 @@ mod tests {
 
     fn open(live: &Arc<Live>, seq: u64, received_ms: u64, number: u8) -> Result<(), Full> {
         let opening = opening("");
-        let room = live.keep_room(&opening)?;
+        let room = live.keep_room(opening.heap_bytes())?;
         live.open(seq, received_ms, id(number), opening, Some(room));
         Ok(())
     }
@@ -507,12 +591,16 @@ mod tests {
         assert_eq!(live.take_due(1_100, 9), [], "it is taken out once");
         live.put_back(id(1));
         assert_eq!(live.take_due(1_100, 9), [(id(1), NO_EVENTS)]);
-        assert!(live.close(3, 1_100, id(1), NO_EVENTS).is_some());
+        assert!(live.close(3, 1_100, id(1), NO_EVENTS));
         assert!(!live.contains(id(1)) && live.contains(id(2)));
-        assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_none(), "it is closed already");
-        assert!(live.close(5, 1_149, id(2), NO_EVENTS).is_none(), "its deadline has not passed");
-        assert!(live.close(6, 1_150, id(2), NO_EVENTS).is_some());
-        assert_eq!((live.sessions(), live.bytes()), (0, 0));
+        assert!(!live.close(4, 1_100, id(1), NO_EVENTS), "it is closed already");
+        assert!(!live.close(5, 1_149, id(2), NO_EVENTS), "its deadline has not passed");
+        assert!(live.close(6, 1_150, id(2), NO_EVENTS));
+        assert_eq!((live.sessions(), live.unreported()), (0, 2));
+        assert!(live.bytes() > 0, "what waits for its report takes room");
+        assert!(live.reported(7, id(1)) && live.reported(8, id(2)));
+        assert!(!live.reported(9, id(1)), "it has its report already");
+        assert_eq!((live.unreported(), live.bytes()), (0, 0));
     }
 
     #[test]
@@ -521,7 +609,7 @@ mod tests {
         open(&live, 1, 1_000, 1).unwrap();
         live.pause(500);
         assert_eq!(live.take_due(1_599, 9), []);
-        assert!(live.close(3, 1_599, id(1), NO_EVENTS).is_none());
+        assert!(!live.close(3, 1_599, id(1), NO_EVENTS));
         assert_eq!(live.take_due(1_600, 9), [(id(1), NO_EVENTS)]);
         open(&live, 4, 1_600, 2).unwrap();
         assert_eq!(live.take_due(1_699, 9), [], "a later session is not older for it");
@@ -533,12 +621,12 @@ mod tests {
         let live = live(Settings { sessions_max: 2, ..Settings::default() });
         open(&live, 1, 1_000, 1).unwrap();
         assert_eq!(live.has_room(), Ok(()));
-        let room = live.keep_room(&opening("")).unwrap();
+        let room = live.keep_room(opening("").heap_bytes()).unwrap();
         assert_eq!(live.has_room(), Err(Full::Sessions(2)));
         assert_eq!(open(&live, 2, 1_000, 3), Err(Full::Sessions(2)));
         drop(room);
         open(&live, 3, 1_000, 3).unwrap();
-        assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
+        assert!(live.close(4, 1_100, id(1), NO_EVENTS));
         open(&live, 5, 1_000, 4).unwrap();
     }
 
@@ -547,9 +635,9 @@ mod tests {
         let bytes_max = Size::kib(16);
         let live = live(Settings { bytes_max, ..Settings::default() });
         let large = opening(&"x".repeat(12 << 10));
-        let room = live.keep_room(&large).unwrap();
+        let room = live.keep_room(large.heap_bytes()).unwrap();
         let before = live.bytes();
-        assert_eq!(live.keep_room(&large).unwrap_err(), Full::Bytes(bytes_max));
+        assert_eq!(live.keep_room(large.heap_bytes()).unwrap_err(), Full::Bytes(bytes_max));
         assert_eq!((live.sessions(), live.bytes()), (1, before));
         drop(room);
         assert_eq!((live.sessions(), live.bytes()), (0, 0));

@@ -47,7 +47,7 @@ use crate::wire::{EventType, PlayerTime, Playhead};
 
 pub use facts::Facts;
 pub use list::List;
-pub use opening::Opening;
+pub use opening::{Opening, stored};
 pub(crate) use parts::{AdEntry, BreakEntry, ChapterEntry, Parts};
 pub(crate) use quality::Quality;
 pub(crate) use state::End;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use super::step::Readings;
-use crate::wire::{Content, PlayerTime, Start};
+use super::step::{Readings, Step};
+use crate::wire::{Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, parse_stored};
 
 /// What the start of a session said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +35,26 @@ impl Opening {
     pub fn heap_bytes(&self) -> usize {
         self.facts.heap_bytes() + self.readings.as_ref().map_or(0, |_| size_of::<Readings>())
     }
+}
+
+/// Keeps what a stored session said: its start, and what happened then.
+///
+/// # Errors
+/// [`NotStored`].
+pub fn stored(
+    body: &[u8],
+    rules: Rules,
+    form: StoredForm,
+    address: Option<&str>,
+    user_agent: Option<&str>,
+) -> Result<(Opening, Vec<Step>), NotStored> {
+    let (mut opening, mut steps) = (None, Vec::new());
+    parse_stored(body, rules, form, |event| match event {
+        Stored::Start(start) => opening = Some(Opening::of(&start, address, user_agent)),
+        // Nothing waits there, so nothing is compared with what waits.
+        Stored::Event(event) => steps.push(Step::of(&event, &[])),
+    })?;
+    Ok((opening.expect("a stored session without its start is refused"), steps))
 }
 
 #[cfg(test)]

@@ -1,0 +1,98 @@
+//! Every session that has ended gets its report into the journal, once.
+//!
+//! The fold keeps a session that has ended until it folds its report, across restarts and checkpoints. So
+//! whatever happens between the two, the report is still wanted afterwards, and written then; and once it
+//! is there, none is wanted any more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use crate::journal::record::{Content, Encoded};
+use crate::journal::{Journal, Unavailable};
+use crate::live::Live;
+use crate::processor::{Change, Outcome};
+use crate::report::Report;
+use crate::session::id::SessionId;
+
+/// How many reports are written in one go: players who wait to be written must not wait long.
+const AT_ONCE: usize = 256;
+
+/// How long to rest when nothing can be written.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Writes reports.
+#[derive(Debug)]
+pub struct Reporter {
+    live: Arc<Live>,
+    journal: Journal,
+    /// Tells of sessions that end.
+    ended: Receiver<SessionId>,
+}
+
+impl Reporter {
+    /// A reporter on the sessions of `live`, whose ends `ended` tells.
+    pub fn new(live: Arc<Live>, journal: Journal, ended: Receiver<SessionId>) -> Self {
+        Self { live, journal, ended }
+    }
+
+    /// Writes the reports that are still wanted, then those of sessions that end, until the journal is
+    /// closed. What is left then the next start writes.
+    pub fn run(self) {
+        let mut wanted = VecDeque::from(self.live.unreported_ids());
+        loop {
+            if wanted.is_empty() {
+                match self.ended.recv() {
+                    Ok(id) => wanted.push_back(id),
+                    Err(_) => return,
+                }
+            }
+            wanted.extend(self.ended.try_iter());
+            match self.report(&mut wanted) {
+                Ok(()) => {}
+                Err(Unavailable::Closed) => return,
+                Err(Unavailable::Disk | Unavailable::Busy) => thread::sleep(RETRY),
+            }
+        }
+    }
+
+    /// Writes some of the reports that are wanted; those that cannot be written stay wanted.
+    fn report(&self, wanted: &mut VecDeque<SessionId>) -> Result<(), Unavailable> {
+        let mut result = Ok(());
+        let mut appended = Vec::new();
+        for _ in 0..wanted.len().min(AT_ONCE) {
+            let Some(id) = wanted.pop_front() else { break };
+            // It may be told of twice, at the start.
+            let Some(session) = self.live.ended(id) else { continue };
+            let record = record_of(id, &Report::of(id, &session));
+            match self.journal.append(&record, Change::Report { id }) {
+                Ok(committed) => appended.push((id, committed)),
+                Err(unavailable) => {
+                    wanted.push_front(id);
+                    result = Err(unavailable);
+                    break;
+                }
+            }
+        }
+        for (id, committed) in appended {
+            match committed.blocking_recv() {
+                Ok(Ok(Outcome::Reported)) => {}
+                Ok(Ok(outcome)) => tracing::error!(?outcome, "a report was written twice"),
+                Ok(Err(unavailable)) => {
+                    wanted.push_back(id);
+                    result = Err(unavailable);
+                }
+                Err(_) => return Err(Unavailable::Closed),
+            }
+        }
+        result
+    }
+}
+
+/// The record of a report.
+pub(crate) fn record_of(id: SessionId, report: &Report<'_>) -> Encoded<'static> {
+    let report = serde_json::to_vec(report).expect("text and finite numbers are JSON");
+    Encoded::new(Content::Report { sid: id, report: report.into() })
+}
