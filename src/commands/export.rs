@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::table::{ReportTable, io_error};
 use super::{journal_of, progress_over};
 use crate::journal::record::{Content, Record};
 use crate::journal::segment;
@@ -57,9 +58,10 @@ impl Kind {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// The lines of the journal as they are
+    /// The lines of the journal as they are; of reports alone, the reports
     Ndjson,
-    /// A table with a line of headings; the body is JSON in a column
+    /// A table with a line of headings; the body is JSON in a column. Of reports alone, a column for
+    /// each fact and figure; lists are JSON
     Csv,
 }
 
@@ -79,7 +81,9 @@ fn time_ms(text: &str) -> Result<u64, String> {
 pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
     let disk = journal_of(data_dir)?;
     let mut progress = progress_over(&disk)?;
-    let mut out = Out::new(options.format, BufWriter::with_capacity(1 << 18, io::stdout().lock()));
+    let reports_only = !options.kind.is_empty() && options.kind.iter().all(|k| *k == Kind::Report);
+    let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
+    let mut out = Out::new(options.format, reports_only, out);
     let written = segment::each_line(&disk, |segment, line, record| {
         progress.at(segment, line);
         match record {
@@ -101,8 +105,10 @@ fn wanted(record: &Record<'_>, options: &Options) -> bool {
 }
 
 enum Out<W: Write> {
-    Ndjson(W),
-    Csv(Box<csv::Writer<W>>),
+    Records(W),
+    RecordTable(Box<csv::Writer<W>>),
+    Reports(W),
+    ReportTable(Box<ReportTable<W>>),
 }
 
 /// A record as a line of a table.
@@ -163,32 +169,36 @@ impl<'r> Row<'r> {
 }
 
 impl<W: Write> Out<W> {
-    fn new(format: Format, out: W) -> Self {
-        match format {
-            Format::Ndjson => Self::Ndjson(out),
-            Format::Csv => Self::Csv(Box::new(csv::Writer::from_writer(out))),
+    fn new(format: Format, reports_only: bool, out: W) -> Self {
+        match (format, reports_only) {
+            (Format::Ndjson, false) => Self::Records(out),
+            (Format::Csv, false) => Self::RecordTable(Box::new(csv::Writer::from_writer(out))),
+            (Format::Ndjson, true) => Self::Reports(out),
+            (Format::Csv, true) => Self::ReportTable(Box::new(ReportTable::new(out))),
         }
     }
 
     fn put(&mut self, line: &[u8], record: &Record<'_>) -> io::Result<()> {
-        match self {
-            Self::Ndjson(out) => {
+        match (self, &record.content) {
+            (Self::Records(out), _) => {
                 out.write_all(line)?;
                 out.write_all(b"\n")
             }
-            Self::Csv(table) => {
-                table.serialize(Row::of(record)).map_err(|error| match error.into_kind() {
-                    csv::ErrorKind::Io(error) => error,
-                    other => io::Error::other(format!("{other:?}")),
-                })
+            (Self::RecordTable(table), _) => table.serialize(Row::of(record)).map_err(io_error),
+            (Self::Reports(out), Content::Report { report, .. }) => {
+                out.write_all(report)?;
+                out.write_all(b"\n")
             }
+            (Self::ReportTable(table), Content::Report { report, .. }) => table.put(report),
+            (Self::Reports(_) | Self::ReportTable(_), _) => Ok(()),
         }
     }
 
     fn finish(self) -> io::Result<()> {
         match self {
-            Self::Ndjson(mut out) => out.flush(),
-            Self::Csv(mut table) => table.flush(),
+            Self::Records(mut out) | Self::Reports(mut out) => out.flush(),
+            Self::RecordTable(mut table) => table.flush(),
+            Self::ReportTable(mut table) => table.table.flush(),
         }
     }
 }

@@ -4,6 +4,8 @@ mod export;
 
 pub mod serve;
 
+mod table;
+
 mod verify;
 
 use std::io::Write;

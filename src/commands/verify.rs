@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -13,6 +14,8 @@ use super::{journal_of, progress_over};
 use crate::journal::checkpoint;
 use crate::journal::record::{Content, Damage, Record};
 use crate::journal::segment::{self, Line, Segment};
+use crate::live::{self, Live};
+use crate::processor::{Outcome, Processor};
 use crate::session::id::SessionId;
 
 /// How many problems are listed; more are only counted.
@@ -65,7 +68,10 @@ struct Audit {
     records: BTreeMap<&'static str, u64>,
     first: Option<(u64, u64)>,
     last: Option<(u64, u64)>,
-    starts: HashMap<[u8; 32], bool>,
+    starts: HashMap<[u8; 32], Seen>,
+    /// The sessions as the records make them, if the journal is there from its first record on; of an
+    /// older one nobody knows what the records before its first made.
+    fold: Option<(Processor, Arc<Live>)>,
     /// The damaged lines at the end of what is read of a segment: no problem if the next segment begins
     /// in their place, because their group was refused.
     doubtful: Vec<String>,
@@ -76,6 +82,16 @@ struct Audit {
     problems: u64,
     listed: Vec<String>,
 }
+
+/// What was seen of a session.
+#[derive(Default)]
+struct Seen {
+    has_ended: bool,
+    reported: bool,
+}
+
+/// How long the report of a session may take, in ms, before it is missed.
+const REPORT_DELAY_MAX_MS: u64 = 60_000;
 
 impl Audit {
     fn line(&mut self, segment: &Segment, line: &Line<'_>, record: Result<Record<'_>, Damage>) {
@@ -89,11 +105,16 @@ impl Audit {
         match record {
             Ok(record) => {
                 self.doubt();
+                if self.first.is_none() && record.seq == 1 {
+                    let live = Arc::new(Live::new(live::Settings::default()));
+                    self.fold = Some((Processor::new(Arc::clone(&live)), live));
+                }
                 if self.first.is_none() && record.seq != segment.first_seq {
                     let (first, seq) = (segment.first_seq, record.seq);
                     self.problem(format!("{}: number {seq}, where {first} should be", place()));
                 }
                 self.record(&record, place);
+                self.fold(record, place);
             }
             Err(_) if !line.complete && segment.end_seq.is_none() => self.unfinished = true,
             Err(damage) => self.doubtful.push(format!("{}: {damage}", place())),
@@ -108,6 +129,7 @@ impl Audit {
             self.doubtful.clear();
         }
         self.doubt();
+        self.hold_reports();
         if let Some((floor_seq, name)) = checkpoints.first().filter(|(floor, _)| *floor >= next_seq)
         {
             self.problem(format!("{name} knows records up to {floor_seq}, the journal does not"));
@@ -137,7 +159,9 @@ impl Audit {
         *self.records.entry(record.content.kind()).or_default() += 1;
         match &record.content {
             Content::Start { sid, .. } | Content::Batch { sid, .. } => {
-                if self.starts.insert(sid.to_bytes(), true).is_some() {
+                let is_stored = matches!(record.content, Content::Batch { .. });
+                let seen = Seen { has_ended: is_stored, reported: false };
+                if self.starts.insert(sid.to_bytes(), seen).is_some() {
                     self.problem(format!("{}: session {sid} is started twice", place()));
                 }
             }
@@ -148,10 +172,55 @@ impl Audit {
                 }
             }
             Content::Close { sid, .. } => match self.starts.get_mut(&sid.to_bytes()) {
-                Some(live) => *live = false,
+                Some(seen) => seen.has_ended = true,
                 None => self.never_started(*sid, place),
             },
-            Content::Report { .. } | Content::Settings { .. } | Content::Pause { .. } => {}
+            Content::Report { sid, .. } => {
+                let seen = match self.starts.get_mut(&sid.to_bytes()) {
+                    Some(seen) => seen,
+                    None => {
+                        self.never_started(*sid, &place);
+                        self.starts.entry(sid.to_bytes()).or_default()
+                    }
+                };
+                seen.has_ended = true;
+                if std::mem::replace(&mut seen.reported, true) {
+                    self.problem(format!("{}: session {sid} has a second report", place()));
+                }
+            }
+            Content::Settings { .. } | Content::Pause { .. } => {}
+        }
+    }
+
+    /// Folds a record: a report is of a session that has ended.
+    fn fold(&mut self, record: Record<'_>, place: impl Fn() -> String) {
+        let Some((processor, _)) = &mut self.fold else { return };
+        let report = match &record.content {
+            Content::Report { sid, .. } => Some(*sid),
+            _ => None,
+        };
+        match (processor.replay(record), report) {
+            (Err(why), _) => self.problem(format!("{}: {why}", place())),
+            (Ok(Outcome::Nothing), Some(sid)) => {
+                self.problem(format!("{}: session {sid} had not ended, or was reported", place()));
+            }
+            (Ok(_), _) => {}
+        }
+    }
+
+    /// Every session that ended has its report, unless it ended just now.
+    fn hold_reports(&mut self) {
+        let (Some((_, live)), Some((_, last_ms))) = (&self.fold, self.last) else { return };
+        let live = Arc::clone(live);
+        for id in live.unreported_ids() {
+            let session = live.ended(id);
+            let closing = session.as_ref().and_then(|session| session.closing.as_deref());
+            if let Some(closing) = closing
+                && closing.closed_ms + REPORT_DELAY_MAX_MS < last_ms
+            {
+                let since = time(closing.closed_ms);
+                self.problem(format!("session {id} ended at {since} and has no report"));
+            }
         }
     }
 
@@ -203,8 +272,14 @@ impl Audit {
             writeln!(out, "numbers    {first} to {last}")?;
             writeln!(out, "received   {} to {}", time(since), time(until))?;
         }
-        let open = self.starts.values().filter(|live| **live).count();
-        writeln!(out, "sessions   {} started, {open} without an end", self.starts.len())?;
+        let started = self.starts.len();
+        let without_end = || self.starts.values().filter(|seen| !seen.has_ended).count();
+        let open = self.fold.as_ref().map_or_else(without_end, |(_, live)| live.sessions());
+        let reported = self.starts.values().filter(|seen| seen.reported).count();
+        writeln!(
+            out,
+            "sessions   {started} started, {open} without an end, {reported} with their report"
+        )?;
         if let Some(acknowledged) = self.ledger {
             writeln!(out, "ledger     {acknowledged} acknowledged sessions are there, once each")?;
         }
