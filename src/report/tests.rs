@@ -9,7 +9,7 @@ use crate::session::{Closing, Opening, Session, Step, Timeouts};
 use crate::wire::{Event, Profile, Rules, Start};
 
 /// Bodies need say no more than a report wants.
-const OPEN: Rules = Rules { profile: Profile::Open, strict: false };
+pub(crate) const OPEN: Rules = Rules { profile: Profile::Open, strict: false };
 
 /// A session that hears bodies, each when it arrives by a server's clock that never stopped.
 pub(crate) struct Played {
@@ -24,11 +24,16 @@ impl Played {
     /// Plays bodies in the order in which they arrive.
     pub(crate) fn of(bodies: &[(u64, Value)], rules: Rules) -> Self {
         let mut played = Self { rules, session: None, statuses: Vec::new() };
-        for (arrive_ms, body) in bodies {
-            let status = played.hear(*arrive_ms, body);
-            played.statuses.push(status);
-        }
+        played.hear_all(bodies);
         played
+    }
+
+    /// Plays further bodies.
+    pub(crate) fn hear_all(&mut self, bodies: &[(u64, Value)]) {
+        for (arrive_ms, body) in bodies {
+            let status = self.hear(*arrive_ms, body);
+            self.statuses.push(status);
+        }
     }
 
     fn hear(&mut self, arrive_ms: u64, body: &Value) -> u16 {
@@ -464,10 +469,10 @@ fn a_session_that_is_given_up_tells_for_how_long_by_the_time_that_the_server_was
     let deadline = session.deadline(&Timeouts::default());
     assert_eq!(deadline.0, T_MS + 601_000);
     // The server was down for an hour, and noticed the deadline half a second late.
-    const HOUR_MS: u64 = 3_600_000;
-    session.close(Closing::at(deadline, T_MS + HOUR_MS + 601_500, T_MS + 601_500));
+    let hour_ms = 3_600_000;
+    session.close(Closing::at(deadline, T_MS + hour_ms + 601_500, T_MS + 601_500));
     let expected = json!({"closeReason": "timeoutNoEvents", "status": "closed",
-        "closedMs": T_MS + HOUR_MS + 601_000, "receivedLastMs": T_MS + 1_000, "durationMs": 1_000,
+        "closedMs": T_MS + hour_ms + 601_000, "receivedLastMs": T_MS + 1_000, "durationMs": 1_000,
         "metrics": {"secondsSinceLastCall": 600}});
     same("report", &expected, &json_of(&session));
     let completed = [&bodies[..], &[event(2_000, "sessionComplete", 1.0)]].concat();
@@ -567,7 +572,6 @@ fn a_session_with_few_events_costs_little() {
         saved.len(),
     );
     println!("a step: {} bytes", size_of::<Step>());
-    println!("{saved}");
     assert!(size_of::<Session>() <= 456);
     assert!(size_of::<Step>() <= 48);
     assert!(size_of::<Session>() + session.heap_bytes() <= 1_024);

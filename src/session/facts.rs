@@ -47,25 +47,16 @@ impl Facts {
         address: Option<&str>,
         user_agent: Option<&str>,
     ) -> Self {
-        thread_local! {
-            // Written here first, so that what is kept is allocated once and exactly.
-            static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
         let written = Written {
             address,
             user_agent,
             params: Descriptive(&event.params),
             custom_metadata: &event.custom_metadata,
         };
-        let text = SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            serde_json::to_writer(&mut *scratch, &written).expect("sound values are JSON");
-            str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
-        });
-        Self(RawValue::from_string(text).expect("it was just written as JSON"))
+        Self(RawValue::from_string(written.to_json()).expect("it was just written as JSON"))
     }
 
-    /// The facts one by one.
+    /// The facts one by one; none if this is no object, which nothing that was kept can be.
     pub(crate) fn read(&self) -> Read<'_> {
         serde_json::from_str(self.0.get()).unwrap_or_default()
     }
@@ -92,6 +83,20 @@ struct Written<'f, 'a> {
     params: Descriptive<'f, 'a>,
     #[serde(skip_serializing_if = "is_empty")]
     custom_metadata: &'f CustomMetadata<'a>,
+}
+
+impl Written<'_, '_> {
+    fn to_json(&self) -> String {
+        thread_local! {
+            // Written here first, so that what is kept is allocated once and exactly.
+            static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            serde_json::to_writer(&mut *scratch, self).expect("sound values are JSON");
+            str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
+        })
+    }
 }
 
 fn is_empty(metadata: &CustomMetadata<'_>) -> bool {

@@ -208,16 +208,21 @@ pub struct Session {
 
 /// What a session counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Processed events, the start included.
     pub events: u32,
     /// Events that were stamped before the last processed one.
+    #[serde(skip_serializing_if = "is_default")]
     pub late: u32,
     /// Repeats that were dropped.
+    #[serde(skip_serializing_if = "is_default")]
     pub duplicates: u32,
     /// How often the player's clock was set.
+    #[serde(skip_serializing_if = "is_default")]
     pub clock_jumps: u32,
     /// Events beyond the most that a session takes.
+    #[serde(skip_serializing_if = "is_default")]
     pub beyond: u32,
 }
 

@@ -6,6 +6,7 @@ use std::mem;
 
 use serde::{Deserialize, Serialize};
 
+use super::is_default;
 use super::list::List;
 use super::step::{About, StateNames, Step};
 use crate::wire::EventType;
@@ -92,20 +93,28 @@ pub struct PlayerState {
 /// The state of a session.
 #[expect(clippy::struct_excessive_bools, reason = "each is a part of the documented state")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// The main content; it stands still while an ad is active, and goes on as it was.
+    #[serde(skip_serializing_if = "is_default")]
     pub main: Main,
     /// Whether an ad break is open.
+    #[serde(skip_serializing_if = "is_default")]
     pub break_is_open: bool,
     /// The ad that is active.
+    #[serde(skip_serializing_if = "is_default")]
     pub ad: Option<Ad>,
     /// Whether a chapter is open.
+    #[serde(skip_serializing_if = "is_default")]
     pub chapter_is_open: bool,
     /// Whether the content was played, be it for a moment.
+    #[serde(skip_serializing_if = "is_default")]
     pub content_started: bool,
     /// Whether the content was played to its end.
+    #[serde(skip_serializing_if = "is_default")]
     pub completed: bool,
     /// The player states in order of their first start.
+    #[serde(skip_serializing_if = "is_default")]
     pub player_states: List<PlayerState>,
 }
 
@@ -146,7 +155,7 @@ pub struct Effects {
 
 impl Effects {
     /// Whether an ad break, an ad or a chapter began or ended.
-    pub(super) fn concern_parts(&self) -> bool {
+    pub(super) fn concern_parts(self) -> bool {
         let ended = self.ad_ended.or(self.break_ended).or(self.chapter_ended);
         ended.is_some() || self.started.is_some()
     }

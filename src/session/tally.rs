@@ -5,11 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::is_default;
+
 /// Time of a kind, in ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Tally {
+    #[serde(skip_serializing_if = "is_default")]
     sure_ms: u64,
+    #[serde(skip_serializing_if = "is_default")]
     held_ms: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::is_default;
 use super::list::List;
 use crate::wire::Content;
 
@@ -25,15 +26,16 @@ pub(crate) struct Viewed {
     /// Sorted; no two touch each other.
     intervals: List<Interval>,
     /// Intervals were joined over parts that nobody viewed, because there were too many.
+    #[serde(skip_serializing_if = "is_default")]
     pub(crate) is_truncated: bool,
 }
 
 impl Viewed {
     /// Adds what was viewed when playing content moved from one playhead to another in `elapsed_ms`.
     pub(super) fn add_played(&mut self, content: Content, from: f64, to: f64, elapsed_ms: u64) {
-        let elapsed_s = seconds(elapsed_ms);
+        let passed_s = seconds(elapsed_ms);
         // Speeds up to two, and some jitter.
-        let farthest_s = 2.0 * elapsed_s + 1.0;
+        let farthest_s = 2.0 * passed_s + 1.0;
         let is_live = content == Content::Live;
         if from <= to && to <= from + farthest_s {
             self.add_of(content, from, to);
@@ -43,7 +45,7 @@ impl Viewed {
         } else {
             // It jumped somewhere in between. The time just before is the best guess, and lets a rewind
             // add little.
-            self.add_of(content, (to - elapsed_s).max(0.0), to);
+            self.add_of(content, (to - passed_s).max(0.0), to);
         }
     }
 

@@ -213,12 +213,6 @@ impl Params<'_> {
     }
 }
 
-impl Serialize for Params<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
 /// The keys that `params` of a `sessionStart` may have, in the documented order.
 pub(crate) fn start_keys() -> impl Iterator<Item = &'static str> {
     let listed = parameters::PARAMS.iter();
