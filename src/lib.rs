@@ -11,7 +11,8 @@
 //!           CORS    rules           commit
 //! ```
 //!
-//! [`wire`] and [`session`] are pure: no files, sockets, clock or dice. The rest touches the world.
+//! [`wire`], [`session`] and [`report`] are pure: no files, sockets, clock or dice. The rest touches the
+//! world.
 //! Live state is exactly the fold of the journal: no timer, no handler and no wall clock changes a session.
 //! A deadline that passes is a record like any other, and when sessions end is told by the journal, not by
 //! the settings of the day; so a restart that replays it arrives at the same state.

@@ -314,7 +314,7 @@ proptest! {
         prop_assert!(events.as_u64().unwrap() + duplicates.as_u64().unwrap() <= heard);
         let is_played = &report["metrics"]["isPlayed"];
         prop_assert_eq!(is_played, &report["metrics"]["segment"].is_string());
-        prop_assert_eq!(report["metrics"]["estimatedStreams"].as_u64().unwrap() > 0, true);
+        prop_assert!(report["metrics"]["estimatedStreams"].as_u64() > Some(0));
     }
 
     #[test]

@@ -572,9 +572,9 @@ fn a_session_with_few_events_costs_little() {
         saved.len(),
     );
     println!("a step: {} bytes", size_of::<Step>());
-    assert!(size_of::<Session>() <= 456);
+    assert!(size_of::<Session>() <= 352);
     assert!(size_of::<Step>() <= 48);
-    assert!(size_of::<Session>() + session.heap_bytes() <= 1_024);
+    assert!(size_of::<Session>() + session.heap_bytes() <= 960);
 }
 
 /// Holds what was found to every member of what is expected.

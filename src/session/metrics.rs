@@ -87,7 +87,8 @@ impl Metrics {
         self.playhead = step.player_time.playhead;
     }
 
-    /// Takes what came of an event, given the state before and after it.
+    /// Takes what came of an event, given the state after it; of the one before, what main was and whether
+    /// content had been played.
     pub(super) fn act(
         &mut self,
         content: Content,
