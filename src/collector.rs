@@ -183,25 +183,31 @@ impl Collector {
     /// The id of a session that is live as far as anyone knows; the fold has the last word. An id that we
     /// gave out tells so itself, so sessions that are over need not be remembered.
     fn live_id(&self, text: &str) -> Result<SessionId, Refusal> {
+        let id = self.known_id(text)?;
+        if self.live.contains(id) { Ok(id) } else { Err(Refusal::Gone) }
+    }
+
+    /// The id of a session that was given out here, live or not.
+    ///
+    /// # Errors
+    /// [`Refusal::Unknown`].
+    pub fn known_id(&self, text: &str) -> Result<SessionId, Refusal> {
         let id = SessionId::from_path(text).ok_or(Refusal::Unknown)?;
-        match self.live.contains(id) {
-            true => Ok(id),
-            false if id.is_signed_by(&self.key) => Err(Refusal::Gone),
-            false => Err(Refusal::Unknown),
-        }
+        // The live map is asked first, because it is quicker than the signature.
+        let is_known = self.live.contains(id) || id.is_signed_by(&self.key);
+        if is_known { Ok(id) } else { Err(Refusal::Unknown) }
     }
 
     /// Closes the sessions whose deadline has come, each with a record. While nothing can be written
     /// none is closed, and no deadline runs.
     pub async fn close_due(&self) {
         while self.journal.is_up().is_ok() {
-            let due = self.live.take_due(self.journal.now_ms(), CLOSED_AT_ONCE);
+            let (due, all) = self.live.take_due(self.journal.now_ms(), CLOSED_AT_ONCE);
             let mut closing = Vec::with_capacity(due.len());
             for (id, reason) in due {
                 let record = Encoded::new(Content::Close { sid: id, reason });
                 closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
             }
-            let all = closing.len() < CLOSED_AT_ONCE;
             for (id, appended) in closing {
                 let closed = match appended {
                     Ok(committed) => matches!(committed.await, Ok(Ok(Outcome::Closed))),
@@ -214,6 +220,7 @@ impl Collector {
             if all {
                 return;
             }
+            tokio::task::yield_now().await;
         }
     }
 }

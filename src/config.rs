@@ -217,9 +217,9 @@ impl Config {
             ("journal.checkpoint_interval", self.journal.checkpoint_interval),
         ] {
             hold(
-                !duration.is_zero() && duration <= DURATION_MAX,
+                duration >= Duration::from_millis(1) && duration <= DURATION_MAX,
                 key,
-                "must be longer than zero and at most a year",
+                "must be at least 1 ms and at most a year",
             );
         }
         for (key, duration) in [

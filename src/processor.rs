@@ -145,11 +145,11 @@ impl Processor {
                 }
             }
             Change::Settings { timeouts } => {
-                self.live.set_timeouts(timeouts);
+                self.live.set_timeouts(seq, received_ms, timeouts);
                 Outcome::Noted
             }
             Change::Pause { down_ms } => {
-                self.live.pause(down_ms);
+                self.live.pause(seq, received_ms, down_ms);
                 Outcome::Noted
             }
         };

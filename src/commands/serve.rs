@@ -20,6 +20,7 @@ use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::http::connections::{self, Stage};
 use crate::http::{self, App, Health, ShutdownSettings};
+use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Writer, recovery};
 use crate::live::Live;
@@ -106,11 +107,13 @@ impl Server {
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let (live, journal, threads) = open_journal(&config, Arc::new(disk), &clock)
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let archive = Archive::new(Arc::clone(&disk));
+        let (live, journal, threads) = open_journal(&config, disk, &clock)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let collector = Collector::new(key, config.validation, clock, live, journal);
         let (health, settings) = (Health::default(), config.http.clone());
-        let app = App::new(collector, health, settings, config.privacy, rejects);
+        let app = App::new(collector, health, settings, config.privacy, rejects, archive);
 
         let public = bind(config.listen, "listen")?;
         let admin = bind(config.admin_listen, "admin_listen")?;
@@ -129,7 +132,8 @@ impl Server {
             http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
         let public_door = http::public(app.clone());
         let admin_door = http::admin(app.clone(), admin_listen.ip().is_loopback());
-        let ticks = tick_deadlines(app.clone());
+        let ends = Ends(threads.ends.clone());
+        let ticks = tick_deadlines(app.clone(), ends);
         Ok(Self {
             listen,
             admin_listen,
@@ -163,7 +167,7 @@ impl Server {
         let stop = tokio::select! {
             stop = stops.recv() => stop,
             _ = self.threads.ended.recv() => {
-                tracing::error!("a thread of the journal has ended: the server cannot go on");
+                tracing::error!("a part of the server has ended: it cannot go on without");
                 None
             }
         };
@@ -220,7 +224,8 @@ impl Server {
 #[derive(Debug)]
 struct Threads {
     handles: [thread::JoinHandle<()>; 3],
-    /// Tells when one of them has ended.
+    /// Tells that one of them has ended, or what else the server cannot go on without.
+    ends: mpsc::Sender<()>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -264,8 +269,7 @@ fn open_journal(
         Writer::start(settings, timeouts, disk, clock.clone(), processor, recovered.start, closed);
     let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
     let (ends, ended) = mpsc::channel(1);
-    let (writer_ends, keeper_ends, reporter_ends) =
-        (Ends(ends.clone()), Ends(ends.clone()), Ends(ends));
+    let [writer_ends, keeper_ends, reporter_ends] = [(); 3].map(|()| Ends(ends.clone()));
     let handles = [
         thread::Builder::new().name("journal".into()).spawn(|| {
             let _ends = writer_ends;
@@ -280,7 +284,7 @@ fn open_journal(
             reporter.run();
         })?,
     ];
-    Ok((live, journal, Threads { handles, ended }))
+    Ok((live, journal, Threads { handles, ends, ended }))
 }
 
 fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -289,7 +293,7 @@ fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Ends the sessions whose time has run out, until aborted.
-async fn tick_deadlines(app: App) {
+async fn tick_deadlines(app: App, _ends: Ends) {
     let mut ticks = interval(DEADLINES_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -7,15 +7,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{App, with_common_routes};
+use super::{App, lookup, with_common_routes};
 use crate::rejects::Class;
 
-/// Nothing here is reachable from the players' door but health. What was refused holds what players
-/// sent, so it is shown only where nobody but this machine can ask.
+/// Nothing here is reachable from the players' door but health. What was refused and what a session was hold
+/// what players sent, so they are shown only where nobody but this machine can ask.
 pub(super) fn router(app: App, local: bool) -> Router {
     let mut router = Router::new();
     if local {
-        router = router.route("/rejects", get(rejects));
+        router = router.route("/rejects", get(rejects)).merge(lookup::router());
     }
     with_common_routes(router).with_state(app)
 }

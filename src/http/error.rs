@@ -29,6 +29,8 @@ pub(super) enum ApiError {
     UnknownSession,
     #[error("this session is over; begin a new one with POST /api/v1/sessions")]
     SessionGone,
+    #[error("this session has ended, and the journal keeps its report no more")]
+    NotKept,
     #[error("this path does not take this method; the header Allow names those that it takes")]
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
@@ -43,7 +45,7 @@ pub(super) enum ApiError {
     UnsupportedEncoding,
     #[error("Request had improper format.")]
     Invalid(Violations),
-    #[error("there is no room for another session now; nothing was kept, try again later")]
+    #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
     Unavailable(#[source] Unavailable),
@@ -67,7 +69,7 @@ impl From<Refusal> for ApiError {
 impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound | Self::UnknownSession => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession | Self::NotKept => StatusCode::NOT_FOUND,
             Self::SessionGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,

@@ -23,7 +23,7 @@ use crate::journal::archive::Archive;
 use crate::journal::record::{Content, Record};
 use crate::report::Report;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Session, State as Doing};
+use crate::session::{AdState, CloseReason, Main, Session, State as Doing};
 
 /// How many look-ups read the journal at once: they must not take the disk from the players.
 const READERS_MAX: usize = 2;
@@ -48,7 +48,9 @@ impl Lookup {
 }
 
 pub(super) fn router() -> Router<App> {
-    Router::new().route("/sessions/{sid}", get(session)).route("/sessions/{sid}/events", get(records))
+    Router::new()
+        .route("/sessions/{sid}", get(session))
+        .route("/sessions/{sid}/events", get(records))
 }
 
 /// What is told of a session.
@@ -67,9 +69,9 @@ struct Told<'t> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ToldState<'t> {
-    main: crate::session::Main,
+    main: Main,
     ad_break_is_open: bool,
-    ad: Option<crate::session::AdState>,
+    ad: Option<AdState>,
     chapter_is_open: bool,
     player_states: Vec<&'t str>,
     /// How many events wait in the ordering window; the state and the report have them already.
@@ -114,8 +116,9 @@ async fn session(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
 fn running(app: &App, id: SessionId, session: &Session) -> serde_json::Value {
     let progress = app.collector().live().progress();
     let copy = session.running_copy();
-    let deadlines = session.deadlines(&progress.timeouts).into_iter().map(|(up_ms, reason)| {
-        Deadline { reason, at_ms: up_ms.saturating_add(progress.paused_ms) }
+    let deadlines = session.deadlines(&progress.timeouts).map(|(up_ms, reason)| Deadline {
+        reason,
+        at_ms: up_ms.saturating_add(progress.paused_ms),
     });
     let told = Told {
         sid: id,
@@ -159,7 +162,11 @@ async fn records(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
             let sent = handle.block_on(sender.send_data(piece));
             // Nobody reads any more, or nothing more is to come.
             let is_last = !is_live && matches!(record.content, Content::Report { .. });
-            if sent.is_err() || is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if sent.is_err() || is_last {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         if let Err(error) = archive.each_of(id, &span_ms, &mut send) {
             sender.abort(error);
@@ -180,7 +187,8 @@ async fn look_up<T: Send + 'static>(
     look: impl FnOnce(Archive, RangeInclusive<u64>) -> T + Send + 'static,
 ) -> Result<tokio::task::JoinHandle<T>, ApiError> {
     let lookup = &app.0.lookup;
-    let permit = Arc::clone(&lookup.readers).acquire_owned().await.map_err(|_| ApiError::Internal)?;
+    let permit =
+        Arc::clone(&lookup.readers).acquire_owned().await.map_err(|_| ApiError::Internal)?;
     let archive = lookup.archive.clone();
     let progress = app.collector().live().progress();
     let longest_ms = progress.timeouts.age_ms.saturating_add(progress.paused_ms);

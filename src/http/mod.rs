@@ -14,6 +14,8 @@ mod error;
 
 mod health;
 
+mod lookup;
+
 mod public;
 
 use std::convert::Infallible;
@@ -33,6 +35,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
+use crate::journal::archive::Archive;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
@@ -113,6 +116,7 @@ struct Shared {
     privacy: privacy::Settings,
     rejects: Rejects,
     bodies: body::Bodies,
+    lookup: lookup::Lookup,
 }
 
 impl App {
@@ -123,9 +127,11 @@ impl App {
         settings: Settings,
         privacy: privacy::Settings,
         rejects: Rejects,
+        archive: Archive,
     ) -> Self {
         let bodies = body::Bodies::default();
-        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies }))
+        let lookup = lookup::Lookup::new(archive);
+        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies, lookup }))
     }
 
     /// The collector behind the players' door.

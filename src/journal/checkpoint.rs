@@ -1,7 +1,7 @@
 //! Live sessions saved whole, so that a restart reads only what came after.
 //!
 //! ```text
-//! {"version":1,"saved_ms":…,"progress":{…}}        everything up to progress.seq is in every shard
+//! {"version":2,"saved_ms":…,"progress":{…}}        everything up to progress.seq is in every shard
 //! {"shard":0,"seq":124}                            this shard includes its records up to seq
 //! {"sid":"…","session":{…}}                        its sessions, by id
 //! …                                                256 shards
@@ -34,7 +34,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// How long the disk is left to the journal between two pieces.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 
-const VERSION: u32 = 1;
+/// Raised when what is saved changes; a checkpoint of another version is not used.
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Header {

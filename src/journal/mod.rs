@@ -7,6 +7,8 @@
 //!
 //! The journal is also the product: newline-delimited JSON that any tool reads as it is.
 
+pub mod archive;
+
 pub mod checkpoint;
 
 pub mod disk;

@@ -158,8 +158,8 @@ impl Tail<'_> {
 }
 
 impl<'a> Encoded<'a> {
-    /// Makes a record ready. A body with a line break, which can only stand between its tokens, is
-    /// written without blanks.
+    /// Makes a record ready. A body is written without blanks around it, as it will be read; one with a line
+    /// break, which can only stand between its tokens, without any blanks.
     pub fn new(content: Content<'a>) -> Self {
         let empty = Members {
             kind: Cow::Borrowed(content.kind()),
@@ -315,6 +315,10 @@ impl<'a> Members<'a> {
 
 /// Removes the blanks between the tokens of sound JSON, if a line break is among them.
 fn on_one_line(json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let json = match json {
+        Cow::Borrowed(json) => Cow::Borrowed(json.trim_ascii()),
+        Cow::Owned(json) => Cow::Owned(json.trim_ascii().to_vec()),
+    };
     if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         return json;
     }
@@ -385,6 +389,18 @@ mod tests {
             panic!("a start");
         };
         assert_eq!(&*read, br#"{"a b":"c \" \\","d":[1,2]}"#);
+    }
+
+    #[test]
+    fn a_body_is_read_as_it_was_made_ready() {
+        for body in [" {\"a\": 1} ", "\t{}", "\n{ }\r\n", "{}"] {
+            let record = Encoded::new(start(body));
+            let written = line(start(body));
+            let Content::Start { body: read, .. } = Record::read(&written).unwrap().content else {
+                panic!("a start");
+            };
+            assert_eq!(record.body(), &*read, "{body:?}");
+        }
     }
 
     #[test]

@@ -62,8 +62,8 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
         }
     }
     let Reading { expected_seq, last_ms, set_aside, first_damage, .. } = reading;
-    // With durability `write` a machine may lose records that a checkpoint includes.
-    let mut next_seq = expected_seq.unwrap_or(1).max(floor_seq + 1);
+    // With durability `write` a machine may lose records that a checkpoint includes, be it in one shard.
+    let mut next_seq = expected_seq.unwrap_or(1).max(live.last_seq() + 1);
     recovered.missing += next_seq - expected_seq.unwrap_or(next_seq);
     // A name is never given twice.
     if let Some(last) = segments.last().filter(|last| last.compressed) {

@@ -31,8 +31,9 @@ const SESSION_BYTES: usize = size_of::<Held>()
     + 3 * size_of::<(u64, SessionId)>()
     + 2 * 16;
 
-/// What most events hold in a session's window beside their fixed part.
-const USUAL_STEP_BYTES: usize = 1 << 10;
+/// What an event may hold beside its fixed part and still be taken when memory is full: all but long names
+/// and metadata.
+const USUAL_STEP_BYTES: usize = 256;
 
 /// The section `live` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,7 +85,6 @@ pub struct Progress {
     /// All the time that the server was down or could not write, in ms, up to this record.
     pub paused_ms: u64,
     /// When sessions end, as of this record.
-    #[serde(default)]
     pub timeouts: Timeouts,
 }
 
@@ -156,7 +156,7 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room_for(&self, step: &Step) -> Result<(), Full> {
-        if step.heap_bytes() <= USUAL_STEP_BYTES { Ok(()) } else { self.within_bounds(0) }
+        if step.heap_bytes() <= USUAL_STEP_BYTES { Ok(()) } else { self.within_bytes() }
     }
 
     /// Whether the session is live.
@@ -198,17 +198,21 @@ impl Live {
     }
 
     /// Takes out the sessions whose deadline has come, given the time of the server's clock in ms since
-    /// the Unix epoch, at most `enough`. Sessions that are not due cost nothing. Each must
-    /// be given a `close` record, or [put back](Self::put_back).
-    pub fn take_due(&self, now_ms: u64, enough: usize) -> Vec<(SessionId, CloseReason)> {
+    /// the Unix epoch. Each must be given a `close` record, or [put back](Self::put_back).
+    ///
+    /// Looks at no more than `enough` sessions and says whether that was all. A session is looked at when
+    /// the deadline comes that was noted last; if it was heard meanwhile, a later one is noted. So one that
+    /// is idle costs nothing until it ends, and one that is not a look every ten minutes or so.
+    pub fn take_due(&self, now_ms: u64, enough: usize) -> (Vec<(SessionId, CloseReason)>, bool) {
         let progress = self.progress();
         let now_up_ms = progress.up_ms(now_ms);
-        let mut due = Vec::new();
+        let (mut due, mut looks) = (Vec::new(), 0);
         for shard in &self.shards {
             let Shard { sessions, deadlines, .. } = &mut *shard.lock();
-            while due.len() < enough
+            while looks < enough
                 && let Some(id) = deadlines.next_due(now_up_ms)
             {
+                looks += 1;
                 let Some(held) = sessions.get_mut(&Hashed(id)) else { continue };
                 held.noted_up_ms = None;
                 let (deadline_up_ms, reason) = held.session.deadline(&progress.timeouts);
@@ -219,7 +223,17 @@ impl Live {
                 }
             }
         }
-        due
+        (due, looks < enough)
+    }
+
+    /// The number of live sessions whose deadline has come, given the time of the server's clock in ms since
+    /// the Unix epoch. Looks at every session.
+    pub fn due(&self, now_ms: u64) -> usize {
+        let progress = self.progress();
+        let now_up_ms = progress.up_ms(now_ms);
+        let is_due = |held: &&Box<Held>| held.session.deadline(&progress.timeouts).0 <= now_up_ms;
+        let in_shard = |shard: &Mutex<Shard>| shard.lock().sessions.values().filter(is_due).count();
+        self.shards.iter().map(in_shard).sum()
     }
 
     /// Notes the deadline of a session again that could not be closed.
@@ -292,7 +306,8 @@ impl Live {
 
     /// Folds an event. Says whether its session took it.
     pub(crate) fn hear(&self, seq: u64, received_ms: u64, id: SessionId, step: Step) -> bool {
-        let Progress { paused_ms, timeouts, .. } = self.progress();
+        let progress = self.progress();
+        let timeouts = progress.timeouts;
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return false;
@@ -300,7 +315,7 @@ impl Live {
         let Shard { sessions, deadlines, .. } = &mut *shard;
         let Some(held) = sessions.get_mut(&Hashed(id)) else { return false };
         let bytes_before = held.session.heap_bytes();
-        let up_ms = received_ms.saturating_sub(paused_ms);
+        let up_ms = progress.up_ms(received_ms);
         let heard = held.session.hear(received_ms, up_ms, step, &timeouts);
         self.recount(bytes_before, held.session.heap_bytes());
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
@@ -352,13 +367,18 @@ impl Live {
     }
 
     /// Folds that nothing could be received for a while.
-    pub(crate) fn pause(&self, down_ms: u64) {
-        self.progress.lock().paused_ms += down_ms;
+    pub(crate) fn pause(&self, seq: u64, received_ms: u64, down_ms: u64) {
+        let mut progress = self.progress.lock();
+        let paused_ms = progress.paused_ms + down_ms;
+        *progress = Progress { seq, received_ms, paused_ms, timeouts: progress.timeouts };
     }
 
     /// Folds that sessions end after other times from now on.
-    pub(crate) fn set_timeouts(&self, timeouts: Timeouts) {
-        self.progress.lock().timeouts = timeouts;
+    pub(crate) fn set_timeouts(&self, seq: u64, received_ms: u64, timeouts: Timeouts) {
+        {
+            let mut progress = self.progress.lock();
+            *progress = Progress { seq, received_ms, paused_ms: progress.paused_ms, timeouts };
+        }
         for shard in &self.shards {
             let Shard { sessions, deadlines, .. } = &mut *shard.lock();
             for (id, held) in sessions {
@@ -372,6 +392,12 @@ impl Live {
     pub(crate) fn folded(&self, seq: u64, received_ms: u64) {
         let mut progress = self.progress.lock();
         (progress.seq, progress.received_ms) = (seq, received_ms);
+    }
+
+    /// The last record that is folded anywhere.
+    pub fn last_seq(&self) -> u64 {
+        let shards = self.shards.iter().map(|shard| shard.lock().seq);
+        shards.max().unwrap_or(0).max(self.progress().seq)
     }
 
     /// How far the journal is folded.
@@ -429,6 +455,10 @@ impl Live {
         if self.sessions() + more > self.settings.sessions_max {
             return Err(Full::Sessions(self.settings.sessions_max));
         }
+        self.within_bytes()
+    }
+
+    fn within_bytes(&self) -> Result<(), Full> {
         if self.bytes() > self.settings.bytes_max.as_usize() {
             return Err(Full::Bytes(self.settings.bytes_max));
         }
@@ -567,7 +597,7 @@ mod tests {
 
     fn live(settings: Settings) -> Arc<Live> {
         let live = Arc::new(Live::new(settings));
-        live.set_timeouts(Timeouts { no_events_ms: 100, ..Timeouts::default() });
+        live.set_timeouts(0, 0, Timeouts { no_events_ms: 100, ..Timeouts::default() });
         live
     }
 
@@ -585,12 +615,12 @@ mod tests {
         let live = live(Settings::default());
         open(&live, 1, 1_000, 1).unwrap();
         open(&live, 2, 1_050, 2).unwrap();
-        assert_eq!(live.take_due(1_099, 9), []);
-        assert_eq!(live.take_due(1_100, 9), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_099, 9).0, []);
+        assert_eq!(live.take_due(1_100, 9).0, [(id(1), NO_EVENTS)]);
         assert!(live.contains(id(1)), "only its record closes it");
-        assert_eq!(live.take_due(1_100, 9), [], "it is taken out once");
+        assert_eq!(live.take_due(1_100, 9).0, [], "it is taken out once");
         live.put_back(id(1));
-        assert_eq!(live.take_due(1_100, 9), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_100, 9).0, [(id(1), NO_EVENTS)]);
         assert!(live.close(3, 1_100, id(1), NO_EVENTS));
         assert!(!live.contains(id(1)) && live.contains(id(2)));
         assert!(!live.close(4, 1_100, id(1), NO_EVENTS), "it is closed already");
@@ -607,13 +637,13 @@ mod tests {
     fn a_pause_counts_against_no_session() {
         let live = live(Settings::default());
         open(&live, 1, 1_000, 1).unwrap();
-        live.pause(500);
-        assert_eq!(live.take_due(1_599, 9), []);
+        live.pause(2, 1_500, 500);
+        assert_eq!(live.take_due(1_599, 9).0, []);
         assert!(!live.close(3, 1_599, id(1), NO_EVENTS));
-        assert_eq!(live.take_due(1_600, 9), [(id(1), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_600, 9).0, [(id(1), NO_EVENTS)]);
         open(&live, 4, 1_600, 2).unwrap();
-        assert_eq!(live.take_due(1_699, 9), [], "a later session is not older for it");
-        assert_eq!(live.take_due(1_700, 9), [(id(2), NO_EVENTS)]);
+        assert_eq!(live.take_due(1_699, 9).0, [], "a later session is not older for it");
+        assert_eq!(live.take_due(1_700, 9).0, [(id(2), NO_EVENTS)]);
     }
 
     #[test]

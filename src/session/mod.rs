@@ -51,11 +51,11 @@ pub use opening::{Opening, stored};
 pub(crate) use parts::{AdEntry, BreakEntry, ChapterEntry, Parts};
 pub(crate) use quality::Quality;
 pub(crate) use state::End;
-pub use state::{Ad, Main, PlayerState, State, StateName};
+pub use state::{Ad as AdState, Main, PlayerState, State, StateName};
 pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
 
 /// How many events a session takes; what comes beyond only moves its deadlines.
-const EVENTS_MAX: u32 = 100_000;
+const SESSION_EVENTS_MAX: u32 = 100_000;
 
 /// A playhead that differs by more than this, in seconds, has moved.
 const MOVED_S: f64 = 0.001;
@@ -286,14 +286,15 @@ impl Session {
         }
         self.playhead = playhead;
         (self.heard_ms, self.heard_up_ms) = (received_ms, up_ms);
-        for waiting in self.window.flush_before(up_ms) {
-            self.process(waiting);
-        }
+        let due = self.window.flush_due(up_ms);
+        self.process_all(due);
         if self.window.holds(step.print) {
             self.counts.duplicates += 1;
         } else if self.is_full() && step.event_type != EventType::SessionEnd {
             self.counts.beyond += 1;
         } else {
+            let first = self.window.flush_full();
+            self.process_all(first);
             self.window.add(received_ms, up_ms, step);
         }
         true
@@ -301,6 +302,13 @@ impl Session {
 
     /// The instant from which on the session is over, in ms of up time, and why.
     pub fn deadline(&self, timeouts: &Timeouts) -> (u64, CloseReason) {
+        let all = self.deadlines(timeouts);
+        all.min_by_key(|(up_ms, _)| *up_ms).expect("there is one at least")
+    }
+
+    /// The instants from each of which on the session is over, in ms of up time, and why. Once it has ended
+    /// nothing else ends it.
+    pub fn deadlines(&self, timeouts: &Timeouts) -> impl Iterator<Item = (u64, CloseReason)> {
         let end = self.window.closes_up_ms().map(|up_ms| (up_ms, CloseReason::SessionEnd));
         let after = |since_up_ms: u64, ms, reason| (since_up_ms.saturating_add(ms), reason);
         let timeouts = [
@@ -308,8 +316,13 @@ impl Session {
             after(self.moved_up_ms, timeouts.no_playhead_ms, CloseReason::TimeoutNoPlayhead),
             after(self.started_up_ms, timeouts.age_ms, CloseReason::Lifetime),
         ];
-        let all = end.into_iter().chain(timeouts);
-        all.min_by_key(|(up_ms, _)| *up_ms).expect("there are three at least")
+        let has_ended = end.is_some();
+        end.into_iter().chain(timeouts.into_iter().filter(move |_| !has_ended))
+    }
+
+    /// How many events wait in the ordering window.
+    pub fn waiting(&self) -> usize {
+        self.window.len()
     }
 
     /// Ends, because its deadline has come: what still waits is processed.
@@ -347,10 +360,15 @@ impl Session {
     }
 
     fn flush(&mut self) {
-        for waiting in self.window.close() {
+        let all = self.window.close();
+        self.process_all(all);
+        self.metrics.settle();
+    }
+
+    fn process_all(&mut self, waiting: Vec<Waiting>) {
+        for waiting in waiting {
             self.process(waiting);
         }
-        self.metrics.settle();
     }
 
     fn process(&mut self, Waiting { received_ms, step }: Waiting) {
@@ -376,7 +394,7 @@ impl Session {
     }
 
     fn is_full(&self) -> bool {
-        self.counts.events as usize + self.window.len() >= EVENTS_MAX as usize
+        self.counts.events as usize + self.window.len() >= SESSION_EVENTS_MAX as usize
     }
 }
 

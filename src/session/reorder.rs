@@ -16,7 +16,7 @@ use crate::wire::EventType;
 const SPAN_MS: u64 = 5_000;
 
 /// How many events wait at most; the next one flushes them.
-const EVENTS_MAX: usize = 10;
+const WAITING_MAX: usize = 10;
 
 /// How long a session lingers after its `sessionEnd`, in ms of up time.
 const LINGER_MS: u64 = 500;
@@ -70,11 +70,16 @@ impl Window {
         self.end.as_ref().map(|end| end.closes_up_ms)
     }
 
-    /// What must be processed before an event that is received now may wait, in order.
-    pub(super) fn flush_before(&mut self, up_ms: u64) -> Vec<Waiting> {
-        let waiting = self.waiting.len() + usize::from(self.end.is_some());
+    /// What must be processed now because it has waited its time, in order.
+    pub(super) fn flush_due(&mut self, up_ms: u64) -> Vec<Waiting> {
         let is_due = self.end.is_none() && up_ms >= self.opened_up_ms.saturating_add(SPAN_MS);
-        if is_due || waiting >= EVENTS_MAX { self.sorted() } else { Vec::new() }
+        if is_due { self.sorted() } else { Vec::new() }
+    }
+
+    /// What must be processed before another event may wait, in order.
+    pub(super) fn flush_full(&mut self) -> Vec<Waiting> {
+        let waiting = self.waiting.len() + usize::from(self.end.is_some());
+        if waiting >= WAITING_MAX { self.sorted() } else { Vec::new() }
     }
 
     /// Lets an event wait.
@@ -151,22 +156,22 @@ mod tests {
         let mut window = Window::default();
         add(&mut window, 1_000, EventType::Play, 20);
         add(&mut window, 5_999, EventType::Ping, 10);
-        assert_eq!(shown(&window.flush_before(5_999)), []);
-        let flushed = window.flush_before(6_000);
+        assert_eq!(shown(&window.flush_due(5_999)), []);
+        let flushed = window.flush_due(6_000);
         assert_eq!(shown(&flushed), [(EventType::Ping, 10), (EventType::Play, 20)]);
         add(&mut window, 6_000, EventType::Play, 30);
-        assert_eq!(shown(&window.flush_before(10_999)), [], "the next one opened with its first");
-        assert_eq!(window.flush_before(11_000).len(), 1);
+        assert_eq!(shown(&window.flush_due(10_999)), [], "the next one opened with its first");
+        assert_eq!(window.flush_due(11_000).len(), 1);
     }
 
     #[test]
     fn an_eleventh_event_flushes_ten() {
         let mut window = Window::default();
         for number in 0..10 {
-            assert_eq!(shown(&window.flush_before(0)), []);
+            assert_eq!(shown(&window.flush_full()), []);
             add(&mut window, 0, EventType::Ping, 10 - number);
         }
-        let flushed = window.flush_before(0);
+        let flushed = window.flush_full();
         assert!(flushed.is_sorted_by_key(|event| event.step.player_time.ts));
         assert_eq!((flushed.len(), window.heap_bytes()), (10, 0));
     }
@@ -221,7 +226,7 @@ mod tests {
         assert!(!window.takes(&step(EventType::Ping, 51, 0.0)));
         assert!(!window.takes(&step(EventType::SessionEnd, 50, 0.0)), "a second end");
         add(&mut window, 2_100, EventType::SessionComplete, 50);
-        assert_eq!(shown(&window.flush_before(9_000)), [], "the end ended the window");
+        assert_eq!(shown(&window.flush_due(9_000)), [], "the end ended the window");
         let all = shown(&window.close());
         let kinds: Vec<_> = all.into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [EventType::Play, EventType::SessionComplete, EventType::SessionEnd]);
@@ -232,10 +237,10 @@ mod tests {
         let mut window = Window::default();
         add(&mut window, 0, EventType::SessionEnd, 50);
         for number in 0..9 {
-            assert_eq!(shown(&window.flush_before(0)), []);
+            assert_eq!(shown(&window.flush_full()), []);
             add(&mut window, 0, EventType::Ping, number);
         }
-        assert_eq!(window.flush_before(0).len(), 9);
+        assert_eq!(window.flush_full().len(), 9);
         add(&mut window, 0, EventType::Ping, 3);
         let all = shown(&window.close());
         assert_eq!(all, [(EventType::Ping, 3), (EventType::SessionEnd, 50)]);

@@ -110,7 +110,7 @@ fn events_act_in_the_order_of_the_players_clock() {
     assert!(rig.stamped(102, E::AdBreakStart, 50, 0.0));
     assert_eq!(rig.0.state, State::default(), "they wait");
     rig.close();
-    assert_eq!(rig.0.state.ad, Some(Ad::Playing));
+    assert_eq!(rig.0.state.ad, Some(AdState::Playing));
     assert_eq!(rig.0.counts, Counts { events: 4, ..Counts::default() });
 }
 
@@ -163,7 +163,7 @@ fn after_its_end_it_lingers_for_what_the_end_overtook() {
 #[test]
 fn what_comes_beyond_the_most_events_only_moves_the_deadlines_and_the_end_ends() {
     let mut rig = Rig::new();
-    rig.0.counts.events = EVENTS_MAX - 2;
+    rig.0.counts.events = SESSION_EVENTS_MAX - 2;
     assert!(rig.at(10, E::Play, 1.0) && rig.at(20, E::Ping, 2.0));
     assert!(rig.at(700, E::PauseStart, 3.0));
     assert_eq!(rig.deadline(), (1_700, CloseReason::TimeoutNoEvents));

@@ -74,9 +74,14 @@ impl TestServer {
         self.app.collector().live()
     }
 
-    /// Does what the server does every second: closes the sessions whose deadline has come.
+    /// Does what the server does by itself several times a second: closes the sessions whose deadline has
+    /// come, and writes their reports.
     pub(crate) async fn close_due(&self) {
         self.app.collector().close_due().await;
+        // The server itself may just be at it, and reports are written by a thread of their own.
+        let live = self.live();
+        let now_ms = self.clock.now_ms();
+        until(|| live.due(now_ms) == 0 && live.unreported() == 0).await;
     }
 
     /// Moves the clock to this time, in ms since the Unix epoch, and does what is due by then.

@@ -176,7 +176,15 @@ async fn sessions_with_shuffled_events_are_the_same_after_kill_9() {
                 tokio::spawn(play_until_gone(url, Arc::clone(&run), random))
             })
             .collect();
-        until(|| run.left.load(Ordering::Relaxed) <= half / 10).await;
+        let journal = folder.path().join("data/journal");
+        let has_checkpoint = || {
+            let mut files = std::fs::read_dir(&journal).unwrap();
+            files.any(|file| {
+                let name = file.unwrap().file_name().into_string().unwrap();
+                name.starts_with("checkpoint-") && !name.ends_with(".unfinished")
+            })
+        };
+        until(|| run.left.load(Ordering::Relaxed) <= half / 10 && has_checkpoint()).await;
         process.signal(Signal::KILL);
         process.ended().await;
         for player in players {
