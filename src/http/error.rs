@@ -15,7 +15,7 @@ use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::size::Size;
-use crate::wire::{STORED_EVENTS_MAX, Violations};
+use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
 
 /// When to try again, in seconds, if there is no room now.
 const RETRY_AFTER_S: u64 = 10;
@@ -29,6 +29,8 @@ pub(super) enum ApiError {
     UnknownSession,
     #[error("this session is over; begin a new one with POST /api/v1/sessions")]
     SessionGone,
+    #[error("{}", no_event_type(.0))]
+    UnknownEventType(String),
     #[error("this path does not take this method; the header Allow names those that it takes")]
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
@@ -67,7 +69,9 @@ impl From<Refusal> for ApiError {
 impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound | Self::UnknownSession => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession | Self::UnknownEventType(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::SessionGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -153,6 +157,15 @@ pub(super) fn of_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
         "a request met a defect of the server"
     );
     ApiError::Internal.into_response()
+}
+
+fn no_event_type(name: &str) -> String {
+    let quoted = wire::quoted(name);
+    let names = EventType::ALL.map(EventType::name).join(", ");
+    match EventType::nearest_name(name) {
+        Some(near) => format!("{quoted} is no event type; /api/v1/schemas/{near} is there"),
+        None => format!("{quoted} is no event type; there are {names}"),
+    }
 }
 
 fn humantime(duration: &Duration) -> String {

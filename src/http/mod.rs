@@ -2,13 +2,15 @@
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
 mod body;
 
 pub mod connections;
+
+mod documents;
 
 mod error;
 
@@ -113,6 +115,7 @@ struct Shared {
     privacy: privacy::Settings,
     rejects: Rejects,
     bodies: body::Bodies,
+    documents: documents::Documents,
 }
 
 impl App {
@@ -125,7 +128,8 @@ impl App {
         rejects: Rejects,
     ) -> Self {
         let bodies = body::Bodies::default();
-        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies }))
+        let documents = documents::Documents::new(collector.rules());
+        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies, documents }))
     }
 
     /// The collector behind the players' door.

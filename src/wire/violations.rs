@@ -142,7 +142,7 @@ impl std::fmt::Display for Pointer<'_> {
 }
 
 /// `text` in quotes, cut where it grows long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
