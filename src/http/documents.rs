@@ -1,4 +1,4 @@
-//! The documents that describe the API: a JSON Schema for each event type.
+//! The documents that describe the API: a JSON Schema for each event type, OpenAPI.
 //!
 //! They follow the rules that this server holds bodies to, so they are made once, at the start.
 
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::App;
 use super::error::ApiError;
 use super::public::preflight;
-use crate::wire::{EventType, Rules, schema};
+use crate::wire::{EventType, Rules, openapi, schema};
 
 /// A document changes with the configuration or the version only. Caches ask again after five minutes,
 /// so that somebody who changes the rules need not wait for long; the answer is a mere 304.
@@ -26,9 +26,12 @@ const ETAG_BYTES: usize = 16;
 
 pub(super) fn router() -> Router<App> {
     let schema: MethodRouter<App> = get(get_schema).options(preflight);
+    let openapi: MethodRouter<App> = get(get_openapi).options(preflight);
     Router::new()
         .route("/api/v1/schemas/{event_type}", schema.clone())
         .route("/api/v1/schemas/{event_type}/", schema)
+        .route("/api/v1/openapi.json", openapi.clone())
+        .route("/api/v1/openapi.json/", openapi)
 }
 
 async fn get_schema(
@@ -43,17 +46,23 @@ async fn get_schema(
     Ok(app.0.documents.schema(event_type).answer(&method, &headers))
 }
 
+async fn get_openapi(State(app): State<App>, method: Method, headers: HeaderMap) -> Response {
+    app.0.documents.openapi.answer(&method, &headers)
+}
+
 /// All documents that are served.
 #[derive(Debug)]
 pub(super) struct Documents {
     /// In the order of [`EventType::ALL`].
     schemas: [Document; EventType::ALL.len()],
+    openapi: Document,
 }
 
 impl Documents {
     pub(super) fn new(rules: Rules) -> Self {
         let schema = |event_type| Document::new(schema::document(event_type, rules));
-        Self { schemas: EventType::ALL.map(schema) }
+        let openapi = Document::new(openapi::document(rules));
+        Self { schemas: EventType::ALL.map(schema), openapi }
     }
 
     fn schema(&self, event_type: EventType) -> &Document {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use jsonschema::Validator;
+use jsonschema::{ValidationError, Validator};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::strategy::ValueTree;
@@ -34,12 +34,14 @@ fn validator_and_schema_agree_when_strict_in_the_open_profile() {
 
 /// Holds both to the same verdict on generated bodies of each event type.
 fn agree_under(rules: Rules) {
+    let api = openapi::openapi(rules);
     for event_type in EventType::ALL {
         let document = schema::draft4(event_type, rules);
-        let schemas = [
-            jsonschema::draft4::new(&document).expect("a sound schema"),
+        let judges = [
+            Judge::new(jsonschema::draft4::new(&document), BESIDE_DRAFT4),
             // A reader that takes no notice of `$schema` judges by the draft that it knows best.
-            jsonschema::draft202012::new(&undrafted(&document)).expect("as sound"),
+            Judge::new(jsonschema::draft202012::new(&undrafted(&document)), BESIDE_DRAFT4),
+            Judge::new(jsonschema::draft202012::new(&described(event_type, &api)), BESIDE_OPENAPI),
         ];
         let (accepted, refused) = (Cell::new(0), Cell::new(0));
         let defaults = Config::default();
@@ -49,12 +51,11 @@ fn agree_under(rules: Rules) {
             ..defaults
         });
         let outcome = runner.run(&any_body(event_type), |body| {
-            let found = verdict(event_type, &body, rules);
-            for schema in &schemas {
-                agree(schema, &found, &body)?;
+            let found = Found::by_the_validator(event_type, &body, rules);
+            for judge in &judges {
+                let counter = if judge.agrees(&found, &body)? { &accepted } else { &refused };
+                counter.set(counter.get() + 1);
             }
-            let counter = if found.is_ok() { &accepted } else { &refused };
-            counter.set(counter.get() + 1);
             Ok(())
         });
         let (accepted, refused) = (accepted.get(), refused.get());
@@ -71,9 +72,19 @@ fn agree_under(rules: Rules) {
 #[test]
 fn validator_and_schema_agree_on_each_key_at_every_corner() {
     let rules = Rules::default();
+    let api = openapi::openapi(rules);
     for event_type in EventType::ALL {
         let document = schema::draft4(event_type, rules);
-        let schema = jsonschema::draft4::new(&document).expect("a sound schema");
+        let judges = [
+            Judge::new(jsonschema::draft4::new(&document), BESIDE_DRAFT4),
+            Judge::new(jsonschema::draft202012::new(&described(event_type, &api)), BESIDE_OPENAPI),
+        ];
+        let agree = |body: &Value| {
+            let found = Found::by_the_validator(event_type, body, rules);
+            for judge in &judges {
+                judge.agrees(&found, body).unwrap();
+            }
+        };
         let mut runner = TestRunner::deterministic();
         let good = good_body(event_type).new_tree(&mut runner).expect("a body").current();
         let params = PARAMS.iter().filter(|row| row.allowed_on.contains(event_type));
@@ -87,15 +98,15 @@ fn validator_and_schema_agree_on_each_key_at_every_corner() {
             for value in corner_values() {
                 let mut body = good.clone();
                 body[section][key] = value;
-                agree(&schema, &verdict(event_type, &body, rules), &body).unwrap();
+                agree(&body);
             }
         }
         for text in corner_texts() {
             let mut body = good.clone();
             body["customMetadata"] = json!({text.clone(): "value"});
-            agree(&schema, &verdict(event_type, &body, rules), &body).unwrap();
+            agree(&body);
             body["eventType"] = text.into();
-            agree(&schema, &verdict(event_type, &body, rules), &body).unwrap();
+            agree(&body);
         }
     }
 }
@@ -126,42 +137,76 @@ fn undrafted(document: &Value) -> Value {
     document
 }
 
-/// What the validator says of a body of that type, leaving aside the rules that no schema can say.
-fn verdict(event_type: EventType, body: &Value, rules: Rules) -> Result<(), String> {
-    let text = body.to_string();
-    let parsed = if event_type == EventType::SessionStart {
-        Start::parse(text.as_bytes(), rules).map(|start| start.event.event_type)
-    } else {
-        Event::parse(text.as_bytes(), rules).map(|event| event.event_type)
-    };
-    let found = match parsed {
-        Ok(parsed) if parsed == event_type => return Ok(()),
-        Ok(other) => return Err(format!("it is a {}", other.name())),
-        Err(found) => found,
-    };
-    let beside = |violation: &&Violation| {
-        matches!(
-            (violation.pointer.as_str(), violation.code),
-            ("/playerTime/playhead", Code::Maximum) | ("/params/media.downloaded", Code::Const)
-        )
-    };
-    match found.listed().iter().find(|violation| !beside(violation)) {
-        None => Ok(()),
-        Some(violation) => Err(format!("{violation:?}")),
+/// What the description of the API says of the bodies of one type.
+fn described(event_type: EventType, api: &Value) -> Value {
+    let place = format!("#/components/schemas/{}", event_type.name());
+    json!({"$ref": place, "components": {"schemas": api["components"]["schemas"]}})
+}
+
+/// The rules of the validator that a schema does not say, by their place and code.
+type Beside = &'static [(&'static str, Code)];
+
+const BESIDE_DRAFT4: Beside =
+    &[("/playerTime/playhead", Code::Maximum), ("/params/media.downloaded", Code::Const)];
+
+const BESIDE_OPENAPI: Beside = &[("/playerTime/playhead", Code::Maximum)];
+
+/// What the validator finds in a body of a certain type.
+#[derive(Debug)]
+enum Found {
+    Nothing,
+    AnotherType,
+    Violations(Violations),
+}
+
+impl Found {
+    fn by_the_validator(event_type: EventType, body: &Value, rules: Rules) -> Self {
+        let text = body.to_string();
+        let parsed = if event_type == EventType::SessionStart {
+            Start::parse(text.as_bytes(), rules).map(|start| start.event.event_type)
+        } else {
+            Event::parse(text.as_bytes(), rules).map(|event| event.event_type)
+        };
+        match parsed {
+            Ok(parsed) if parsed == event_type => Self::Nothing,
+            Ok(_) => Self::AnotherType,
+            Err(violations) => Self::Violations(violations),
+        }
+    }
+
+    fn is_right(&self, beside: Beside) -> bool {
+        let is_beside =
+            |violation: &Violation| beside.contains(&(violation.pointer.as_str(), violation.code));
+        match self {
+            Self::Nothing => true,
+            Self::AnotherType => false,
+            Self::Violations(violations) => violations.listed().iter().all(is_beside),
+        }
     }
 }
 
-fn agree(
-    schema: &Validator,
-    found: &Result<(), String>,
-    body: &Value,
-) -> Result<(), TestCaseError> {
-    let judged = schema.validate(body).map_err(|error| error.to_string());
-    if judged.is_ok() == found.is_ok() {
-        return Ok(());
+/// A published schema, and the rules that it does not say.
+struct Judge {
+    schema: Validator,
+    beside: Beside,
+}
+
+impl Judge {
+    fn new(schema: Result<Validator, ValidationError<'_>>, beside: Beside) -> Self {
+        Self { schema: schema.expect("a sound schema"), beside }
     }
-    let message = format!("the validator says {found:?}, the schema {judged:?}, of {body}");
-    Err(TestCaseError::fail(message))
+
+    /// Whether both say that the body is right; an error unless they say the same.
+    fn agrees(&self, found: &Found, body: &Value) -> Result<bool, TestCaseError> {
+        let is_right = found.is_right(self.beside);
+        let judged = self.schema.validate(body);
+        if judged.is_ok() == is_right {
+            return Ok(is_right);
+        }
+        let message =
+            format!("the validator finds {found:?}, the schema says {judged:?}, of {body}");
+        Err(TestCaseError::fail(message))
+    }
 }
 
 /// A body of that type: mostly right, with no more than a few changes.

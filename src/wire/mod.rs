@@ -13,6 +13,8 @@ mod violations;
 
 pub mod schema;
 
+pub mod openapi;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, Serializer};

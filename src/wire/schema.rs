@@ -55,6 +55,8 @@ pub(super) fn draft4(event_type: EventType, rules: Rules) -> Value {
 pub(super) enum Dialect {
     /// The published documents. They serve single events and arrays of them alike.
     Draft4,
+    /// The description of the API, whose requests carry single events: draft 2020-12.
+    OpenApi,
 }
 
 /// The schemas of all that a body has, under the rules that the server follows.
@@ -153,6 +155,9 @@ impl Schemas {
     fn row(self, row: &Parameter) -> (String, Value) {
         let mut schema = self.value(row.kind);
         schema["description"] = row.description.into();
+        if row.key == "media.downloaded" && self.dialect == Dialect::OpenApi {
+            schema["const"] = false.into();
+        }
         (row.key.to_owned(), schema)
     }
 
@@ -188,6 +193,7 @@ impl Schemas {
         match self.dialect {
             // The draft's own `integer` refuses 20.0, which players send.
             Dialect::Draft4 => json!({"type": "number", "multipleOf": 1}),
+            Dialect::OpenApi => json!({"type": "integer"}),
         }
     }
 
@@ -200,15 +206,19 @@ impl Schemas {
 
     /// The one name that the member `eventType` may have.
     fn only(self, event_type: EventType) -> Value {
-        let any = json!({"$ref": self.pointer("eventType")});
+        let name = event_type.name();
         match self.dialect {
-            Dialect::Draft4 => json!({"allOf": [any, {"enum": [event_type.name()]}]}),
+            Dialect::Draft4 => {
+                json!({"allOf": [{"$ref": self.pointer("eventType")}, {"enum": [name]}]})
+            }
+            Dialect::OpenApi => json!({"type": "string", "const": name}),
         }
     }
 
-    fn pointer(self, name: &str) -> String {
+    pub(super) fn pointer(self, name: &str) -> String {
         match self.dialect {
             Dialect::Draft4 => format!("#/definitions/{name}"),
+            Dialect::OpenApi => format!("#/components/schemas/{name}"),
         }
     }
 }

@@ -4,7 +4,7 @@ use mediatally::wire::{EventType, Profile};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::harness::{SAMPLE, TestServer};
+use crate::harness::{Process, SAMPLE, TestServer, within};
 
 async fn get(server: &TestServer, path: &str) -> Response {
     server.client.get(server.url(path)).send().await.unwrap()
@@ -83,17 +83,15 @@ async fn a_slash_at_the_end_does_no_harm_and_case_counts() {
     let plain = get(&server, "/api/v1/schemas/play").await.text().await.unwrap();
     let slash = get(&server, "/api/v1/schemas/play/").await.text().await.unwrap();
     assert_eq!(plain, slash);
-    for (name, message) in [
-        (
-            "sessionstart",
-            "\"sessionstart\" is no event type; /api/v1/schemas/sessionStart is there",
-        ),
-        ("Play", "\"Play\" is no event type; /api/v1/schemas/play is there"),
-        ("adstrt", "\"adstrt\" is no event type; /api/v1/schemas/adStart is there"),
-    ] {
+    for (name, near) in [("sessionstart", "sessionStart"), ("Play", "play"), ("adstrt", "adStart")]
+    {
         let response = get(&server, &format!("/api/v1/schemas/{name}")).await;
         assert_eq!(response.status(), 404);
         assert_eq!(header(&response, "content-type"), "application/json");
+        let message = format!(
+            "\"{name}\" is no event type; did you mean /api/v1/schemas/{near}? \
+             /api/v1/openapi.json has them all"
+        );
         assert_eq!(response.json::<Value>().await.unwrap(), json!({"message": message}));
     }
     let response = get(&server, "/api/v1/schemas/nothing%0Alike%22it").await;
@@ -114,7 +112,7 @@ async fn a_slash_at_the_end_does_no_harm_and_case_counts() {
 #[tokio::test]
 async fn documents_are_only_read() {
     let server = TestServer::start().await;
-    for path in ["/api/v1/schemas/ping", "/api/v1/schemas/nothing"] {
+    for path in ["/api/v1/schemas/ping", "/api/v1/schemas/nothing", "/api/v1/openapi.json"] {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
             let request = server.client.request(method.clone(), server.url(path)).body("{}");
             let response = request.send().await.unwrap();
@@ -126,6 +124,53 @@ async fn documents_are_only_read() {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 204);
         assert_eq!(header(&response, "access-control-max-age"), "86400");
+    }
+}
+
+#[tokio::test]
+async fn the_description_is_what_the_command_writes() {
+    for profile in [Profile::Adobe, Profile::Open] {
+        let server = TestServer::with(|config| config.validation.profile = profile).await;
+        let response = get(&server, "/api/v1/openapi.json").await;
+        assert_eq!(header(&response, "content-type"), "application/json");
+        assert_eq!(header(&response, "cache-control"), "public, max-age=300");
+        assert!(response.headers().contains_key("etag"));
+        let folder = tempfile::tempdir().unwrap();
+        let name = serde_json::to_value(profile).unwrap();
+        let command = Process::command(folder.path())
+            .arg("openapi")
+            .env("MEDIATALLY_VALIDATION__PROFILE", name.as_str().unwrap())
+            .output();
+        let written = within(command).await.unwrap();
+        assert!(written.status.success());
+        assert_eq!(response.text().await.unwrap(), String::from_utf8(written.stdout).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it makes no data folder");
+    }
+}
+
+#[tokio::test]
+async fn the_description_tells_what_the_schemas_tell() {
+    let server = TestServer::start().await;
+    let api: Value = get(&server, "/api/v1/openapi.json/").await.json().await.unwrap();
+    assert_eq!(api["openapi"], "3.1.0");
+    let place = "#/components/schemas/sessionStart";
+    let schema = json!({"$ref": place, "components": api["components"]});
+    let judge = jsonschema::draft202012::new(&schema).unwrap();
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    assert!(judge.is_valid(&body));
+    body["params"]["media.downloaded"] = json!(true);
+    assert!(!judge.is_valid(&body), "downloaded content is posted elsewhere");
+    for (path, methods) in [
+        ("/api/v1/sessions", &["options", "post"][..]),
+        ("/api/v1/sessions/{sid}/events", &["options", "parameters", "post"]),
+        ("/api/v1/schemas/{eventType}", &["get", "head", "options", "parameters"]),
+        ("/api/v1/openapi.json", &["get", "head", "options"]),
+        ("/livez", &["get", "head"]),
+        ("/healthz", &["get", "head"]),
+        ("/readyz", &["get", "head"]),
+    ] {
+        let described: Vec<_> = api["paths"][path].as_object().unwrap().keys().collect();
+        assert_eq!(described, methods, "{path}");
     }
 }
 
