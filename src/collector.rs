@@ -77,6 +77,11 @@ impl Collector {
         Self { key, rules, clock, live, journal }
     }
 
+    /// The rules that bodies are held to.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// The live sessions.
     pub fn live(&self) -> &Live {
         &self.live

@@ -8,7 +8,7 @@ mod table;
 
 mod verify;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ use crate::config::{self, Loaded, Sources};
 use crate::data_dir::JOURNAL;
 use crate::journal::disk::Folder;
 use crate::journal::segment::{self, Line, Segment};
+use crate::wire::{self, Rules};
 
 /// The configuration or the command line is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -56,6 +57,8 @@ enum Command {
     Export(export::Options),
     /// Hold the journal to its promises: numbers, checksums, structure; exit code 1 if it breaks one
     Verify(verify::Options),
+    /// Write the API as an OpenAPI document, under the configured rules
+    Openapi,
     /// Ask the admin address whether the server is alive; exit code 0 if so
     Healthcheck {
         /// Ask whether it is ready for requests instead
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig => check_config(&loaded),
         Command::Export(options) => export::main(&loaded.config.data_dir, &options),
         Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
+        Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck(loaded.config.admin_listen, ready),
     };
     result.unwrap_or_else(|error| failed(&format!("{error:#}"), 1))
@@ -173,6 +177,14 @@ fn check_config(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         writeln!(out, "# warning: {warning}")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn openapi(rules: Rules) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(wire::openapi::document(rules).as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
+    }
 }
 
 /// Liveness by default: a container must not be restarted because it is not ready.

@@ -15,7 +15,7 @@ use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::size::Size;
-use crate::wire::{STORED_EVENTS_MAX, Violations};
+use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
 
 /// When to try again, in seconds, if there is no room now.
 const RETRY_AFTER_S: u64 = 10;
@@ -31,6 +31,8 @@ pub(super) enum ApiError {
     SessionGone,
     #[error("this session has ended, and the journal keeps its report no more")]
     NotKept,
+    #[error("{}", no_event_type(.0))]
+    UnknownEventType(String),
     #[error("this path does not take this method; the header Allow names those that it takes")]
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
@@ -69,7 +71,9 @@ impl From<Refusal> for ApiError {
 impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound | Self::UnknownSession | Self::NotKept => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownSession | Self::NotKept | Self::UnknownEventType(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::SessionGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -157,6 +161,71 @@ pub(super) fn of_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
     ApiError::Internal.into_response()
 }
 
+fn no_event_type(name: &str) -> String {
+    let quoted = wire::quoted(name);
+    let names = EventType::ALL.map(EventType::name).join(", ");
+    match EventType::nearest_name(name) {
+        Some(near) => format!(
+            "{quoted} is no event type; did you mean /api/v1/schemas/{near}? \
+             /api/v1/openapi.json has them all"
+        ),
+        None => format!("{quoted} is no event type; /api/v1/openapi.json has them all: {names}"),
+    }
+}
+
 fn humantime(duration: &Duration) -> String {
     format!("{} ms", duration.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::wire::{Rules, openapi};
+
+    /// The error after `error` in a row of all; it does not compile unless each has its place there.
+    fn next(error: &ApiError) -> Option<ApiError> {
+        Some(match error {
+            ApiError::NotFound => ApiError::UnknownSession,
+            ApiError::UnknownSession => ApiError::SessionGone,
+            ApiError::SessionGone => ApiError::NotKept,
+            ApiError::NotKept => ApiError::UnknownEventType(String::new()),
+            ApiError::UnknownEventType(_) => ApiError::MethodNotAllowed,
+            ApiError::MethodNotAllowed => ApiError::BodyTimeout(Duration::ZERO),
+            ApiError::BodyTimeout(_) => ApiError::Overloaded,
+            ApiError::Overloaded => ApiError::BodyTooLarge(Size::kib(1)),
+            ApiError::BodyTooLarge(_) => ApiError::TooManyEvents,
+            ApiError::TooManyEvents => ApiError::UnsupportedEncoding,
+            ApiError::UnsupportedEncoding => {
+                ApiError::Invalid(Violations::unreadable(String::new()))
+            }
+            ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
+            ApiError::Unavailable(_) => ApiError::Internal,
+            ApiError::Internal => return None,
+        })
+    }
+
+    #[test]
+    fn every_refusal_is_described() {
+        let description: Value =
+            serde_json::from_str(&openapi::document(Rules::default())).unwrap();
+        let paths = description["paths"].as_object().unwrap().values();
+        let operations: Vec<_> =
+            paths.flat_map(|path| path.as_object().unwrap().values()).collect();
+        for error in std::iter::successors(Some(ApiError::NotFound), next) {
+            let status = error.status().as_str().to_owned();
+            let responses = operations.iter().filter_map(|one| one.get("responses")?.get(&status));
+            let names: Vec<_> = responses.filter_map(|response| response.get("$ref")).collect();
+            assert!(!names.is_empty(), "{error:?} is not described");
+            for name in names {
+                let response = description.pointer(&name.as_str().unwrap()[1..]).unwrap();
+                for header in error.headers().keys().filter(|name| **name != header::CONNECTION) {
+                    let mut described = response["headers"].as_object().unwrap().keys();
+                    assert!(described.any(|name| header == name.as_str()), "{header} of {error:?}");
+                }
+            }
+        }
+    }
 }

@@ -2,13 +2,15 @@
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
 mod body;
 
 pub mod connections;
+
+mod documents;
 
 mod error;
 
@@ -116,6 +118,7 @@ struct Shared {
     privacy: privacy::Settings,
     rejects: Rejects,
     bodies: body::Bodies,
+    documents: documents::Documents,
     lookup: lookup::Lookup,
 }
 
@@ -130,8 +133,18 @@ impl App {
         archive: Archive,
     ) -> Self {
         let bodies = body::Bodies::default();
+        let documents = documents::Documents::new(collector.rules());
         let lookup = lookup::Lookup::new(archive);
-        Self(Arc::new(Shared { collector, health, settings, privacy, rejects, bodies, lookup }))
+        Self(Arc::new(Shared {
+            collector,
+            health,
+            settings,
+            privacy,
+            rejects,
+            bodies,
+            documents,
+            lookup,
+        }))
     }
 
     /// The collector behind the players' door.

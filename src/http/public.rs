@@ -17,7 +17,7 @@ use axum::routing::{MethodRouter, post};
 use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
-use super::{App, body, with_common_routes};
+use super::{App, body, documents, with_common_routes};
 use crate::collector::Client;
 use crate::privacy;
 use crate::rejects::Reject;
@@ -37,6 +37,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/api/v1/sessions/{sid}/events/", events)
         .route("/api/v1/downloaded", downloaded.clone())
         .route("/api/v1/downloaded/", downloaded)
+        .merge(documents::router())
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
     with_common_routes(router).with_state(app)
@@ -147,7 +148,7 @@ async fn preflight_only(request: Request) -> Response {
 }
 
 /// Grants what a browser asks for: `Content-Type` and whatever other names it brings.
-async fn preflight(headers: HeaderMap) -> Response {
+pub(super) async fn preflight(headers: HeaderMap) -> Response {
     let mut names = vec!["Content-Type"];
     let asked = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
     let asked = asked.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));

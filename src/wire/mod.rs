@@ -11,6 +11,10 @@ mod validate;
 
 mod violations;
 
+pub mod schema;
+
+pub mod openapi;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -18,6 +22,7 @@ use serde_json::Number;
 
 pub use parameters::{EventType, Profile};
 pub use validate::Unlisted;
+pub(crate) use violations::quoted;
 pub use violations::{Code, Violation, Violations};
 
 /// Which rules a body is held to: the section `validation` of the configuration.
@@ -237,6 +242,9 @@ impl Serialize for CustomMetadata<'_> {
         serializer.collect_map(self.iter())
     }
 }
+
+#[cfg(test)]
+mod agreement;
 
 #[cfg(test)]
 mod tests;

@@ -111,6 +111,39 @@ impl EventType {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event_type| event_type.name() == name)
     }
+
+    /// The name of the event type that `name` was probably meant to be.
+    pub fn nearest_name(name: &str) -> Option<&'static str> {
+        nearest(name, Self::ALL.map(Self::name))
+    }
+
+    /// What it tells, as a sentence.
+    pub(crate) const fn meaning(self) -> &'static str {
+        match self {
+            Self::SessionStart => "Opens a session: intent to play, not playback.",
+            Self::SessionComplete => "The content was played to its end; the session stays open.",
+            Self::SessionEnd => "The session is over.",
+            Self::AdBreakStart => "A group of ads begins.",
+            Self::AdBreakComplete => "A group of ads has ended.",
+            Self::AdStart => "An ad begins; it counts within an ad break only.",
+            Self::AdComplete => "An ad was played to its end.",
+            Self::AdSkip => "An ad was skipped.",
+            Self::ChapterStart => "A chapter begins.",
+            Self::ChapterComplete => "A chapter was played to its end.",
+            Self::ChapterSkip => "A chapter was skipped.",
+            Self::Play => "Playback begins or goes on.",
+            Self::Ping => {
+                "Heartbeat: moves time and playhead; every 10 s of content, every 1 s in ads."
+            }
+            Self::BufferStart => "Playback waits for data.",
+            Self::PauseStart => "Playback is paused.",
+            Self::BitrateChange => "The bitrate changed.",
+            Self::Error => "The player met an error.",
+            Self::StateStart => "A player state, such as full screen, begins.",
+            Self::StateEnd => "A player state ends.",
+            Self::StatesUpdate => "Several player states begin or end.",
+        }
+    }
 }
 
 /// A set of event types.
@@ -341,6 +374,22 @@ pub(crate) const BODY_MEMBERS: [&str; 5] =
 
 /// The members of `playerTime`.
 pub(crate) const PLAYER_TIME_MEMBERS: [&str; 2] = ["playhead", "ts"];
+
+/// The largest `ts`: the largest integer that every JSON reader holds exactly, 2^53 - 1.
+pub(crate) const TS_MAX: u64 = (1 << 53) - 1;
+
+/// The most characters that the name of a player state has.
+pub(crate) const STATE_NAME_CHARS_MAX: usize = 64;
+
+/// The members of a declared visitor id: each is required, and there are no others.
+pub(crate) const CUSTOMER_ID_MEMBERS: [(&str, Kind); 2] =
+    [("id", Text), ("authState", Kind::AuthState)];
+
+/// The members of a player state in a list: each is required, and there are no others.
+pub(crate) const STATE_MEMBERS: [(&str, Kind); 1] = [("media.state.name", StateName)];
+
+/// How keys of `customMetadata` begin that are reserved: discouraged, and refused by strict rules.
+pub(crate) const RESERVED_METADATA_PREFIXES: [&str; 2] = ["a.", "media."];
 
 /// Values of `media.contentType`, compared without case, that mean live content.
 pub(crate) const LIVE_CONTENT_TYPES: [&str; 3] = ["live", "linear", "radio"];

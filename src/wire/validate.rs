@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use hashbrown::HashSet;
 
 use super::parameters::{
-    self, EventType, Kind, PARAMS, PARAMS_INDEX, PLAYER_TIME_MEMBERS, Parameter, Profile, QOE,
-    QOE_INDEX,
+    self, CUSTOMER_ID_MEMBERS, EventType, Kind, PARAMS, PARAMS_INDEX, PLAYER_TIME_MEMBERS,
+    Parameter, Profile, QOE, QOE_INDEX, STATE_MEMBERS, STATE_NAME_CHARS_MAX, TS_MAX,
 };
 use super::parse::{Member, Node};
 use super::violations::{Code, Pointer, Violations, quoted};
@@ -23,9 +23,6 @@ const HINTS_MAX: usize = 32;
 
 /// Live content has the second of the day for a playhead.
 const SECONDS_OF_A_DAY: f64 = 86_400.0;
-
-/// The largest integer that every JSON reader holds exactly, 2^53 - 1.
-const TS_MAX: u64 = (1 << 53) - 1;
 
 /// A name that the table does not list where it stands: accepted, kept with the body, pointed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,8 +292,7 @@ impl<'a> Walk<'a, '_> {
                 ),
             ),
             (None, _) => {
-                let names = EventType::ALL.map(EventType::name);
-                let hint = did_you_mean(parameters::nearest(name, names));
+                let hint = did_you_mean(EventType::nearest_name(name));
                 let name = quoted(name);
                 self.found.add(place, Code::Enum, format!("{name} is no event type{hint}"));
             }
@@ -509,7 +505,7 @@ impl<'a> Walk<'a, '_> {
             if !is_name(&key) {
                 let message = "expected a key of a-z, A-Z, 0-9, _ and . (at least one character)";
                 self.found.add(&member_place, Code::PropertyNames, message);
-            } else if ["a.", "media."].iter().any(|reserved| key.starts_with(reserved)) {
+            } else if is_reserved(&key) {
                 if self.rules.strict {
                     let message = "keys that begin with a. or media. are reserved";
                     self.found.add(&member_place, Code::PropertyNames, message);
@@ -538,7 +534,7 @@ impl<'a> Walk<'a, '_> {
                 true
             }
             (Kind::StateName, Node::Text(name)) => {
-                if !is_name(name) || name.len() > 64 {
+                if !is_name(name) || name.len() > STATE_NAME_CHARS_MAX {
                     let got = quoted(name);
                     let message = format!("expected 1 to 64 of a-z, A-Z, 0-9, _ and ., got {got}");
                     self.found.add(place, Code::Pattern, message);
@@ -564,18 +560,13 @@ impl<'a> Walk<'a, '_> {
             }
             (Kind::CustomerIds, Node::Object(ids)) => {
                 for (name, id) in ids {
-                    let known = [("id", Kind::Text), ("authState", Kind::AuthState)];
-                    self.members(&place.member(name), id, &known);
+                    self.members(&place.member(name), id, &CUSTOMER_ID_MEMBERS);
                 }
                 true
             }
             (Kind::States, Node::List(states)) => {
                 for (index, state) in states.iter().enumerate() {
-                    self.members(
-                        &place.item(index),
-                        state,
-                        &[("media.state.name", Kind::StateName)],
-                    );
+                    self.members(&place.item(index), state, &STATE_MEMBERS);
                 }
                 true
             }
@@ -720,6 +711,10 @@ fn integer(number: &serde_json::Number) -> Option<i128> {
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.')
+}
+
+fn is_reserved(metadata_key: &str) -> bool {
+    parameters::RESERVED_METADATA_PREFIXES.iter().any(|prefix| metadata_key.starts_with(prefix))
 }
 
 fn expected(wanted: &str, node: &Node<'_>) -> String {

@@ -47,6 +47,25 @@ pub enum Code {
     MinItems,
 }
 
+impl Code {
+    /// Every code.
+    pub(super) const ALL: [Self; 13] = [
+        Self::Json,
+        Self::Type,
+        Self::Required,
+        Self::Enum,
+        Self::Const,
+        Self::Minimum,
+        Self::Maximum,
+        Self::MinLength,
+        Self::Pattern,
+        Self::AdditionalProperties,
+        Self::PropertyNames,
+        Self::AnyOf,
+        Self::MinItems,
+    ];
+}
+
 /// One fault of a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
@@ -142,7 +161,7 @@ impl std::fmt::Display for Pointer<'_> {
 }
 
 /// `text` in quotes, cut where it grows long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
@@ -152,6 +171,29 @@ pub(super) fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_codes_are_listed() {
+        for (place, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, place);
+            // A new code does not compile until it stands here; then it belongs into the list too.
+            match code {
+                Code::Json
+                | Code::Type
+                | Code::Required
+                | Code::Enum
+                | Code::Const
+                | Code::Minimum
+                | Code::Maximum
+                | Code::MinLength
+                | Code::Pattern
+                | Code::AdditionalProperties
+                | Code::PropertyNames
+                | Code::AnyOf
+                | Code::MinItems => {}
+            }
+        }
+    }
 
     #[test]
     fn pointers_escape_what_rfc_6901_says() {

@@ -159,7 +159,9 @@ async fn the_key_of_the_data_folder_is_used_again() {
 async fn help_tells_the_commands_and_the_environment() {
     let (code, out, _) = run(&["--help"], &[]).await;
     assert_eq!(code, Some(0));
-    for word in ["serve", "check-config", "healthcheck", "--data-dir", "MEDIATALLY_SECTION__KEY"] {
+    for word in
+        ["serve", "check-config", "healthcheck", "openapi", "--data-dir", "MEDIATALLY_SECTION__KEY"]
+    {
         assert!(out.contains(word), "{word}\nin\n{out}");
     }
     let (_, out, _) = run(&["--version"], &[]).await;

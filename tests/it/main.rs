@@ -4,6 +4,7 @@
 
 mod commands;
 mod cors;
+mod documents;
 mod events;
 mod harness;
 mod health;
