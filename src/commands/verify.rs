@@ -106,8 +106,8 @@ impl Audit {
             Ok(record) => {
                 self.doubt();
                 if self.first.is_none() && record.seq == 1 {
-                    let live = Arc::new(Live::new(live::Settings::default()));
-                    self.fold = Some((Processor::new(Arc::clone(&live)), live));
+                    let sessions = Arc::new(Live::new(live::Settings::default()));
+                    self.fold = Some((Processor::new(Arc::clone(&sessions)), sessions));
                 }
                 if self.first.is_none() && record.seq != segment.first_seq {
                     let (first, seq) = (segment.first_seq, record.seq);
@@ -176,13 +176,10 @@ impl Audit {
                 None => self.never_started(*sid, place),
             },
             Content::Report { sid, .. } => {
-                let seen = match self.starts.get_mut(&sid.to_bytes()) {
-                    Some(seen) => seen,
-                    None => {
-                        self.never_started(*sid, &place);
-                        self.starts.entry(sid.to_bytes()).or_default()
-                    }
-                };
+                if !self.starts.contains_key(&sid.to_bytes()) {
+                    self.never_started(*sid, &place);
+                }
+                let seen = self.starts.entry(sid.to_bytes()).or_default();
                 seen.has_ended = true;
                 if std::mem::replace(&mut seen.reported, true) {
                     self.problem(format!("{}: session {sid} has a second report", place()));

@@ -231,8 +231,10 @@ impl Live {
     pub fn due(&self, now_ms: u64) -> usize {
         let progress = self.progress();
         let now_up_ms = progress.up_ms(now_ms);
-        let is_due = |held: &&Box<Held>| held.session.deadline(&progress.timeouts).0 <= now_up_ms;
-        let in_shard = |shard: &Mutex<Shard>| shard.lock().sessions.values().filter(is_due).count();
+        let is_due = |session: &Session| session.deadline(&progress.timeouts).0 <= now_up_ms;
+        let in_shard = |shard: &Mutex<Shard>| {
+            shard.lock().sessions.values().filter(|held| is_due(&held.session)).count()
+        };
         self.shards.iter().map(in_shard).sum()
     }
 

@@ -326,9 +326,9 @@ async fn events_in_any_order_over_many_connections_come_to_the_same_state() {
         }
         let saved = saved(&server, &location);
         assert_eq!(saved["counts"]["events"], 13, "the start and two bursts: {saved}");
-        assert_eq!(saved["counts"]["late"], 0);
+        assert_eq!(saved["counts"]["late"].as_u64().unwrap_or(0), 0);
         assert_eq!(saved["state"]["main"], "buffering", "{saved}");
-        assert_eq!(saved["state"]["break_is_open"], false);
+        assert_eq!(saved["state"]["break_is_open"], Value::Null, "what is not is left out");
     }
 }
 
