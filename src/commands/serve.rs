@@ -39,6 +39,9 @@ const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
 /// than this after its linger.
 const DEADLINES_TICK: Duration = Duration::from_millis(200);
 
+/// How long the reports of sessions that have just ended may take when the server stops.
+const REPORTS_MAX: Duration = Duration::from_secs(2);
+
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -203,6 +206,7 @@ impl Server {
         admin_stage.send_replace(Stage::Draining);
         let _ = timeout(Duration::from_secs(1), admin).await;
         deadlines.abort();
+        reports_written(app.collector()).await;
         // All that was answered is committed; the rest of the work is to save the live sessions.
         app.collector().journal().close();
         let rejects = app.clone();
@@ -218,6 +222,17 @@ impl Server {
         drop(data_dir);
         tracing::info!(live_sessions = app.collector().live().sessions(), "stopped");
     }
+}
+
+/// Waits for the reports of the sessions that have just ended. If the disk does not write, the next start
+/// writes them.
+async fn reports_written(collector: &Collector) {
+    let waiting = async {
+        while collector.live().unreported() > 0 && collector.journal().is_up().is_ok() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = timeout(REPORTS_MAX, waiting).await;
 }
 
 /// The threads of the journal.

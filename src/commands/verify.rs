@@ -39,12 +39,14 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
         audit.compressed += u64::from(segment.compressed);
         audit.bytes += segment.bytes;
     }
+    // Listed before the records are read: a running server saves newer ones meanwhile.
+    let checkpoints = checkpoint::list(&disk)?;
     segment::each_line(&disk, |segment, line, record| {
         progress.at(segment, line);
         audit.line(segment, line, record);
         anyhow::Ok(())
     })?;
-    audit.end(&segment::list(&disk)?, &checkpoint::list(&disk)?);
+    audit.end(&segment::list(&disk)?, &checkpoints);
     if let Some(path) = &options.ledger {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the ledger {}", path.display()))?;
@@ -277,6 +279,10 @@ impl Audit {
             out,
             "sessions   {started} started, {open} without an end, {reported} with their report"
         )?;
+        let unreported = self.fold.as_ref().map_or(0, |(_, live)| live.unreported());
+        if unreported > 0 {
+            writeln!(out, "note       {unreported} have ended and wait for their report")?;
+        }
         if let Some(acknowledged) = self.ledger {
             writeln!(out, "ledger     {acknowledged} acknowledged sessions are there, once each")?;
         }

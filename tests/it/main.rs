@@ -10,6 +10,7 @@ mod harness;
 mod health;
 mod limits;
 mod recovery;
+mod reports;
 mod scenarios;
 mod sessions;
 mod shutdown;

@@ -1,4 +1,4 @@
-//! Timelines with the answers that they must get, played against the real server on a controlled clock.
+//! Timelines with the answers and the report that they must get, played against the real server on a controlled clock.
 //!
 //! Every file of `tests/it/data/scenarios` is played, and every file of the folder that the environment
 //! variable `MEDIATALLY_SCENARIOS` names, if it is set.
@@ -17,6 +17,8 @@ struct Scenario {
     flow: Flow,
     end_ms: u64,
     events: Vec<Event>,
+    /// A part of the report.
+    expect: Value,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -60,12 +62,25 @@ fn scenarios_in(folder: &Path) -> Vec<Scenario> {
     paths.iter().map(read).collect()
 }
 
-async fn play(scenario: &Scenario) {
-    let name = &scenario.name;
+/// Plays a scenario; gives the report of its session at the end.
+async fn play(scenario: &Scenario) -> Value {
     let server = TestServer::start().await;
+    let location = match scenario.flow {
+        Flow::Online => play_online(&server, scenario).await,
+        Flow::Downloaded => play_downloaded(&server, scenario).await,
+    };
+    server.set_clock(NOW_MS + scenario.end_ms).await;
+    let url = server.admin_url(&location.expect("a session begins").replace("/api/v1", ""));
+    let response = server.client.get(url).send().await.unwrap();
+    assert_eq!(response.status(), 200, "{}", scenario.name);
+    response.json::<Value>().await.unwrap()["report"].take()
+}
+
+async fn play_online(server: &TestServer, scenario: &Scenario) -> Option<String> {
+    let name = &scenario.name;
     let mut events: Vec<&Event> = scenario.events.iter().collect();
     events.sort_by_key(|event| event.arrive_ms);
-    let mut location = None;
+    let mut location: Option<String> = None;
     for event in events {
         server.set_clock(NOW_MS + event.arrive_ms).await;
         let response = match &location {
@@ -75,31 +90,69 @@ async fn play(scenario: &Scenario) {
                 server.client.post(url).body(event.stamped()).send().await.unwrap()
             }
         };
-        assert_eq!(
-            response.status().as_u16(),
-            event.status,
-            "{name}: {} at {} ms",
-            event.body["eventType"],
-            event.arrive_ms
-        );
+        let (event_type, at_ms) = (&event.body["eventType"], event.arrive_ms);
+        assert_eq!(response.status().as_u16(), event.status, "{name}: {event_type} at {at_ms} ms");
         if response.status() == 201 {
             location = Some(response.headers()["location"].to_str().unwrap().to_owned());
         }
     }
-    server.set_clock(NOW_MS + scenario.end_ms).await;
+    location
+}
+
+async fn play_downloaded(server: &TestServer, scenario: &Scenario) -> Option<String> {
+    let first = &scenario.events[0];
+    let bodies: Vec<_> = scenario.events.iter().map(Event::stamped).collect();
+    server.set_clock(NOW_MS + first.arrive_ms).await;
+    let body = format!("[{}]", bodies.join(","));
+    let url = server.url("/api/v1/downloaded");
+    let response = server.client.post(url).body(body).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), first.status, "{}", scenario.name);
+    Some(response.headers().get("location")?.to_str().unwrap().to_owned())
+}
+
+/// Compares every member that is expected; lists element by element; numbers within 0.000001.
+fn hold(place: &str, expected: &Value, found: &Value, differ: &mut Vec<String>) {
+    let same = match (expected, found) {
+        (Value::Object(expected), Value::Object(found)) => {
+            for (name, value) in expected {
+                hold(
+                    &format!("{place}/{name}"),
+                    value,
+                    found.get(name).unwrap_or(&Value::Null),
+                    differ,
+                );
+            }
+            true
+        }
+        (Value::Array(expected), Value::Array(found)) if expected.len() == found.len() => {
+            for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+                hold(&format!("{place}/{index}"), expected, found, differ);
+            }
+            true
+        }
+        (Value::Number(expected), Value::Number(found)) => {
+            (expected.as_f64().unwrap() - found.as_f64().unwrap()).abs() <= 0.000_001
+        }
+        _ => expected == found,
+    };
+    if !same {
+        differ.push(format!("{place}: expected {expected}, found {found}"));
+    }
 }
 
 #[tokio::test]
-async fn every_scenario_gets_the_answers_that_it_must() {
+async fn every_scenario_gets_its_answers_and_its_report() {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/scenarios");
     let theirs = std::env::var_os("MEDIATALLY_SCENARIOS").map(PathBuf::from);
+    let mut differ = Vec::new();
     for folder in [Some(own), theirs].into_iter().flatten() {
         let scenarios = scenarios_in(&folder);
         assert!(!scenarios.is_empty(), "no scenarios in {}", folder.display());
         for scenario in &scenarios {
-            if scenario.flow == Flow::Online {
-                play(scenario).await;
-            }
+            let report = play(scenario).await;
+            hold(&scenario.name, &scenario.expect, &report, &mut differ);
         }
+        println!("{} scenarios of {}", scenarios.len(), folder.display());
     }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
 }
