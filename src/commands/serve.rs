@@ -277,11 +277,18 @@ fn open_journal(
         "the journal is read back"
     );
     let settings = config.journal.clone();
-    let keeper = Keeper::new(settings.clone(), Arc::clone(&disk), clock.clone(), Arc::clone(&live));
     let (closed, segments_closed) = std::sync::mpsc::channel();
     let timeouts = config.session.timeouts();
-    let (journal, writer) =
-        Writer::start(settings, timeouts, disk, clock.clone(), processor, recovered.start, closed);
+    let (journal, writer) = Writer::start(
+        settings.clone(),
+        timeouts,
+        Arc::clone(&disk),
+        clock.clone(),
+        processor,
+        recovered.start,
+        closed,
+    );
+    let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone());
     let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
     let (ends, ended) = mpsc::channel(1);
     let [writer_ends, keeper_ends, reporter_ends] = [(); 3].map(|()| Ends(ends.clone()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::disk::{Disk, DiskFile};
 use super::record::Record;
 use super::segment::{self, Segment};
-use super::{Settings, checkpoint};
+use super::{Journal, Settings, checkpoint};
 use crate::clock::Clock;
 use crate::live::Live;
 
@@ -25,6 +25,7 @@ pub struct Keeper {
     disk: Arc<dyn Disk>,
     clock: Clock,
     live: Arc<Live>,
+    journal: Journal,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -35,8 +36,14 @@ impl std::fmt::Debug for Keeper {
 
 impl Keeper {
     /// A keeper of the same folder as the writer's.
-    pub fn new(settings: Settings, disk: Arc<dyn Disk>, clock: Clock, live: Arc<Live>) -> Self {
-        Self { settings, disk, clock, live }
+    pub fn new(
+        settings: Settings,
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        live: Arc<Live>,
+        journal: Journal,
+    ) -> Self {
+        Self { settings, disk, clock, live, journal }
     }
 
     /// Works until the writer has ended, then saves the live sessions a last time.
@@ -65,10 +72,7 @@ impl Keeper {
             }
             report("remove old segments", self.retain());
         }
-        report(
-            "save a checkpoint",
-            checkpoint::save(&*self.disk, &self.live, self.clock.now_ms(), false),
-        );
+        report("save a checkpoint", self.save(false));
     }
 
     /// Saves the live sessions.
@@ -76,7 +80,15 @@ impl Keeper {
     /// # Errors
     /// What the system says; so for what follows.
     pub fn checkpoint(&self) -> io::Result<()> {
-        checkpoint::save(&*self.disk, &self.live, self.clock.now_ms(), true)
+        self.save(true)
+    }
+
+    /// A checkpoint tells until when the server was up; so one that is saved in an outage must not tell the
+    /// time of now.
+    fn save(&self, running: bool) -> io::Result<()> {
+        let up_until_ms = self.journal.up_until_ms();
+        let up_until_ms = up_until_ms.unwrap_or_else(|| self.live.progress().received_ms);
+        checkpoint::save(&*self.disk, &self.live, up_until_ms, running)
     }
 
     /// Compresses every segment that is closed.

@@ -130,6 +130,8 @@ struct Shared {
 #[derive(Debug)]
 struct Queue {
     phase: Phase,
+    /// Whether nothing can be written, closed or not.
+    is_down: bool,
     lines: Vec<u8>,
     waiting: Vec<Waiting>,
     next_seq: u64,
@@ -182,6 +184,7 @@ impl Journal {
     fn new(clock: Clock, uncommitted_bytes_max: usize, next_seq: u64, last_ms: u64) -> Self {
         let queue = Queue {
             phase: Phase::Up,
+            is_down: false,
             lines: Vec::new(),
             waiting: Vec::new(),
             next_seq,
@@ -242,6 +245,14 @@ impl Journal {
     /// The time that a record would get now, in ms since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
         self.0.queue().receive(&self.0.clock)
+    }
+
+    /// Until when the server was up for certain, in ms since the Unix epoch: now, unless something was
+    /// received that is not committed, or nothing can be written.
+    pub fn up_until_ms(&self) -> Option<u64> {
+        let mut queue = self.0.queue();
+        let is_idle = queue.waiting.is_empty() && queue.in_writing == 0 && !queue.is_down;
+        is_idle.then(|| queue.receive(&self.0.clock))
     }
 
     /// Takes nothing more; the writer commits what waits, and ends.

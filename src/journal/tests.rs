@@ -76,10 +76,18 @@ impl Rig {
         let recovered = recover(&disk, &live, &mut processor)?;
         let (sender, closed) = channel();
         let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
-        let keeper = Keeper::new(settings(), Arc::clone(&shared), clock.clone(), Arc::clone(&live));
         let start = recovered.start;
-        let (journal, mut writer) =
-            Writer::start(settings(), timeouts, shared, clock.clone(), processor, start, sender);
+        let (journal, mut writer) = Writer::start(
+            settings(),
+            timeouts,
+            Arc::clone(&shared),
+            clock.clone(),
+            processor,
+            start,
+            sender,
+        );
+        let keeper =
+            Keeper::new(settings(), shared, clock.clone(), Arc::clone(&live), journal.clone());
         writer.retry = (Duration::ZERO, Duration::ZERO);
         let recovered = recovered.clone();
         let sessions = u32::try_from(start.next_seq).unwrap() << 8;
@@ -553,6 +561,17 @@ fn a_disk_that_hangs_and_fails_counts_against_no_session() {
     rig.writer.turn();
     assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Disk)));
     assert_eq!(rig.live.progress().paused_ms, 8_000);
+}
+
+#[test]
+fn a_checkpoint_in_an_outage_does_not_tell_that_the_server_was_up() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    let _waiting = rig.append_start().unwrap();
+    rig.clock.advance(500_000);
+    rig.keeper.checkpoint().unwrap();
+    let rig = rig.restart();
+    assert_eq!(rig.live.progress().paused_ms, 500_000);
 }
 
 #[test]

@@ -121,7 +121,9 @@ impl Writer {
         if let Err(error) = begun {
             tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
             writer.open = None;
-            writer.shared.queue().phase = Phase::Down;
+            let mut queue = writer.shared.queue();
+            (queue.phase, queue.is_down) = (Phase::Down, true);
+            drop(queue);
             let now_ms = writer.shared.clock.now_ms();
             writer.down_since_ms = Some(start.last_ms.unwrap_or(now_ms));
         }
@@ -225,6 +227,7 @@ impl Writer {
         self.lines.clear();
         {
             let mut queue = self.shared.queue();
+            queue.is_down = true;
             if queue.phase == Phase::Up {
                 queue.phase = Phase::Down;
             }
@@ -260,6 +263,7 @@ impl Writer {
             pause = (pause * 2).min(pause_max);
         }
         let mut queue = shared.queue();
+        queue.is_down = false;
         if queue.phase == Phase::Down {
             queue.phase = Phase::Up;
         }
