@@ -5,6 +5,9 @@
 //! installed), and prints requests a second and the server's own CPU time a request. Machines are noisy;
 //! compare the ratio.
 //! `MEDIATALLY_BENCH_SECONDS` (5) and `MEDIATALLY_BENCH_ROUNDS` (3) bound the run.
+//!
+//! `cargo bench --bench collect -- memory` opens `MEDIATALLY_BENCH_SESSIONS` (100 000) sessions with the
+//! documented start, sends each a `play` and two pings, and prints what a session costs in memory.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
 
@@ -29,6 +32,9 @@ fn main() {
     if std::env::args().any(|argument| argument == "--noop") {
         return serve_noop();
     }
+    if std::env::args().any(|argument| argument == "memory") {
+        return measure_memory();
+    }
     let seconds = setting("MEDIATALLY_BENCH_SECONDS", 5);
     let rounds = setting("MEDIATALLY_BENCH_ROUNDS", 3);
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -42,19 +48,10 @@ fn main() {
         "no-op",
         Command::new(std::env::current_exe().expect("this program")).arg("--noop"),
     );
-    let mediatally = Server::start(
-        "mediatally",
-        Command::new(env!("CARGO_BIN_EXE_mediatally"))
-            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder.path().join("data"))
-            .envs([
-                ("MEDIATALLY_LOG__FORMAT", "json"),
-                ("MEDIATALLY_LIVE__SESSIONS_MAX", "100000000"),
-                ("MEDIATALLY_LIVE__BYTES_MAX", "16GiB"),
-            ]),
-    );
+    let mediatally = Server::mediatally(folder.path());
     let pings = folder.path().join("ping.lua");
-    std::fs::write(&pings, ping_script(&mediatally.sessions())).expect("the script of wrk");
+    let locations = mediatally.sessions(SESSIONS, &[]);
+    std::fs::write(&pings, ping_script(&locations)).expect("the script of wrk");
     for (what, script) in [("session start", &starts), ("ping", &pings)] {
         println!("{what}");
         println!("{:<12} {:>12} {:>16} {:>9}", "server", "requests/s", "CPU µs/request", "non-2xx");
@@ -65,6 +62,26 @@ fn main() {
         }
     }
 }
+
+/// Opens many sessions and prints what each costs.
+fn measure_memory() {
+    let sessions = setting("MEDIATALLY_BENCH_SESSIONS", 100_000) as usize;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::mediatally(folder.path());
+    // What comes with the first requests is not the sessions'.
+    server.sessions(1_000, &EVENTS);
+    let before = server.memory_bytes();
+    server.sessions(sessions, &EVENTS);
+    let grown = server.memory_bytes().saturating_sub(before);
+    println!("{sessions} sessions: {} bytes each", grown / sessions);
+}
+
+/// What each session sends when memory is measured.
+const EVENTS: [&str; 3] = [
+    r#"{"eventType":"play","playerTime":{"playhead":0,"ts":1700000001000}}"#,
+    r#"{"eventType":"ping","playerTime":{"playhead":10,"ts":1700000011000}}"#,
+    r#"{"eventType":"ping","playerTime":{"playhead":20,"ts":1700000021000}}"#,
+];
 
 /// Each request is a ping of the next session; a round later the player has moved on by a second.
 fn ping_script(locations: &[String]) -> String {
@@ -137,23 +154,51 @@ impl Server {
         Self { name, child, address: address.expect("the server tells its address") }
     }
 
-    /// Starts the sessions that send pings; gives their locations.
-    fn sessions(&self) -> Vec<String> {
-        let url = format!("http://{}/api/v1/sessions", self.address);
+    /// The server, with its data in this folder and room for all that comes.
+    fn mediatally(folder: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mediatally"));
+        let addresses = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        command.args(addresses).arg("--data-dir").arg(folder.join("data")).envs([
+            ("MEDIATALLY_LOG__FORMAT", "json"),
+            ("MEDIATALLY_LIVE__SESSIONS_MAX", "100000000"),
+            ("MEDIATALLY_LIVE__BYTES_MAX", "16GiB"),
+        ]);
+        Self::start("mediatally", &mut command)
+    }
+
+    /// Starts sessions and sends each these events; gives their locations.
+    fn sessions(&self, count: usize, events: &[&'static str]) -> Vec<String> {
+        let url = format!("http://{}", self.address);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-            let mut locations = Vec::with_capacity(SESSIONS);
-            while locations.len() < SESSIONS {
-                let starts = (0..64).map(|_| client.post(&url).body(BODY).send());
-                for started in futures_util::future::join_all(starts).await {
-                    let started = started.expect("the server answers");
-                    let location = started.headers()[header::LOCATION].to_str();
-                    locations.push(location.expect("a path").to_owned());
-                }
+            let mut locations = Vec::with_capacity(count);
+            while locations.len() < count {
+                let one = || async {
+                    let start = client.post(format!("{url}/api/v1/sessions")).body(BODY);
+                    let started = start.send().await.expect("the server answers");
+                    let location = started.headers()[header::LOCATION].to_str().expect("a path");
+                    for event in events {
+                        let posted = client.post(format!("{url}{location}/events")).body(*event);
+                        let taken = posted.send().await.expect("the server answers");
+                        assert_eq!(taken.status(), 204);
+                    }
+                    location.to_owned()
+                };
+                let some = (0..64.min(count - locations.len())).map(|_| one());
+                locations.extend(futures_util::future::join_all(some).await);
             }
             locations
         })
+    }
+
+    /// The memory that the server holds for itself, in bytes.
+    fn memory_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+        kib.expect("Linux tells it") << 10
     }
 
     /// Sends bodies for a while; gives the CPU time a request in µs.
