@@ -184,7 +184,12 @@ async fn sessions_with_shuffled_events_are_the_same_after_kill_9() {
                 name.starts_with("checkpoint-") && !name.ends_with(".unfinished")
             })
         };
-        until(|| run.left.load(Ordering::Relaxed) <= half / 10 && has_checkpoint()).await;
+        let left = || run.left.load(Ordering::Relaxed);
+        while left() > half / 10 {
+            let before = left();
+            until(|| left() < before).await;
+        }
+        until(has_checkpoint).await;
         process.signal(Signal::KILL);
         process.ended().await;
         for player in players {
