@@ -195,9 +195,9 @@ impl Config {
             "must be from 1 KiB to 16 MiB",
         );
         hold(
-            (body..=Size::mib(64)).contains(&self.http.stored_bytes_max),
+            (body..=Size::mib(16)).contains(&self.http.stored_bytes_max),
             "http.stored_bytes_max",
-            "must be at least http.event_bytes_max and at most 64 MiB",
+            "must be at least http.event_bytes_max and at most 16 MiB",
         );
         hold(
             self.http.stored_timeout >= self.http.body_timeout,

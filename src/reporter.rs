@@ -30,27 +30,30 @@ pub struct Reporter {
     journal: Journal,
     /// Tells of sessions that end.
     ended: Receiver<SessionId>,
+    /// Whose reports are to be written, each once.
+    wanted: VecDeque<SessionId>,
 }
 
 impl Reporter {
-    /// A reporter on the sessions of `live`, whose ends `ended` tells.
+    /// A reporter on the sessions of `live`, whose ends `ended` tells from now on. To be made before the
+    /// journal is written, so that no session is wanted twice.
     pub fn new(live: Arc<Live>, journal: Journal, ended: Receiver<SessionId>) -> Self {
-        Self { live, journal, ended }
+        let wanted = VecDeque::from(live.unreported_ids());
+        Self { live, journal, ended, wanted }
     }
 
     /// Writes the reports that are still wanted, then those of sessions that end, until the journal is
     /// closed. What is left then the next start writes.
-    pub fn run(self) {
-        let mut wanted = VecDeque::from(self.live.unreported_ids());
+    pub fn run(mut self) {
         loop {
-            if wanted.is_empty() {
+            if self.wanted.is_empty() {
                 match self.ended.recv() {
-                    Ok(id) => wanted.push_back(id),
+                    Ok(id) => self.wanted.push_back(id),
                     Err(_) => return,
                 }
             }
-            wanted.extend(self.ended.try_iter());
-            match self.report(&mut wanted) {
+            self.wanted.extend(self.ended.try_iter());
+            match self.report() {
                 Ok(()) => {}
                 Err(Unavailable::Closed) => return,
                 Err(Unavailable::Disk | Unavailable::Busy) => thread::sleep(RETRY),
@@ -59,18 +62,17 @@ impl Reporter {
     }
 
     /// Writes some of the reports that are wanted; those that cannot be written stay wanted.
-    fn report(&self, wanted: &mut VecDeque<SessionId>) -> Result<(), Unavailable> {
+    fn report(&mut self) -> Result<(), Unavailable> {
         let mut result = Ok(());
         let mut appended = Vec::new();
-        for _ in 0..wanted.len().min(AT_ONCE) {
-            let Some(id) = wanted.pop_front() else { break };
-            // It may be told of twice, at the start.
+        for _ in 0..self.wanted.len().min(AT_ONCE) {
+            let Some(id) = self.wanted.pop_front() else { break };
             let Some(session) = self.live.ended(id) else { continue };
             let record = record_of(id, &Report::of(id, &session));
             match self.journal.append(&record, Change::Report { id }) {
                 Ok(committed) => appended.push((id, committed)),
                 Err(unavailable) => {
-                    wanted.push_front(id);
+                    self.wanted.push_front(id);
                     result = Err(unavailable);
                     break;
                 }
@@ -81,7 +83,7 @@ impl Reporter {
                 Ok(Ok(Outcome::Reported)) => {}
                 Ok(Ok(outcome)) => tracing::error!(?outcome, "a report was written twice"),
                 Ok(Err(unavailable)) => {
-                    wanted.push_back(id);
+                    self.wanted.push_back(id);
                     result = Err(unavailable);
                 }
                 Err(_) => return Err(Unavailable::Closed),

@@ -15,8 +15,8 @@ const OPEN_SUFFIX: &str = ".ndjson";
 const CLOSED_SUFFIX: &str = ".ndjson.zst";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
 
-/// The longest line that a journal can hold: a batch body and what stands around it. A longer one is
-/// damage, and is not read into memory.
+/// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
+/// around it. A longer one is damage, and is not read into memory.
 const LINE_BYTES_MAX: u64 = 32 << 20;
 
 /// One segment.

@@ -1,6 +1,7 @@
 //! The ad breaks, ads and chapters of a session, in the order of their start.
 //!
-//! A list takes a thousand of each. What comes beyond is counted and timed like the rest, but not listed.
+//! A list takes a thousand of each, and all together so much memory. What comes beyond is counted and timed
+//! like the rest, but not listed.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,10 @@ use super::tally::Tally;
 
 /// How many entries a list takes.
 const ENTRIES_MAX: usize = 1_000;
+
+/// How many bytes the entries of all lists may hold. Players send a few hundred for an ad; a hostile one could
+/// send a hundred thousand, and its report would be larger than the journal takes.
+const BYTES_MAX: usize = 1 << 20;
 
 /// The ad breaks, ads and chapters of a session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -131,6 +136,7 @@ impl Parts {
             Some(About::Part(facts)) => facts,
             _ => Facts::default(),
         };
+        let room = BYTES_MAX.saturating_sub(self.heap_bytes());
         match part {
             Part::Break => {
                 let facts = match about {
@@ -138,25 +144,23 @@ impl Parts {
                     _ => BreakFacts::default(),
                 };
                 self.pod = facts.pod.clone();
-                self.breaks.start(|| BreakEntry { facts, ads: 0, is_completed: false });
+                let fits = facts.heap_bytes() <= room;
+                self.breaks.start(fits, BreakEntry { facts, ads: 0, is_completed: false });
             }
             Part::Ad => {
                 if let Some(ad_break) = self.breaks.current() {
                     ad_break.ads += 1;
                 }
-                let pod = &self.pod;
-                self.ads.start(|| AdEntry {
-                    facts: facts_of(about),
-                    pod: pod.clone(),
-                    time_ms: 0,
-                    ended: None,
-                });
+                let (facts, pod) = (facts_of(about), self.pod.clone());
+                let fits = facts.heap_bytes() <= room;
+                self.ads.start(fits, AdEntry { facts, pod, time_ms: 0, ended: None });
             }
-            Part::Chapter => self.chapters.start(|| ChapterEntry {
-                facts: facts_of(about),
-                time: Tally::default(),
-                ended: None,
-            }),
+            Part::Chapter => {
+                let facts = facts_of(about);
+                let fits = facts.heap_bytes() <= room;
+                let entry = ChapterEntry { facts, time: Tally::default(), ended: None };
+                self.chapters.start(fits, entry);
+            }
         }
     }
 }
@@ -192,10 +196,12 @@ impl<T> Entries<T> {
         self.started as usize > self.listed.len()
     }
 
-    fn start(&mut self, entry: impl FnOnce() -> T) {
+    /// Notes that one began; it is listed if it fits and none before it was left out.
+    fn start(&mut self, fits: bool, entry: T) {
+        let is_listed = fits && !self.is_cut() && self.listed.len() < ENTRIES_MAX;
         self.started += 1;
-        if self.listed.len() < ENTRIES_MAX {
-            self.listed.push(entry());
+        if is_listed {
+            self.listed.push(entry);
         }
     }
 
@@ -208,9 +214,37 @@ impl<T> Entries<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Event, Rules};
 
     fn started(part: Part) -> Effects {
         Effects { started: Some(part), ..Effects::default() }
+    }
+
+    #[test]
+    fn beyond_their_memory_the_lists_stay_and_counters_go_on() {
+        let body = |name: &str| {
+            let name = name.repeat(100_000);
+            format!(
+                r#"{{"eventType":"adStart","playerTime":{{"playhead":0,"ts":0}},"params":{{
+                "media.ad.id":"{name}","media.ad.length":1,"media.ad.podPosition":1,
+                "media.ad.playerName":"p"}}}}"#
+            )
+        };
+        let facts = |name: &str| {
+            let body = body(name);
+            let event = Event::parse(body.as_bytes(), Rules::default()).unwrap();
+            Some(About::Part(Facts::of(&event)))
+        };
+        let mut parts = Parts::default();
+        for _ in 0..50 {
+            parts.note(started(Part::Ad), facts("x"));
+        }
+        assert_eq!((parts.ads.started, parts.ads.listed.len()), (50, 10));
+        assert!(parts.heap_bytes() <= BYTES_MAX + 10 * size_of::<AdEntry>());
+        parts.note(started(Part::Ad), None);
+        parts.add_ad_time(10);
+        assert_eq!(parts.ads.listed.len(), 10, "a later one that would fit is not listed either");
+        assert!(parts.ads.is_cut() && parts.ads.listed[9].time_ms == 0);
     }
 
     #[test]

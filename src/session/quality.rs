@@ -9,6 +9,9 @@ use super::tally::Tally;
 /// How many ids of errors are told apart.
 const ERROR_IDS_MAX: usize = 64;
 
+/// How many bytes they may have together.
+const ERROR_IDS_BYTES_MAX: usize = 64 << 10;
+
 /// One kbit/s in bits in a thousand seconds.
 const KBIT_MILLI: u128 = 1_000_000;
 
@@ -55,7 +58,10 @@ impl Quality {
     pub(super) fn error(&mut self, id: Option<ErrorId>) {
         self.errors += 1;
         let Some(id) = id.filter(|id| !self.error_ids.contains(id)) else { return };
-        if self.error_ids.len() < ERROR_IDS_MAX {
+        let is_cut = self.external_errors_are_cut || self.player_errors_are_cut;
+        let bytes: usize = self.error_ids.iter().map(|error| error.id.len()).sum();
+        let fits = bytes + id.id.len() <= ERROR_IDS_BYTES_MAX;
+        if fits && !is_cut && self.error_ids.len() < ERROR_IDS_MAX {
             self.error_ids.push(id);
         } else if id.is_external {
             self.external_errors_are_cut = true;
