@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::App;
 use super::error::ApiError;
@@ -30,6 +32,9 @@ const READERS_MAX: usize = 2;
 
 /// How many pieces of an answer wait for a slow reader.
 const PIECES_MAX: usize = 16;
+
+/// How long a reader may take for a piece, before others get its place.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the clocks of an id and of its records may differ by, in ms.
 const MARGIN_MS: u64 = 60_000;
@@ -159,14 +164,11 @@ async fn records(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
     let look = move |archive: Archive, span_ms: RangeInclusive<u64>| {
         let mut send = |record: &Record<'_>, line: &[u8]| {
             let piece = Bytes::from([line, b"\n"].concat());
-            let sent = handle.block_on(sender.send_data(piece));
+            let sending = async { timeout(READ_TIMEOUT, sender.send_data(piece)).await };
+            let is_sent = matches!(handle.block_on(sending), Ok(Ok(())));
             // Nobody reads any more, or nothing more is to come.
             let is_last = !is_live && matches!(record.content, Content::Report { .. });
-            if sent.is_err() || is_last {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if is_last || !is_sent { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         if let Err(error) = archive.each_of(id, &span_ms, &mut send) {
             sender.abort(error);
