@@ -108,7 +108,7 @@ async fn session(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
     let live = app.collector().live();
     let id = app.collector().known_id(&sid)?;
     if let Some(session) = live.copy_of(id) {
-        return Ok(Json(running(&app, id, &session)).into_response());
+        return Ok(running(&app, id, &session));
     }
     let report = match live.ended(id) {
         Some(session) => raw(&Report::of(id, &session)),
@@ -118,20 +118,20 @@ async fn session(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
 }
 
 /// A session that is live, as it would be if nothing more came.
-fn running(app: &App, id: SessionId, session: &Session) -> serde_json::Value {
+fn running(app: &App, id: SessionId, session: &Session) -> Response {
     let progress = app.collector().live().progress();
     let copy = session.running_copy();
     let deadlines = session.deadlines(&progress.timeouts).map(|(up_ms, reason)| Deadline {
         reason,
         at_ms: up_ms.saturating_add(progress.paused_ms),
     });
-    let told = Told {
+    Json(Told {
         sid: id,
         state: Some(ToldState::of(&copy.state, session.waiting())),
         deadlines: deadlines.collect(),
         report: raw(&Report::of(id, &copy)),
-    };
-    serde_json::to_value(told).expect("text and finite numbers are JSON")
+    })
+    .into_response()
 }
 
 fn raw(report: &Report<'_>) -> Box<RawValue> {
