@@ -195,7 +195,7 @@ impl Config {
             "must be from 1 KiB to 16 MiB",
         );
         hold(
-            (body..=Size::mib(16)).contains(&self.http.stored_bytes_max),
+            (body..=http::STORED_BYTES_LIMIT).contains(&self.http.stored_bytes_max),
             "http.stored_bytes_max",
             "must be at least http.event_bytes_max and at most 16 MiB",
         );

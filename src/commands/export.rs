@@ -83,7 +83,10 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
     let mut progress = progress_over(&disk)?;
     let reports_only = !options.kind.is_empty() && options.kind.iter().all(|k| *k == Kind::Report);
     let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
-    let mut out = Out::new(options.format, reports_only, out);
+    let mut out = match Out::new(options.format, reports_only, out) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        out => out?,
+    };
     let written = segment::each_line(&disk, |segment, line, record| {
         progress.at(segment, line);
         match record {
@@ -169,13 +172,13 @@ impl<'r> Row<'r> {
 }
 
 impl<W: Write> Out<W> {
-    fn new(format: Format, reports_only: bool, out: W) -> Self {
-        match (format, reports_only) {
+    fn new(format: Format, reports_only: bool, out: W) -> io::Result<Self> {
+        Ok(match (format, reports_only) {
             (Format::Ndjson, false) => Self::Records(out),
             (Format::Csv, false) => Self::RecordTable(Box::new(csv::Writer::from_writer(out))),
             (Format::Ndjson, true) => Self::Reports(out),
-            (Format::Csv, true) => Self::ReportTable(Box::new(ReportTable::new(out))),
-        }
+            (Format::Csv, true) => Self::ReportTable(Box::new(ReportTable::new(out)?)),
+        })
     }
 
     fn put(&mut self, line: &[u8], record: &Record<'_>) -> io::Result<()> {

@@ -12,7 +12,10 @@ use std::io::{self, Write};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::wire;
+use crate::report::Report;
+use crate::session::id::{Key, SessionId};
+use crate::session::{Opening, Session};
+use crate::wire::{self, Profile, Rules, Start};
 
 /// The parts of a report whose members are columns, in their own order.
 const FLAT: [&str; 3] = ["client", "metrics", "qoe"];
@@ -28,41 +31,41 @@ pub(super) struct ReportTable<W: Write> {
 }
 
 impl<W: Write> ReportTable<W> {
-    pub(super) fn new(out: W) -> Self {
-        Self { table: csv::Writer::from_writer(out), columns: Vec::new() }
+    /// Writes the headings.
+    pub(super) fn new(out: W) -> io::Result<Self> {
+        let layout = empty_report();
+        let members: Members<'_> = serde_json::from_slice(&layout)?;
+        let facts = members.cells()?.into_iter().map(|(name, _)| name.into_owned());
+        let parameters = wire::start_keys().map(str::to_owned);
+        let parts = |name: &String| !wire::start_keys().any(|key| key == name);
+        let columns: Vec<_> = facts.filter(parts).chain(parameters).collect();
+        let mut table = csv::Writer::from_writer(out);
+        table.write_record(&columns).map_err(io_error)?;
+        Ok(Self { table, columns })
     }
 
-    /// Writes one report, and the headings before the first. What a later report has beyond the first is
-    /// not written: the layout of reports is stable within a version.
+    /// Writes one report. What another version has beyond the layout of this one is not written.
     pub(super) fn put(&mut self, report: &[u8]) -> io::Result<()> {
         let members: Members<'_> = serde_json::from_slice(report)?;
-        let mut columns = Vec::new();
-        let mut values = HashMap::new();
-        for (name, value) in members.0 {
-            let inside = || serde_json::from_str::<Members<'_>>(value.get());
-            if FLAT.contains(&&*name) {
-                for (name, value) in inside()?.0 {
-                    columns.push(name.to_string());
-                    values.insert(name, value);
-                }
-            } else if PARAMETERS.contains(&&*name) {
-                values.extend(inside()?.0);
-            } else {
-                columns.push(name.to_string());
-                values.insert(name, value);
-            }
-        }
-        if self.columns.is_empty() {
-            columns.extend(wire::start_keys().map(str::to_owned));
-            self.columns = columns;
-            self.table.write_record(&self.columns).map_err(io_error)?;
-        }
+        let values: HashMap<_, _> = members.cells()?.into_iter().collect();
         for column in &self.columns {
             let cell = values.get(column.as_str()).map_or(Ok(Cow::Borrowed("")), |v| cell(v))?;
             self.table.write_field(cell.as_ref()).map_err(io_error)?;
         }
         self.table.write_record(None::<&[u8]>).map_err(io_error)
     }
+}
+
+/// The report of a session that said as little as it may; it has the layout of all.
+fn empty_report() -> Vec<u8> {
+    const START: &[u8] =
+        br#"{"eventType":"sessionStart","playerTime":{"playhead":0,"ts":0},"params":{
+        "media.id":"-","media.length":0,"media.contentType":"","media.playerName":""}}"#;
+    let rules = Rules { profile: Profile::Open, strict: false };
+    let start = Start::parse(START, rules).expect("it has what is required");
+    let session = Session::new(Opening::of(&start, None, None), 0, 0);
+    let id = SessionId::mint(&Key::new([0; Key::BYTES]), 0, [0; 10]);
+    serde_json::to_vec(&Report::of(id, &session)).expect("text and finite numbers are JSON")
 }
 
 /// A value as it stands in a table.
@@ -84,6 +87,21 @@ pub(super) fn io_error(error: csv::Error) -> io::Error {
 
 /// The members of an object, in their order.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Each value that is a cell, in the order of the report.
+    fn cells(self) -> io::Result<Vec<(Cow<'a, str>, &'a RawValue)>> {
+        let mut cells = Vec::new();
+        for (name, value) in self.0 {
+            if FLAT.contains(&&*name) || PARAMETERS.contains(&&*name) {
+                cells.extend(serde_json::from_str::<Self>(value.get())?.0);
+            } else {
+                cells.push((name, value));
+            }
+        }
+        Ok(cells)
+    }
+}
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -115,7 +133,7 @@ mod tests {
 
     #[test]
     fn each_fact_and_figure_has_its_column() {
-        let mut table = ReportTable::new(Vec::new());
+        let mut table = ReportTable::new(Vec::new()).unwrap();
         let first = r#"{"version":1,"sessionId":"s","closeReason":null,"client":{"address":"a, \"b\""},
             "content":{"media.id":"film"},"visitor":{"analytics.visitorId":"v"},"analytics":{},
             "customMetadata":{"k":"v"},"privacy":{},"metrics":{"timePlayed":1.5,"isPlayed":true},"qoe":{},
@@ -148,5 +166,11 @@ mod tests {
         assert_eq!(of(1, "sessionId"), "t");
         assert_eq!(of(1, "isPlayed"), "false");
         assert!(names.iter().all(|name| name != "later"));
+        let distinct: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+        assert_eq!(
+            names.iter().take(4).collect::<Vec<_>>(),
+            ["version", "sessionId", "status", "closeReason"]
+        );
     }
 }

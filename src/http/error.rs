@@ -39,6 +39,8 @@ pub(super) enum ApiError {
     BodyTimeout(Duration),
     #[error("too many bodies arrive at once; nothing was kept, try again later")]
     Overloaded,
+    #[error("other look-ups are still reading the journal; try again later")]
+    LookupBusy,
     #[error("the body is larger than {0}")]
     BodyTooLarge(Size),
     #[error("a stored session has at most {STORED_EVENTS_MAX} events")]
@@ -80,7 +82,7 @@ impl ApiError {
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -104,7 +106,7 @@ impl ApiError {
             Self::BodyTimeout(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -194,7 +196,8 @@ mod tests {
             ApiError::UnknownEventType(_) => ApiError::MethodNotAllowed,
             ApiError::MethodNotAllowed => ApiError::BodyTimeout(Duration::ZERO),
             ApiError::BodyTimeout(_) => ApiError::Overloaded,
-            ApiError::Overloaded => ApiError::BodyTooLarge(Size::kib(1)),
+            ApiError::Overloaded => ApiError::LookupBusy,
+            ApiError::LookupBusy => ApiError::BodyTooLarge(Size::kib(1)),
             ApiError::BodyTooLarge(_) => ApiError::TooManyEvents,
             ApiError::TooManyEvents => ApiError::UnsupportedEncoding,
             ApiError::UnsupportedEncoding => {

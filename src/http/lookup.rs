@@ -1,28 +1,32 @@
 //! One session, for an operator who asks: its report so far or for good, and its records.
 
-use std::ops::{ControlFlow, RangeInclusive};
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http_body_util::channel::Channel;
+use hyper::body::Frame;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::error::ApiError;
 use crate::journal::archive::Archive;
-use crate::journal::record::{Content, Record};
+use crate::journal::record::Content;
 use crate::report::Report;
 use crate::session::id::SessionId;
 use crate::session::{AdState, CloseReason, Main, Session, State as Doing};
@@ -33,10 +37,10 @@ const READERS_MAX: usize = 2;
 /// How many pieces of an answer wait for a slow reader.
 const PIECES_MAX: usize = 16;
 
-/// How long a reader may take for a piece, before others get its place.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader may take for the whole answer, before others get its place.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// What the clocks of an id and of its records may differ by, in ms.
+/// By how much an id may be older than its first record, in ms.
 const MARGIN_MS: u64 = 60_000;
 
 /// Looks sessions up.
@@ -104,9 +108,9 @@ struct Deadline {
     at_ms: u64,
 }
 
-async fn session(State(app): State<App>, Path(sid): Path<String>) -> Result<Response, ApiError> {
+async fn session(State(app): State<App>, sid: Sid) -> Result<Response, ApiError> {
     let live = app.collector().live();
-    let id = app.collector().known_id(&sid)?;
+    let id = known_id(&app, sid)?;
     if let Some(session) = live.copy_of(id) {
         return Ok(running(&app, id, &session));
     }
@@ -115,6 +119,14 @@ async fn session(State(app): State<App>, Path(sid): Path<String>) -> Result<Resp
         None => archived_report(&app, id).await?.ok_or(ApiError::NotKept)?,
     };
     Ok(Json(Told { sid: id, state: None, deadlines: Vec::new(), report }).into_response())
+}
+
+/// The id in the path; what is no text when decoded is the id of no session.
+type Sid = Result<Path<String>, PathRejection>;
+
+fn known_id(app: &App, sid: Sid) -> Result<SessionId, ApiError> {
+    let Path(sid) = sid.map_err(|_| ApiError::UnknownSession)?;
+    Ok(app.collector().known_id(&sid)?)
 }
 
 /// A session that is live, as it would be if nothing more came.
@@ -140,70 +152,94 @@ fn raw(report: &Report<'_>) -> Box<RawValue> {
 
 /// The report of a session that has ended, as long as the journal keeps it.
 async fn archived_report(app: &App, id: SessionId) -> Result<Option<Box<RawValue>>, ApiError> {
-    let mut found = None;
-    let look = move |archive: Archive, span_ms: RangeInclusive<u64>| {
-        archive
-            .each_of(id, &span_ms, |record, _| match &record.content {
-                Content::Report { report, .. } => {
-                    found = serde_json::from_slice(report).ok();
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            })
-            .map(|()| found)
-    };
-    look_up(app, id, look).await?.await.map_err(|_| ApiError::Internal)?.map_err(unreadable)
+    let (sender, found) = oneshot::channel();
+    look_up(app, id, move |archive, from_ms| {
+        let mut report = None;
+        let wants = || !sender.is_closed();
+        let looked = archive.each_of(id, from_ms, wants, |record, _| match &record.content {
+            Content::Report { report: found, .. } => {
+                report = serde_json::from_slice(found).ok();
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        });
+        // Whoever asked may have gone.
+        let _ = sender.send(looked.map(|()| report));
+    })?;
+    let looked = found.await.map_err(|_| ApiError::Internal)?;
+    looked.map_err(|error| {
+        tracing::error!(%error, "the journal cannot be looked into");
+        ApiError::Internal
+    })
 }
 
 /// The records of a session, one a line, as the journal has them.
-async fn records(State(app): State<App>, Path(sid): Path<String>) -> Result<Response, ApiError> {
-    let id = app.collector().known_id(&sid)?;
+async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError> {
+    let id = known_id(&app, sid)?;
     let is_live = app.collector().live().contains(id);
-    let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(PIECES_MAX);
+    let (pieces, body) = mpsc::channel(PIECES_MAX);
     let handle = Handle::current();
-    let look = move |archive: Archive, span_ms: RangeInclusive<u64>| {
-        let mut send = |record: &Record<'_>, line: &[u8]| {
-            let piece = Bytes::from([line, b"\n"].concat());
-            let sending = async { timeout(READ_TIMEOUT, sender.send_data(piece)).await };
-            let is_sent = matches!(handle.block_on(sending), Ok(Ok(())));
-            // Nobody reads any more, or nothing more is to come.
-            let is_last = !is_live && matches!(record.content, Content::Report { .. });
-            if is_last || !is_sent { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        if let Err(error) = archive.each_of(id, &span_ms, &mut send) {
-            sender.abort(error);
-        }
-    };
     // The answer is streamed while it is read.
-    drop(look_up(&app, id, look).await?);
-    let mut response = Response::new(Body::new(body));
+    look_up(&app, id, move |archive, from_ms| {
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        let send = |piece| handle.block_on(timeout_at(until, pieces.send(piece)));
+        let mut cut = None;
+        let wants = || !pieces.is_closed();
+        let looked = archive.each_of(id, from_ms, wants, |record, line| {
+            if send(Ok(Bytes::from([line, b"\n"].concat()))).is_err() {
+                cut = Some(io::Error::new(io::ErrorKind::TimedOut, "the reader is too slow"));
+            }
+            // Nothing more is to come.
+            let is_last = !is_live && matches!(record.content, Content::Report { .. });
+            if is_last || cut.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        if let Some(error) = cut.or(looked.err()) {
+            // An answer that breaks off is not taken for a whole one.
+            let _ = pieces.try_send(Err(error));
+        }
+    })?;
+    let mut response = Response::new(Body::new(Streamed(body)));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
 }
 
-/// Begins to look into the journal, off the threads that serve players.
-async fn look_up<T: Send + 'static>(
-    app: &App,
-    id: SessionId,
-    look: impl FnOnce(Archive, RangeInclusive<u64>) -> T + Send + 'static,
-) -> Result<tokio::task::JoinHandle<T>, ApiError> {
-    let lookup = &app.0.lookup;
-    let permit =
-        Arc::clone(&lookup.readers).acquire_owned().await.map_err(|_| ApiError::Internal)?;
-    let archive = lookup.archive.clone();
-    let progress = app.collector().live().progress();
-    let longest_ms = progress.timeouts.age_ms.saturating_add(progress.paused_ms);
-    let from_ms = id.minted_ms().saturating_sub(MARGIN_MS);
-    let until_ms = id.minted_ms().saturating_add(longest_ms).saturating_add(MARGIN_MS);
-    Ok(tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        look(archive, from_ms..=until_ms)
-    }))
+/// A body whose pieces come from another thread.
+struct Streamed(mpsc::Receiver<io::Result<Bytes>>);
+
+impl HttpBody for Streamed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is given away")]
-fn unreadable(error: std::io::Error) -> ApiError {
-    tracing::error!(%error, "the journal cannot be looked into");
-    ApiError::Internal
+/// Begins to look into the journal, off the threads that serve players.
+///
+/// # Errors
+/// 503 if others are still at it.
+fn look_up(
+    app: &App,
+    id: SessionId,
+    look: impl FnOnce(Archive, u64) + Send + 'static,
+) -> Result<(), ApiError> {
+    let lookup = &app.0.lookup;
+    let reader = Arc::clone(&lookup.readers).try_acquire_owned();
+    let permit = reader.map_err(|_| ApiError::LookupBusy)?;
+    let archive = lookup.archive.clone();
+    let from_ms = id.minted_ms().saturating_sub(MARGIN_MS);
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        look(archive, from_ms);
+    });
+    Ok(())
 }

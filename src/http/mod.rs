@@ -38,10 +38,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
 use crate::journal::archive::Archive;
+use crate::journal::segment::LINE_BYTES_MAX;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
 pub use health::Health;
+
+/// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
+pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
+const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
 
 /// The section `http` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! What a session left in the journal, read back for whoever asks.
 
 use std::io;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::disk::Disk;
@@ -11,6 +11,9 @@ use crate::session::id::SessionId;
 
 /// How far into a line the id of its session may stand.
 const SID_WITHIN_BYTES: usize = 160;
+
+/// After how many lines it is asked whether somebody still wants to know.
+const LINES_BETWEEN_ASKING: u64 = 4_096;
 
 /// The journal, to be looked into while it is written.
 #[derive(Clone)]
@@ -29,44 +32,41 @@ impl Archive {
     }
 
     /// Calls `take` with each record of a session, and its line without the line break, in order, until it
-    /// breaks. Only what was received within `span_ms` (ms since the Unix epoch by the server's clock) is
-    /// looked at, and of that whole segments: this takes a while where much was received.
+    /// breaks or nobody `wants` to know any more. Nothing is looked for in segments that ended before
+    /// `from_ms` (ms since the Unix epoch by the server's clock); all others are read, which takes a while
+    /// where much was received. What is damaged is passed over.
     ///
     /// # Errors
     /// What the system says.
     pub fn each_of(
         &self,
         id: SessionId,
-        span_ms: &RangeInclusive<u64>,
+        from_ms: u64,
+        wants: impl Fn() -> bool,
         mut take: impl FnMut(&Record<'_>, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<()> {
         let segments = segment::list(&*self.0)?;
-        // The last one that begins before the span may reach into it.
-        let later = segments.partition_point(|segment| {
-            self.begins_ms(segment).is_none_or(|begins_ms| begins_ms < *span_ms.start())
-        });
-        for segment in &segments[later.saturating_sub(1)..] {
-            if self.begins_ms(segment).is_some_and(|begins_ms| begins_ms > *span_ms.end()) {
+        for (row, segment) in segments.iter().enumerate() {
+            if !wants() {
                 break;
             }
-            if self.each_in(segment, id, &mut take)?.is_break() {
+            let mut later = segments[row + 1..].iter();
+            let ends_ms = later.find_map(|later| later.first_received_ms(&*self.0));
+            if ends_ms.is_some_and(|ends_ms| ends_ms < from_ms) {
+                continue;
+            }
+            if self.each_in(segment, id, &wants, &mut take)?.is_break() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// When the first record of a segment was received; nothing if it has none that can be read.
-    fn begins_ms(&self, segment: &Segment) -> Option<u64> {
-        let mut lines = segment.lines(&*self.0).ok()?;
-        let line = lines.next_line().ok()??;
-        Record::read(line.text).ok().map(|record| record.received_ms)
-    }
-
     fn each_in(
         &self,
         segment: &Segment,
         id: SessionId,
+        wants: &impl Fn() -> bool,
         take: &mut impl FnMut(&Record<'_>, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
         let mut lines = match segment.lines(&*self.0) {
@@ -77,7 +77,17 @@ impl Archive {
             lines => lines?,
         };
         let member = format!("\"sid\":\"{id}\"");
-        while let Some(line) = lines.next_line()? {
+        loop {
+            let line = match lines.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // The rest of it cannot be unpacked.
+                Err(_) if segment.compressed => break,
+                Err(error) => return Err(error),
+            };
+            if line.number.is_multiple_of(LINES_BETWEEN_ASKING) && !wants() {
+                return Ok(ControlFlow::Break(()));
+            }
             // Most lines are of other sessions, so they are not read.
             let head = &line.text[..line.text.len().min(SID_WITHIN_BYTES)];
             if !head.windows(member.len()).any(|window| window == member.as_bytes()) {

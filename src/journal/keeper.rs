@@ -171,19 +171,9 @@ impl Keeper {
         if self.settings.retention.is_zero() {
             return false;
         }
-        let first = next.iter().find_map(|segment| self.first_received_ms(segment));
+        let first = next.iter().find_map(|segment| segment.first_received_ms(&*self.disk));
         let age_ms = |received_ms| self.clock.now_ms().saturating_sub(received_ms);
         first.is_some_and(|first| Duration::from_millis(age_ms(first)) > self.settings.retention)
-    }
-
-    fn first_received_ms(&self, segment: &Segment) -> Option<u64> {
-        let mut lines = segment.lines(&*self.disk).ok()?;
-        while let Some(line) = lines.next_line().ok()? {
-            if let Ok(record) = Record::read(line.text) {
-                return Some(record.received_ms);
-            }
-        }
-        None
     }
 }
 

@@ -17,7 +17,7 @@ const UNFINISHED_SUFFIX: &str = ".unfinished";
 
 /// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
 /// around it. A longer one is damage, and is not read into memory.
-const LINE_BYTES_MAX: u64 = 32 << 20;
+pub const LINE_BYTES_MAX: u64 = 32 << 20;
 
 /// One segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,20 @@ impl Segment {
             number: 0,
             line: Vec::new(),
         })
+    }
+}
+
+impl Segment {
+    /// When its first record was received, in ms since the Unix epoch by the server's clock; nothing if none
+    /// can be read.
+    pub fn first_received_ms(&self, disk: &dyn Disk) -> Option<u64> {
+        let mut lines = self.lines(disk).ok()?;
+        while let Some(line) = lines.next_line().ok()? {
+            if let Ok(record) = Record::read(line.text) {
+                return Some(record.received_ms);
+            }
+        }
+        None
     }
 }
 

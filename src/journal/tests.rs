@@ -1,6 +1,7 @@
 //! The promises of the journal, on a simulated disk that fails and crashes where it hurts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
+use super::archive::Archive;
 use super::disk::Disk;
 use super::record::{Content, Record};
 use super::recovery::{Recovered, recover};
@@ -16,6 +18,7 @@ use super::*;
 use crate::live::{self, Live};
 use crate::processor::Processor;
 use crate::report::Report;
+use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
 use crate::wire::{Event, Profile, Rules, StoredForm};
@@ -572,6 +575,79 @@ fn a_checkpoint_in_an_outage_does_not_tell_that_the_server_was_up() {
     rig.keeper.checkpoint().unwrap();
     let rig = rig.restart();
     assert_eq!(rig.live.progress().paused_ms, 500_000);
+}
+
+/// What the archive has of a session, by the kinds of its records.
+fn archived(rig: &Rig, id: SessionId) -> Vec<&'static str> {
+    let archive = Archive::new(Arc::new(rig.disk.clone()));
+    let mut kinds = Vec::new();
+    let took = archive.each_of(
+        id,
+        id.minted_ms(),
+        || true,
+        |record, _| {
+            kinds.push(record.content.kind());
+            ControlFlow::Continue(())
+        },
+    );
+    took.unwrap();
+    kinds
+}
+
+#[test]
+fn a_session_is_found_whatever_segments_there_are() {
+    let mut rig = Rig::new();
+    let first = rig.commit(3)[0];
+    rig.commit(12);
+    rig.clock.advance(1_000);
+    let late = rig.commit(12)[11];
+    rig.commit(12);
+    let segments = segment::list(&rig.disk).unwrap();
+    assert!(segments.len() > 2);
+    assert_eq!((archived(&rig, first), archived(&rig, late)), (vec!["start"], vec!["start"]));
+    // The first line of another segment is damaged, the newest segment is empty.
+    let name = segments[1].name();
+    let mut bytes = rig.disk.read(&name);
+    bytes[20] ^= 1;
+    rig.disk.write(&name, bytes);
+    rig.disk.write(&segment::open_name(1_000), Vec::new());
+    assert_eq!((archived(&rig, first), archived(&rig, late)), (vec!["start"], vec!["start"]));
+    rig.keeper.compress_closed().unwrap();
+    assert_eq!((archived(&rig, first), archived(&rig, late)), (vec!["start"], vec!["start"]));
+}
+
+#[test]
+fn reports_are_written_once_each_through_outages() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(600);
+    rig.clock.advance(600_000);
+    let closes: Vec<_> =
+        ids.iter().map(|id| rig.append_close(*id, CloseReason::TimeoutNoEvents).unwrap()).collect();
+    rig.writer.turn();
+    assert!(closes.into_iter().all(|(_, mut c)| c.try_recv() == Ok(Ok(Outcome::Closed))));
+    // Those that ended are wanted when the reporter is made; what is told of later comes on top.
+    let (tells, told) = channel();
+    let reporter = Reporter::new(Arc::clone(&rig.live), rig.journal.clone(), told);
+    let Rig { disk, journal, writer, live, .. } = rig;
+    disk.fail_after(1, Some(5), 70);
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.run());
+        let reporting = scope.spawn(|| reporter.run());
+        while live.unreported() > 0 {
+            std::thread::yield_now();
+        }
+        journal.close();
+        drop(tells);
+        reporting.join().unwrap();
+    });
+    let found = records(&disk);
+    in_order(&found);
+    let reports = found.iter().filter(|(.., content)| content.kind() == "report");
+    let mut sids: Vec<_> = reports.filter_map(|(.., content)| content.sid()).collect();
+    sids.sort_unstable();
+    let mut expected = ids;
+    expected.sort_unstable();
+    assert_eq!(sids, expected);
 }
 
 #[test]

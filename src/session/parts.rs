@@ -16,7 +16,7 @@ const ENTRIES_MAX: usize = 1_000;
 
 /// How many bytes the entries of all lists may hold. Players send a few hundred for an ad; a hostile one could
 /// send a hundred thousand, and its report would be larger than the journal takes.
-const BYTES_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 8 << 20;
 
 /// The ad breaks, ads and chapters of a session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -236,15 +236,15 @@ mod tests {
             Some(About::Part(Facts::of(&event)))
         };
         let mut parts = Parts::default();
-        for _ in 0..50 {
+        for _ in 0..200 {
             parts.note(started(Part::Ad), facts("x"));
         }
-        assert_eq!((parts.ads.started, parts.ads.listed.len()), (50, 10));
-        assert!(parts.heap_bytes() <= BYTES_MAX + 10 * size_of::<AdEntry>());
+        assert_eq!((parts.ads.started, parts.ads.listed.len()), (200, 83));
+        assert!(parts.heap_bytes() <= BYTES_MAX + 83 * size_of::<AdEntry>());
         parts.note(started(Part::Ad), None);
         parts.add_ad_time(10);
-        assert_eq!(parts.ads.listed.len(), 10, "a later one that would fit is not listed either");
-        assert!(parts.ads.is_cut() && parts.ads.listed[9].time_ms == 0);
+        assert_eq!(parts.ads.listed.len(), 83, "a later one that would fit is not listed either");
+        assert!(parts.ads.is_cut() && parts.ads.listed[82].time_ms == 0);
     }
 
     #[test]

@@ -223,6 +223,8 @@ pub(crate) fn start_keys() -> impl Iterator<Item = &'static str> {
     let listed = parameters::PARAMS.iter();
     listed
         .filter(|parameter| parameter.allowed_on.contains(EventType::SessionStart))
+        // Values of quality change; they are no facts of the start.
+        .filter(|parameter| !parameter.key.starts_with("media.qoe."))
         .map(|parameter| parameter.key)
 }
 
