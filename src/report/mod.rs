@@ -18,6 +18,9 @@ pub(crate) mod tests;
 #[cfg(test)]
 mod laws;
 
+#[cfg(test)]
+mod oracle;
+
 use serde::Serialize;
 
 use self::facts::{Client, Facts, Listed, Metadata, Privacy};

@@ -5,11 +5,14 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::session::id::{Key, SessionId};
-use crate::session::{Closing, Opening, Session, Step, Timeouts};
-use crate::wire::{Event, Profile, Rules, Start};
+use crate::session::{Closing, Opening, Session, Step, Timeouts, stored};
+use crate::wire::{Event, Profile, Rules, Start, StoredForm};
 
 /// Bodies need say no more than a report wants.
 pub(crate) const OPEN: Rules = Rules { profile: Profile::Open, strict: false };
+
+/// The address and the user agent that sent them.
+const CLIENT: (Option<&str>, Option<&str>) = (Some("192.0.2.0"), Some("player/1"));
 
 /// A session that hears bodies, each when it arrives by a server's clock that never stopped.
 pub(crate) struct Played {
@@ -70,10 +73,11 @@ pub(crate) fn report_of(bodies: &[(u64, Value)]) -> Value {
 
 /// The report of a session that came whole.
 pub(crate) fn stored_report_of(received_ms: u64, bodies: &[Value]) -> Value {
-    let bodies: Vec<_> = bodies.iter().map(|body| serde_json::to_vec(body).unwrap()).collect();
-    let start = Start::parse(&bodies[0], OPEN).unwrap();
-    let steps = bodies[1..].iter().map(|body| Step::of(&Event::parse(body, OPEN).unwrap(), body));
-    json_of(&Session::downloaded(opening(&start), steps, received_ms, received_ms))
+    let body = serde_json::to_vec(bodies).unwrap();
+    let (address, user_agent) = CLIENT;
+    let (opening, steps) =
+        stored(&body, OPEN, StoredForm::Downloaded, address, user_agent).unwrap();
+    json_of(&Session::downloaded(opening, steps, received_ms, received_ms))
 }
 
 /// The report of a session, as JSON.
@@ -82,7 +86,8 @@ pub(crate) fn json_of(session: &Session) -> Value {
 }
 
 fn opening(start: &Start<'_>) -> Opening {
-    Opening::of(start, Some("192.0.2.0"), Some("player/1"))
+    let (address, user_agent) = CLIENT;
+    Opening::of(start, address, user_agent)
 }
 
 fn sid() -> SessionId {

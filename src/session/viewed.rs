@@ -36,10 +36,11 @@ impl Viewed {
         let passed_s = seconds(elapsed_ms);
         // Speeds up to two, and some jitter.
         let farthest_s = 2.0 * passed_s + 1.0;
-        let is_live = content == Content::Live;
+        // Between a playhead beyond the day and midnight lies nothing that could have been viewed.
+        let may_pass_midnight = content == Content::Live && from <= SECONDS_OF_A_DAY;
         if from <= to && to <= from + farthest_s {
             self.add_of(content, from, to);
-        } else if is_live && to < from && to + SECONDS_OF_A_DAY - from <= farthest_s {
+        } else if may_pass_midnight && to < from && to + SECONDS_OF_A_DAY - from <= farthest_s {
             self.add(from, SECONDS_OF_A_DAY);
             self.add(0.0, to);
         } else {
@@ -148,7 +149,8 @@ mod tests {
         assert_eq!(played(Content::Live, &[midnight]), [(0.0, 5.0), (86_395.0, 86_400.0)]);
         assert_eq!(played(RECORDED, &[midnight]), [(0.0, 5.0)], "for others it is a jump");
         assert_eq!(played(Content::Live, &[(86_395.0, 50.0, 10)]), [(40.0, 50.0)]);
-        assert_eq!(played(Content::Live, &[(86_405.0, 5.0, 10)]), [(0.0, 5.0)], "no such second");
+        assert_eq!(played(Content::Live, &[(86_405.0, 5.0, 2)]), [(3.0, 5.0)], "no such second");
+        assert_eq!(played(Content::Live, &[(200_000.0, 80_000.0, 1)]), [(79_999.0, 80_000.0)]);
     }
 
     #[test]
