@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::Rng;
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
@@ -20,6 +21,9 @@ use crate::wire::{
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
 
+/// How many stored sessions are parsed at once, because a large one takes a core for a while.
+const PARSED_AT_ONCE: usize = 4;
+
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
 pub struct Collector {
@@ -28,6 +32,7 @@ pub struct Collector {
     clock: Clock,
     live: Arc<Live>,
     journal: Journal,
+    parsing: Arc<Semaphore>,
 }
 
 /// Who sent a body, as far as the privacy settings keep it.
@@ -74,7 +79,8 @@ impl From<NotStored> for Refusal {
 impl Collector {
     /// A collector that appends to `journal`, whose fold is `live`.
     pub fn new(key: Key, rules: Rules, clock: Clock, live: Arc<Live>, journal: Journal) -> Self {
-        Self { key, rules, clock, live, journal }
+        let parsing = Arc::new(Semaphore::new(PARSED_AT_ONCE));
+        Self { key, rules, clock, live, journal, parsing }
     }
 
     /// The rules that bodies are held to.
@@ -137,9 +143,12 @@ impl Collector {
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
+        let parsing = Arc::clone(&self.parsing).acquire_owned().await;
+        let permit = parsing.expect("the semaphore is never closed");
         let append = move || -> Result<_, Refusal> {
+            let _permit = permit;
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
-            let (opening, steps) = stored(&body, rules, form, address, user_agent)?;
+            let (opening, steps) = stored(&body, rules, form, address, user_agent, point_out)?;
             let steps_bytes: usize =
                 steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
             let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);

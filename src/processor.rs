@@ -185,12 +185,11 @@ impl Processor {
             Content::Batch { sid, client, user_agent, body } => {
                 let (client, user_agent) = (client.as_deref(), user_agent.as_deref());
                 let (opening, steps) =
-                    stored(&body, ACCEPTED, StoredForm::Downloaded, client, user_agent).map_err(
-                        |refused| match refused {
+                    stored(&body, ACCEPTED, StoredForm::Downloaded, client, user_agent, |_| {})
+                        .map_err(|refused| match refused {
                             NotStored::Invalid(found) => broken(found),
                             NotStored::TooMany => "it has too many events".to_owned(),
-                        },
-                    )?;
+                        })?;
                 Change::Batch { id: sid, opening, steps, room: None }
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },

@@ -28,6 +28,10 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const RING_LINES_MAX: usize = 100;
 const RING_BYTES_MAX: usize = 4 << 20;
 
+/// How much of a body a ring shows, so that one stored session does not push out all others. The files have
+/// the whole body.
+const RING_BODY_BYTES_MAX: usize = 256 << 10;
+
 /// How many events for sessions that are not there are kept in any one second; the others are counted.
 /// A player that goes on after its session has ended sends the same thing for hours.
 const GONE_A_SECOND_MAX: u32 = 10;
@@ -70,7 +74,7 @@ pub struct Reject<'r> {
 /// Which ring a refusal goes into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The body broke rules.
+    /// The body broke rules, or a stored session is too long.
     Invalid,
     /// The body was not read.
     Unread,
@@ -80,10 +84,10 @@ pub enum Class {
 
 impl Class {
     fn of(reject: &Reject<'_>) -> Self {
-        match (reject.body, reject.violations) {
+        match (reject.body, reject.status) {
             (None, _) => Self::Unread,
-            (Some(_), Some(_)) => Self::Invalid,
-            (Some(_), None) => Self::Gone,
+            (Some(_), 404 | 410) => Self::Gone,
+            (Some(_), _) => Self::Invalid,
         }
     }
 }
@@ -94,6 +98,7 @@ pub struct Rejects {
     rings: [Mutex<Ring>; 3],
     queue: SyncSender<Option<String>>,
     queued_bytes: Arc<AtomicUsize>,
+    line_bytes_max: u64,
     dropped: AtomicU64,
     gone_sample: Mutex<Sample>,
     gone_skipped: AtomicU64,
@@ -146,6 +151,7 @@ impl Rejects {
             rings: Default::default(),
             queue,
             queued_bytes,
+            line_bytes_max: file_bytes_max,
             dropped: AtomicU64::new(0),
             gone_sample: Mutex::default(),
             gone_skipped: AtomicU64::new(0),
@@ -160,16 +166,21 @@ impl Rejects {
             self.gone_skipped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let line = line_of(reject);
+        let mut line = line_of(reject, RING_BODY_BYTES_MAX);
         self.rings[class as usize].lock().push(line.clone());
         // A body that was not read has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
-        if class != Class::Invalid {
+        if class != Class::Invalid || self.line_bytes_max == 0 {
             return;
         }
+        if reject.body.is_some_and(|body| body.len() > RING_BODY_BYTES_MAX) {
+            line = line_of(reject, usize::MAX);
+        }
         let bytes = line.len();
-        let full = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX;
-        if full || self.queue.try_send(Some(line)).is_err() {
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // A stored session may be as large as the bound, and then it waits alone.
+        let full = before > 0 && before + bytes > QUEUE_BYTES_MAX;
+        if full || bytes as u64 >= self.line_bytes_max || self.queue.try_send(Some(line)).is_err() {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -197,7 +208,8 @@ impl Rejects {
     }
 }
 
-fn line_of(reject: &Reject<'_>) -> String {
+/// A refusal as JSON, with so much of its body.
+fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
     #[derive(Serialize)]
     struct Line<'l> {
         received_ms: u64,
@@ -216,8 +228,14 @@ fn line_of(reject: &Reject<'_>) -> String {
         /// A body that is not text.
         #[serde(skip_serializing_if = "Option::is_none")]
         body_hex: Option<String>,
+        /// How long the body is, if not all of it is here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body_bytes: Option<usize>,
     }
+    let whole = reject.body.unwrap_or_default();
     let text = reject.body.and_then(|body| str::from_utf8(body).ok());
+    let text = text.map(|text| &text[..text.floor_char_boundary(body_bytes_max)]);
+    let bytes = &whole[..whole.len().min(body_bytes_max)];
     let line = Line {
         received_ms: reject.received_ms,
         status: reject.status,
@@ -227,7 +245,8 @@ fn line_of(reject: &Reject<'_>) -> String {
         message: reject.message,
         violations: reject.violations,
         body: text,
-        body_hex: reject.body.filter(|_| text.is_none()).map(hex::encode),
+        body_hex: reject.body.filter(|_| text.is_none()).map(|_| hex::encode(bytes)),
+        body_bytes: (whole.len() > body_bytes_max).then_some(whole.len()),
     };
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
@@ -248,9 +267,6 @@ impl Writer {
         let mut failing = false;
         while let Ok(Some(line)) = self.lines.recv() {
             self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            if self.file_bytes_max == 0 {
-                continue;
-            }
             let written = self.write(&mut open, &line);
             if let Err(error) = &written
                 && !failing
@@ -373,6 +389,43 @@ mod tests {
         writer.run();
         let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
         assert_eq!(file.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_large_body_leaves_room_in_the_ring_and_is_whole_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(b"the one"));
+        let text = "é".repeat(QUEUE_BYTES_MAX / 2);
+        keep(&rejects, 400, Some(text.as_bytes()));
+        keep(&rejects, 413, Some(b"a stored session that is too long"));
+        let last = rejects.last(Class::Invalid);
+        assert_eq!(last.len(), 3);
+        assert!(last[0].contains("the one"));
+        assert!(last[1].len() < RING_BODY_BYTES_MAX + 500);
+        assert!(last[1].ends_with(&format!("é\",\"body_bytes\":{QUEUE_BYTES_MAX}}}")));
+        assert_eq!(rejects.dropped(), 1, "beside another it finds no room");
+        rejects.close();
+        writer.run();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(text.as_bytes()));
+        assert_eq!(rejects.dropped(), 0, "one that is as large as the bound waits alone");
+        rejects.close();
+        writer.run();
+        let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
+        assert!(file.lines().last().unwrap().ends_with(&format!("\"body\":\"{text}\"}}")));
+    }
+
+    #[test]
+    fn a_line_that_no_file_may_hold_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { bytes_max: Size::kib(64) };
+        let (rejects, writer) = Rejects::new(&settings, folder.path());
+        keep(&rejects, 400, Some(&vec![b'x'; 40_000]));
+        assert_eq!((rejects.dropped(), rejects.last(Class::Invalid).len()), (1, 1));
+        rejects.close();
+        writer.run();
+        assert!(!folder.path().join("rejects").exists());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! A request's body: whole, in time, and never larger than allowed.
 
-use std::io::Read;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
+use flate2::write::GzDecoder;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
@@ -20,6 +20,10 @@ use crate::wire::{self, StoredForm, Violations};
 /// we close loses our answer, so a body that is refused is read to its end if that is not far.
 const DISCARDED_BYTES_MAX: u64 = 1 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How many members, one after the other, a gzip may have. One is usual, and each costs some microseconds however
+/// short it is.
+const GZIP_MEMBERS_MAX: usize = 1_000;
 
 /// The room that bodies take which are read, but for those that arrive whole with their head.
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ struct Room<'b> {
 pub(super) struct Received<'b> {
     /// The body, unpacked.
     pub(super) bytes: Bytes,
-    room: Room<'b>,
+    _room: Room<'b>,
 }
 
 impl Room<'_> {
@@ -48,10 +52,11 @@ impl Room<'_> {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
             let before = self.bodies.bytes.fetch_add(more, Ordering::Relaxed);
-            self.bytes = bytes;
             if before + more > bytes_max.as_usize() {
+                self.bodies.bytes.fetch_sub(more, Ordering::Relaxed);
                 return Err(ApiError::Overloaded);
             }
+            self.bytes = bytes;
         }
         Ok(())
     }
@@ -91,15 +96,6 @@ impl Takes {
             Self::Either | Self::Event => None,
         }
     }
-
-    /// The bounds of a body that begins with `first`: its size and its time.
-    fn bounds(self, settings: &Settings, first: &[u8]) -> (Size, Duration) {
-        if self.stored_form(first).is_some() {
-            (settings.stored_bytes_max, settings.stored_timeout)
-        } else {
-            (settings.event_bytes_max, settings.body_timeout)
-        }
-    }
 }
 
 /// Reads a body.
@@ -111,7 +107,7 @@ pub(super) async fn read<'b>(
     headers: &HeaderMap,
     mut body: Body,
     takes: Takes,
-    settings: &Settings,
+    settings: &'b Settings,
     bodies: &'b Bodies,
 ) -> Result<Received<'b>, ApiError> {
     let largest = takes.largest(settings);
@@ -120,15 +116,7 @@ pub(super) async fn read<'b>(
         Ok(_) if body.size_hint().lower() > largest.as_u64() => {
             Err(ApiError::BodyTooLarge(largest))
         }
-        Ok(Encoding::Identity) => collect(&mut body, takes, settings, bodies).await,
-        Ok(Encoding::Gzip) => {
-            // What it is shows once it is unpacked.
-            let packed = if takes == Takes::Event { takes } else { Takes::Stored };
-            match collect(&mut body, packed, settings, bodies).await {
-                Ok(packed) => unpack(packed, takes, settings),
-                Err(error) => Err(error),
-            }
-        }
+        Ok(encoding) => collect(&mut body, encoding, Arriving::new(takes, settings, bodies)).await,
     };
     if matches!(read, Err(ref refused) if !matches!(refused, ApiError::BodyTimeout(_))) {
         discard(headers, body).await;
@@ -155,57 +143,236 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
-/// The whole body as it comes, packed or not.
+/// The whole body. Its bounds are those of one event until it shows that it is a stored session.
 async fn collect<'b>(
     body: &mut Body,
-    takes: Takes,
-    settings: &Settings,
-    bodies: &'b Bodies,
+    encoding: Encoding,
+    mut arriving: Arriving<'b>,
 ) -> Result<Received<'b>, ApiError> {
-    let mut room = Room { bodies, bytes: 0 };
+    let settings = arriving.settings;
     let timeout = tokio::time::sleep(settings.body_timeout);
     tokio::pin!(timeout);
+    let began = timeout.deadline() - settings.body_timeout;
     let first = tokio::select! {
         biased;
-        first = next_data(body) => first?,
+        first = next_data(body) => first?.unwrap_or_default(),
         () = &mut timeout => return Err(ApiError::BodyTimeout(settings.body_timeout)),
     };
-    let Some(first) = first else { return Ok(Received { bytes: Bytes::new(), room }) };
-    let (max, time) = takes.bounds(settings, &first);
-    let too_large = || ApiError::BodyTooLarge(max);
-    let rest = body.size_hint();
-    let known = rest.lower().saturating_add(first.len() as u64);
-    if known > max.as_u64() {
-        return Err(too_large());
+    let is_whole = body.is_end_stream();
+    if is_whole && encoding == Encoding::Identity {
+        arriving.learn(&first);
+        arriving.hold_to_size(first.len())?;
+        return Ok(Received { bytes: first, _room: arriving.room });
     }
-    if body.is_end_stream() {
-        return Ok(Received { bytes: first, room });
+    if !is_whole {
+        // Room for more is taken as it comes: who only says that much will follow must not take it from others.
+        let known = body.size_hint().exact().map(|rest| rest.saturating_add(first.len() as u64));
+        let event = settings.event_bytes_max.as_u64();
+        arriving.expect(to_usize(known.unwrap_or(event).min(event)))?;
     }
-    let further = time.saturating_sub(settings.body_timeout);
-    let deadline = timeout.deadline() + further;
-    timeout.as_mut().reset(deadline);
-    // A body of unknown length takes room as it grows; most of them are small.
-    let is_known = rest.exact().is_some();
-    let expected = if is_known { known } else { settings.event_bytes_max.as_u64() };
-    room.grow_to(to_usize(expected), settings.bodies_bytes_max)?;
-    let mut whole = BytesMut::with_capacity(to_usize(expected));
-    whole.extend_from_slice(&first);
-    let reading = async {
-        while let Some(data) = next_data(body).await? {
-            if whole.len() + data.len() > max.as_usize() {
-                return Err(too_large());
-            }
-            room.grow_to(whole.len() + data.len(), settings.bodies_bytes_max)?;
-            whole.extend_from_slice(&data);
+    let mut unpacked = Unpacked::new(encoding, arriving);
+    let (mut piece, mut arrived_bytes) = (first, 0);
+    loop {
+        arrived_bytes += piece.len();
+        unpacked.add(&piece)?;
+        // A body is held to its bounds as it comes, too.
+        let known = (arrived_bytes as u64).saturating_add(body.size_hint().lower());
+        unpacked.arriving().hold_to_size(to_usize(known))?;
+        if body.is_end_stream() {
+            break;
         }
-        Ok(())
-    };
-    tokio::select! {
-        biased;
-        read = reading => read?,
-        () = &mut timeout => return Err(ApiError::BodyTimeout(time)),
+        let time = unpacked.arriving().time();
+        if timeout.deadline() != began + time {
+            timeout.as_mut().reset(began + time);
+        }
+        let next = tokio::select! {
+            biased;
+            next = next_data(body) => next?,
+            () = &mut timeout => return Err(ApiError::BodyTimeout(time)),
+        };
+        match next {
+            Some(next) => piece = next,
+            None => break,
+        }
     }
-    Ok(Received { bytes: whole.freeze(), room })
+    let Arriving { bytes, room, .. } = unpacked.finish()?;
+    Ok(Received { bytes: bytes.freeze(), _room: room })
+}
+
+/// A body as far as it has arrived, unpacked, and what it may become.
+#[derive(Debug)]
+struct Arriving<'b> {
+    takes: Takes,
+    settings: &'b Settings,
+    bytes: BytesMut,
+    room: Room<'b>,
+    /// Whether more is to come than what came with the head.
+    is_awaited: bool,
+    /// Whether it is a stored session; nothing as long as it is blank.
+    is_stored: Option<bool>,
+    /// Why it grew no more while it was unpacked.
+    refused: Option<ApiError>,
+}
+
+impl<'b> Arriving<'b> {
+    fn new(takes: Takes, settings: &'b Settings, bodies: &'b Bodies) -> Self {
+        Self {
+            takes,
+            settings,
+            bytes: BytesMut::new(),
+            room: Room { bodies, bytes: 0 },
+            is_awaited: false,
+            is_stored: None,
+            refused: None,
+        }
+    }
+
+    /// Takes room for a body that will probably have so many bytes.
+    fn expect(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.is_awaited = true;
+        self.bytes.reserve(bytes);
+        self.room.grow_to(bytes, self.settings.bodies_bytes_max)
+    }
+
+    /// Learns from a piece what the body is, if nothing told it before.
+    fn learn(&mut self, piece: &[u8]) {
+        if self.is_stored.is_none() && !piece.trim_ascii_start().is_empty() {
+            self.is_stored = Some(self.takes.stored_form(piece).is_some());
+        }
+    }
+
+    fn add(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        self.learn(piece);
+        let bytes = self.bytes.len() + piece.len();
+        let max = self.max();
+        if bytes > max.as_usize() {
+            return Err(ApiError::BodyTooLarge(max));
+        }
+        if self.is_awaited || bytes > self.settings.event_bytes_max.as_usize() {
+            self.room.grow_to(bytes, self.settings.bodies_bytes_max)?;
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// Refuses a body of which so many bytes are known, packed or not. One that is still blank may turn out to
+    /// be what may be large.
+    fn hold_to_size(&self, known_bytes: usize) -> Result<(), ApiError> {
+        let largest = self.takes.largest(self.settings);
+        let max = if self.is_stored.is_some() { self.max() } else { largest };
+        if known_bytes > max.as_usize() { Err(ApiError::BodyTooLarge(max)) } else { Ok(()) }
+    }
+
+    fn max(&self) -> Size {
+        match self.is_stored {
+            Some(true) => self.settings.stored_bytes_max,
+            _ => self.settings.event_bytes_max,
+        }
+    }
+
+    /// How long the whole body may take.
+    fn time(&self) -> Duration {
+        match self.is_stored {
+            Some(true) => self.settings.stored_timeout,
+            _ => self.settings.body_timeout,
+        }
+    }
+}
+
+/// What unpacks a body writes here; a bomb is let go as soon as it grows too large.
+impl Write for Arriving<'_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        match self.add(piece) {
+            Ok(()) => Ok(piece.len()),
+            Err(refused) => {
+                self.refused = Some(refused);
+                Err(io::ErrorKind::OutOfMemory.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A body that is unpacked as it arrives.
+enum Unpacked<'b> {
+    Identity(Arriving<'b>),
+    Gzip(Box<Gzip<'b>>),
+}
+
+impl<'b> Unpacked<'b> {
+    fn new(encoding: Encoding, arriving: Arriving<'b>) -> Self {
+        match encoding {
+            Encoding::Identity => Self::Identity(arriving),
+            Encoding::Gzip => {
+                Self::Gzip(Box::new(Gzip { member: GzDecoder::new(arriving), members: 1 }))
+            }
+        }
+    }
+
+    fn add(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        match self {
+            Self::Identity(arriving) => arriving.add(piece),
+            Self::Gzip(gzip) => gzip.add(piece).map_err(|error| {
+                let refused = gzip.member.get_mut().refused.take();
+                refused.unwrap_or_else(|| not_gzip(&error))
+            }),
+        }
+    }
+
+    fn arriving(&self) -> &Arriving<'b> {
+        match self {
+            Self::Identity(arriving) => arriving,
+            Self::Gzip(gzip) => gzip.member.get_ref(),
+        }
+    }
+
+    fn finish(self) -> Result<Arriving<'b>, ApiError> {
+        match self {
+            Self::Identity(arriving) => Ok(arriving),
+            // All of it was flushed, so it cannot grow any more.
+            Self::Gzip(gzip) => gzip.member.finish().map_err(|error| not_gzip(&error)),
+        }
+    }
+}
+
+/// A gzip, which is one member or several.
+struct Gzip<'b> {
+    member: GzDecoder<Arriving<'b>>,
+    members: usize,
+}
+
+impl Gzip<'_> {
+    fn add(&mut self, mut piece: &[u8]) -> io::Result<()> {
+        while !piece.is_empty() {
+            match self.member.write(piece)? {
+                0 => self.begin_member()?,
+                taken => piece = &piece[taken..],
+            }
+        }
+        // Without this it would keep back what tells what the body is.
+        self.member.flush()
+    }
+
+    /// A member that takes nothing more has ended.
+    fn begin_member(&mut self) -> io::Result<()> {
+        self.members += 1;
+        if self.members > GZIP_MEMBERS_MAX {
+            return Err(io::Error::other("it has too many members"));
+        }
+        let Arriving { takes, settings, room: Room { bodies, .. }, .. } = *self.member.get_ref();
+        let next = GzDecoder::new(Arriving::new(takes, settings, bodies));
+        let ended = std::mem::replace(&mut self.member, next);
+        *self.member.get_mut() = ended.finish()?;
+        Ok(())
+    }
+}
+
+fn not_gzip(error: &io::Error) -> ApiError {
+    let message = format!("the body is not gzip, though its Content-Encoding says so: {error}");
+    ApiError::Invalid(Violations::unreadable(message))
 }
 
 fn to_usize(bytes: u64) -> usize {
@@ -229,7 +396,7 @@ fn broken() -> ApiError {
 }
 
 /// How a body is packed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
     Identity,
     Gzip,
@@ -250,36 +417,6 @@ impl Encoding {
         }
         Ok(encoding)
     }
-}
-
-/// Unpacks a body within its bounds.
-fn unpack<'b>(
-    packed: Received<'b>,
-    takes: Takes,
-    settings: &Settings,
-) -> Result<Received<'b>, ApiError> {
-    let Received { bytes: packed, mut room } = packed;
-    let largest = takes.largest(settings);
-    let bytes = gunzip(&packed, largest.as_usize())?.ok_or(ApiError::BodyTooLarge(largest))?;
-    let (max, _) = takes.bounds(settings, &bytes);
-    if bytes.len() > max.as_usize() {
-        return Err(ApiError::BodyTooLarge(max));
-    }
-    if bytes.len() > settings.event_bytes_max.as_usize() {
-        room.grow_to(bytes.len(), settings.bodies_bytes_max)?;
-    }
-    Ok(Received { bytes, room })
-}
-
-/// Unpacks a body, or nothing if it grows larger than `max`: a bomb is let go as soon as it does.
-fn gunzip(packed: &[u8], max: usize) -> Result<Option<Bytes>, ApiError> {
-    let mut body = Vec::with_capacity(packed.len().saturating_mul(4).min(max));
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    MultiGzDecoder::new(packed).take(limit).read_to_end(&mut body).map_err(|error| {
-        let message = format!("the body is not gzip, though its Content-Encoding says so: {error}");
-        ApiError::Invalid(Violations::unreadable(message))
-    })?;
-    Ok((body.len() <= max).then(|| body.into()))
 }
 
 #[cfg(test)]

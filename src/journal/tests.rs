@@ -125,7 +125,7 @@ impl Rig {
         let body = [b"[", BODY, play].concat();
         let rules = Rules { profile: Profile::Open, strict: false };
         let form = StoredForm::Downloaded;
-        let (opening, steps) = stored(&body, rules, form, None, None).unwrap();
+        let (opening, steps) = stored(&body, rules, form, None, None, |_| {}).unwrap();
         let record = Encoded::new(Content::Batch {
             sid: id,
             client: None,

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::step::{Readings, Step};
-use crate::wire::{Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, parse_stored};
+use crate::wire::{
+    Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, Unlisted, parse_stored,
+};
 
 /// What the start of a session said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,7 +39,7 @@ impl Opening {
     }
 }
 
-/// Keeps what a stored session said: its start, and what happened then.
+/// Keeps what a stored session said: its start, and what happened then. Hands on the names that nobody knows.
 ///
 /// # Errors
 /// [`NotStored`].
@@ -47,12 +49,19 @@ pub fn stored(
     form: StoredForm,
     address: Option<&str>,
     user_agent: Option<&str>,
+    point_out: impl Fn(&[Unlisted<'_>]),
 ) -> Result<(Opening, Vec<Step>), NotStored> {
     let (mut opening, mut steps) = (None, Vec::new());
     parse_stored(body, rules, form, |event| match event {
-        Stored::Start(start) => opening = Some(Opening::of(&start, address, user_agent)),
-        // Nothing waits there, so nothing is compared with what waits.
-        Stored::Event(event) => steps.push(Step::of(&event, &[])),
+        Stored::Start(start) => {
+            point_out(&start.event.unlisted);
+            opening = Some(Opening::of(&start, address, user_agent));
+        }
+        Stored::Event(event) => {
+            point_out(&event.unlisted);
+            // Nothing waits there, so nothing is compared with what waits.
+            steps.push(Step::of(&event, &[]));
+        }
     })?;
     Ok((opening.expect("a stored session without its start is refused"), steps))
 }

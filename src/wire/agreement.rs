@@ -112,6 +112,61 @@ fn validator_and_schema_agree_on_each_key_at_every_corner() {
 }
 
 #[test]
+fn validator_and_description_agree_on_stored_sessions() {
+    let mut runner = TestRunner::deterministic();
+    let mut good =
+        |event_type| good_body(event_type).new_tree(&mut runner).expect("a body").current();
+    let start = |flag: Option<Value>| {
+        let mut start: Value =
+            serde_json::from_str(include_str!("../../tests/it/data/session-start.json")).unwrap();
+        if let Some(flag) = flag {
+            start["params"]["media.downloaded"] = flag;
+        }
+        start
+    };
+    let marked = start(Some(json!(true)));
+    let mut bodies = vec![json!([]), json!({}), marked.clone(), json!([7]), json!([marked, null])];
+    for flag in
+        [None, Some(json!(true)), Some(json!(false)), Some(json!("true")), Some(Value::Null)]
+    {
+        bodies.push(json!([start(flag.clone())]));
+        bodies.push(json!([start(flag), good(EventType::Play), good(EventType::SessionEnd)]));
+    }
+    let mut bare = marked.clone();
+    bare.as_object_mut().unwrap().remove("params");
+    bodies.push(json!([bare]));
+    for event_type in EventType::ALL {
+        let event = good(event_type);
+        bodies.push(json!([event]));
+        bodies.push(json!([event, marked]));
+        bodies.push(json!([marked, event]));
+        bodies
+            .push(json!([marked, good(EventType::Ping), event, {"eventType": event_type.name()}]));
+        bodies.push(json!([marked, event, event, good(EventType::Ping)]));
+    }
+    for strict in [false, true] {
+        for profile in [Profile::Adobe, Profile::Open] {
+            let rules = Rules { profile, strict };
+            let api = openapi::openapi(rules);
+            for form in [StoredForm::Downloaded, StoredForm::Sessions] {
+                let schemas = schema::Schemas { rules, dialect: schema::Dialect::OpenApi };
+                let mut schema = openapi::stored_session(schemas, form);
+                schema["components"] = api["components"].clone();
+                let schema = jsonschema::draft202012::new(&schema).expect("a sound schema");
+                let accepts = |body: &&Value| {
+                    let is_right = schema.is_valid(body);
+                    let parsed = parse_stored(body.to_string().as_bytes(), rules, form, |_| {});
+                    assert_eq!(parsed.is_ok(), is_right, "{form:?}: {parsed:?} of {body}");
+                    is_right
+                };
+                let accepted = bodies.iter().filter(accepts).count();
+                assert!(accepted > 30 && bodies.len() - accepted > 30, "{accepted}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_no_schema_can_say_is_checked_beside_it() {
     let rules = Rules::default();
     let schema = schema::draft4(EventType::SessionStart, rules);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema::{Dialect, Schemas, written};
 use super::violations::Code;
-use super::{EventType, Profile, Rules};
+use super::{EventType, Profile, Rules, STORED_EVENTS_MAX, StoredForm};
 
 const INTRODUCTION: &str = "\
 A media session collection server that speaks Adobe's Media Collection API. A player starts a session \
@@ -15,8 +15,8 @@ and gets the place of it in `Location`; there it posts what happens, one event a
 `sessionEnd`. Whatever is answered with 201 or 204 is durable.
 
 **Requests.** There is no authorisation. A body is read as JSON whatever its `Content-Type` says; \
-`Content-Encoding: gzip` is understood, other encodings get 415. A body has at most 128 KiB, packed or \
-not, unless the server is set otherwise. A slash at the end of a path does no harm. \
+`Content-Encoding: gzip` is understood, other encodings get 415. An event has at most 128 KiB, a stored \
+session 16 MiB, packed or not, unless the server is set otherwise. A slash at the end of a path does no harm. \
 `OPTIONS` gets 204 on every path below `/api/`.
 
 **Bodies** are sound JSON throughout, also in members that nobody knows: UTF-8 without a byte order mark, \
@@ -32,7 +32,17 @@ const START: &str = "\
 Opens a session. Beside the schema one rule is checked: the playhead must lie in the content. It is below \
 86400 for live content (`media.contentType` is `live`, `linear` or `radio`, in any case), whose playhead \
 is the second of the day in UTC; for other content it is below `media.length`, unless that is 0 or \
-negative, which means unknown.";
+negative, which means unknown.
+
+An array is a stored session, as `/api/v1/downloaded` takes it. This form is deprecated; here the start must \
+say `media.downloaded: true`, which a single start must not.";
+
+const DOWNLOADED: &str = "\
+Takes a whole session that the player stored, because it had no network: its `sessionStart`, then its other \
+events in the order in which they happened. `media.downloaded` may be left out, or is true. All of it is kept, \
+or none: a violation anywhere refuses the whole array. The session is over at once, so its id answers 410. It \
+ends with its first `sessionEnd`, or else with its last event; what comes after the `sessionEnd` has no \
+effect.";
 
 const EVENT: &str = "\
 Tells what happens in a session that is open. Events may arrive out of order within a few seconds; their \
@@ -51,7 +61,7 @@ const REFUSALS: [(u16, &str, &str); 9] = [
     (405, "MethodNotAllowed", "The path does not take this method; `Allow` says which it takes."),
     (408, "TooSlow", "The body did not arrive in time. Try again."),
     (410, "Closed", "The session has ended. Start a new one."),
-    (413, "TooLarge", "The body is too large."),
+    (413, "TooLarge", "The body is too large, or a stored session has more than 100 000 events."),
     (415, "UnsupportedEncoding", "The body has a `Content-Encoding` other than gzip."),
     (500, "Failed", "The server failed; nothing was kept."),
     (
@@ -129,6 +139,10 @@ fn paths(schemas: Schemas) -> Value {
             "post": send_event(schemas),
             "options": preflight("preflightEvents", "sessions"),
         },
+        "/api/v1/downloaded": {
+            "post": send_stored(schemas),
+            "options": preflight("preflightDownloaded", "sessions"),
+        },
         "/api/v1/schemas/{eventType}": {
             "parameters": [{
                 "name": "eventType",
@@ -153,10 +167,9 @@ fn paths(schemas: Schemas) -> Value {
 }
 
 fn start_session(schemas: Schemas) -> Value {
-    let created = response(
-        "The session is open. The answer has no body; its `Content-Type` is `application/octet-stream`.",
-        [("Location", json!({"$ref": "#/components/headers/Location"}))],
-    );
+    let mut examples = examples([EventType::SessionStart]);
+    let (name, example) = stored_example("Deprecated: a stored session");
+    examples.insert(name, example);
     json!({
         "operationId": "startSession",
         "tags": ["sessions"],
@@ -165,12 +178,58 @@ fn start_session(schemas: Schemas) -> Value {
         "requestBody": {
             "required": true,
             "content": {"application/json": {
-                "schema": {"$ref": schemas.pointer(EventType::SessionStart.name())},
-                "examples": examples([EventType::SessionStart]),
+                "schema": {"oneOf": [
+                    {"$ref": schemas.pointer(EventType::SessionStart.name())},
+                    stored_session(schemas, StoredForm::Sessions),
+                ]},
+                "examples": examples,
             }},
         },
-        "responses": responses([("201", created)], &POST_REFUSALS),
+        "responses": responses([("201", created("The session is open"))], &POST_REFUSALS),
     })
+}
+
+fn send_stored(schemas: Schemas) -> Value {
+    json!({
+        "operationId": "sendStored",
+        "tags": ["sessions"],
+        "summary": "Send a session that the player stored",
+        "description": DOWNLOADED,
+        "requestBody": {
+            "required": true,
+            "content": {"application/json": {
+                "schema": stored_session(schemas, StoredForm::Downloaded),
+                "examples": Map::from_iter([stored_example("A stored session")]),
+            }},
+        },
+        "responses": responses([("201", created("The session is kept"))], &POST_REFUSALS),
+    })
+}
+
+/// A stored session. It has no place among the components, because schemathesis cannot follow a reference to an
+/// array of this kind.
+pub(super) fn stored_session(schemas: Schemas, form: StoredForm) -> Value {
+    let mut session = json!({
+        "type": "array",
+        "description": "A stored session: its start, and then its other events.",
+        "minItems": 1,
+        "maxItems": STORED_EVENTS_MAX,
+        "prefixItems": [{"$ref": schemas.pointer(stored_start_name(form))}],
+        "items": {"$ref": schemas.pointer("event")},
+    });
+    if form == StoredForm::Sessions {
+        session["deprecated"] = true.into();
+    }
+    session
+}
+
+fn created(what: &str) -> Value {
+    response(
+        &format!(
+            "{what}. The answer has no body; its `Content-Type` is `application/octet-stream`."
+        ),
+        [("Location", json!({"$ref": "#/components/headers/Location"}))],
+    )
 }
 
 fn send_event(schemas: Schemas) -> Value {
@@ -383,6 +442,9 @@ fn all_schemas(schemas: Schemas) -> Map<String, Value> {
         "oneOf": references,
         "discriminator": {"propertyName": "eventType", "mapping": mapping},
     });
+    for form in [StoredForm::Downloaded, StoredForm::Sessions] {
+        all.insert(stored_start_name(form).to_owned(), schemas.stored_start(form));
+    }
     let error = json!({
         "type": "object",
         "required": ["message"],
@@ -441,6 +503,14 @@ fn all_schemas(schemas: Schemas) -> Map<String, Value> {
     all
 }
 
+/// The name of the schema of the start of a stored session.
+fn stored_start_name(form: StoredForm) -> &'static str {
+    match form {
+        StoredForm::Downloaded => "storedStart",
+        StoredForm::Sessions => "storedStartThatSaysSo",
+    }
+}
+
 fn events_of_open_sessions() -> impl Iterator<Item = EventType> {
     EventType::ALL.into_iter().filter(|event_type| *event_type != EventType::SessionStart)
 }
@@ -451,6 +521,28 @@ fn examples(event_types: impl IntoIterator<Item = EventType>) -> Map<String, Val
         (event_type.name().to_owned(), json!({"summary": event_type.meaning(), "value": value}))
     };
     event_types.into_iter().map(example).collect()
+}
+
+fn stored_example(summary: &str) -> (String, Value) {
+    ("storedSession".to_owned(), json!({"summary": summary, "value": stored()}))
+}
+
+/// A stored session as a player sends it, to either path.
+fn stored() -> Value {
+    let mut start = example(EventType::SessionStart);
+    start["params"]["media.downloaded"] = true.into();
+    let later = |event_type, second: u64| {
+        let mut event = example(event_type);
+        event["playerTime"] = json!({"playhead": second, "ts": 1_700_000_000_000 + second * 1_000});
+        event
+    };
+    json!([
+        start,
+        later(EventType::Play, 0),
+        later(EventType::Ping, 50),
+        later(EventType::SessionComplete, 60),
+        later(EventType::SessionEnd, 60),
+    ])
 }
 
 /// A body as a player sends it. Under every set of rules it is accepted.
@@ -519,7 +611,7 @@ fn example(event_type: EventType) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Event, Start};
+    use super::super::{Event, Start, parse_stored};
     use super::*;
 
     #[test]
@@ -541,6 +633,16 @@ mod tests {
                     Event::parse(example.as_bytes(), rules).map(|event| event.event_type)
                 };
                 assert_eq!(parsed.unwrap(), event_type, "{example}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_of_a_stored_session_is_accepted_under_all_rules() {
+        for profile in [Profile::Adobe, Profile::Open] {
+            for form in [StoredForm::Downloaded, StoredForm::Sessions] {
+                let (rules, body) = (Rules { profile, strict: true }, stored().to_string());
+                parse_stored(body.as_bytes(), rules, form, |_| {}).unwrap();
             }
         }
     }

@@ -10,11 +10,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Rules;
 use super::parameters::{
     BODY_MEMBERS, CUSTOMER_ID_MEMBERS, EventType, Kind, PARAMS, PLAYER_TIME_MEMBERS, Parameter,
     QOE, RESERVED_METADATA_PREFIXES, STATE_MEMBERS, STATE_NAME_CHARS_MAX, TS_MAX,
 };
+use super::{Rules, StoredForm};
 
 /// A character that neither a state name nor a metadata key may have. It stands for the `$` that means
 /// something else elsewhere: a name that has such a character is refused, wherever it stands.
@@ -55,7 +55,7 @@ pub(super) fn draft4(event_type: EventType, rules: Rules) -> Value {
 pub(super) enum Dialect {
     /// The published documents. They serve single events and arrays of them alike.
     Draft4,
-    /// The description of the API, whose requests carry single events: draft 2020-12.
+    /// The description of the API, which tells single events from stored sessions: draft 2020-12.
     OpenApi,
 }
 
@@ -93,6 +93,20 @@ impl Schemas {
         let mut body = object(Map::from_iter(members), &required, !self.rules.strict);
         body["description"] = event_type.meaning().into();
         body
+    }
+
+    /// The start of a stored session; the form decides whether it must say that it is one.
+    pub(super) fn stored_start(self, form: StoredForm) -> Value {
+        let mut start = self.event(EventType::SessionStart);
+        let params = &mut start["properties"]["params"];
+        params["properties"]["media.downloaded"]["const"] = true.into();
+        if form == StoredForm::Sessions
+            && let Some(required) = params["required"].as_array_mut()
+        {
+            required.push("media.downloaded".into());
+        }
+        start["description"] = "The start of a session that the player stored.".into();
+        start
     }
 
     fn player_time(self) -> Value {

@@ -661,6 +661,24 @@ fn a_stored_session_says_that_it_is_where_the_form_wants_it() {
 }
 
 #[test]
+fn names_of_a_stored_session_are_pointed_out_up_to_a_bound() {
+    let mut events = vec![minimal()];
+    for number in 0..40 {
+        let mut ping = json!({"eventType": "ping", "playerTime": {"playhead": 0, "ts": 0}});
+        ping[format!("name{number}")] = json!(1);
+        events.push(ping);
+    }
+    let (body, mut pointed_out) = (json!(events).to_string(), 0);
+    let form = StoredForm::Downloaded;
+    parse_stored(body.as_bytes(), ADOBE, form, |stored| match stored {
+        Stored::Start(start) => pointed_out += start.event.unlisted.len(),
+        Stored::Event(event) => pointed_out += event.unlisted.len(),
+    })
+    .unwrap();
+    assert_eq!(pointed_out, 32, "each costs a comparison with the whole table");
+}
+
+#[test]
 fn a_stored_session_is_sound_as_a_whole_and_bounded() {
     let start = minimal().to_string();
     for unsound in

@@ -17,8 +17,8 @@ use super::{
     STORED_EVENTS_MAX, Start, Stored, StoredForm, is_array, parse, read,
 };
 
-/// How many names of a body are compared with the known ones. A comparison with the whole table
-/// takes some microseconds, and a hostile body could hold twenty thousand names.
+/// How many names of a body are compared with the known ones. A comparison with the whole table takes some
+/// microseconds; a hostile body could hold twenty thousand names, and one of a stored session millions.
 const HINTS_MAX: usize = 32;
 
 /// Live content has the second of the day for a playhead.
@@ -38,8 +38,8 @@ pub struct Unlisted<'a> {
 /// # Errors
 /// Every violation, in document order.
 pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, Violations> {
-    let mut found = Violations::default();
-    match walk(root, rules, Endpoint::Sessions, &Pointer::Root, &mut found) {
+    let (mut found, mut hints) = (Violations::default(), HINTS_MAX);
+    match walk(root, rules, Endpoint::Sessions, &Pointer::Root, &mut found, &mut hints) {
         Some((event, Some(content))) => Ok(Start { event, content }),
         _ => Err(found),
     }
@@ -50,8 +50,8 @@ pub(super) fn session_start(root: Node<'_>, rules: Rules) -> Result<Start<'_>, V
 /// # Errors
 /// Every violation, in document order.
 pub(super) fn event(root: Node<'_>, rules: Rules) -> Result<Event<'_>, Violations> {
-    let mut found = Violations::default();
-    let event = walk(root, rules, Endpoint::Events, &Pointer::Root, &mut found);
+    let (mut found, mut hints) = (Violations::default(), HINTS_MAX);
+    let event = walk(root, rules, Endpoint::Events, &Pointer::Root, &mut found, &mut hints);
     event.map(|(event, _)| event).ok_or(found)
 }
 
@@ -65,7 +65,7 @@ pub(super) fn stored<'a>(
     form: StoredForm,
     mut take: impl FnMut(Stored<'a>),
 ) -> Result<(), NotStored> {
-    let mut found = Violations::default();
+    let (mut found, mut hints) = (Violations::default(), HINTS_MAX);
     if !is_array(body) {
         let root = read(body).map_err(NotStored::Invalid)?;
         found.add(&Pointer::Root, Code::Type, expected("array", &root));
@@ -79,7 +79,7 @@ pub(super) fn stored<'a>(
         if events > STORED_EVENTS_MAX {
             return;
         }
-        match walk(item, rules, endpoint, &place, &mut found) {
+        match walk(item, rules, endpoint, &place, &mut found, &mut hints) {
             Some((event, Some(content))) if events == 1 => {
                 take(Stored::Start(Start { event, content }));
             }
@@ -120,13 +120,15 @@ impl Endpoint {
     }
 }
 
-/// Holds what stands at one place to the rules of an event; nothing if it breaks any.
+/// Holds what stands at one place to the rules of an event; nothing if it breaks any. Of the names that it
+/// has, so many more may be pointed out as `hints` says.
 fn walk<'a>(
     root: Node<'a>,
     rules: Rules,
     endpoint: Endpoint,
     place: &Pointer<'_>,
     found: &mut Violations,
+    hints: &mut usize,
 ) -> Option<(Event<'a>, Option<Content>)> {
     let violations_before = found.count();
     let members = match root {
@@ -143,6 +145,7 @@ fn walk<'a>(
         event_type: declared_type(&members).or(otherwise),
         content: content_of(&members),
         found,
+        hints,
         player_time: None,
         params: Params::default(),
         quality: Params::default(),
@@ -201,6 +204,7 @@ struct Walk<'a, 'f> {
     event_type: Option<EventType>,
     content: Option<Content>,
     found: &'f mut Violations,
+    hints: &'f mut usize,
     player_time: Option<PlayerTime>,
     params: Params<'a>,
     quality: Params<'a>,
@@ -509,7 +513,8 @@ impl<'a> Walk<'a, '_> {
                 if self.rules.strict {
                     let message = "keys that begin with a. or media. are reserved";
                     self.found.add(&member_place, Code::PropertyNames, message);
-                } else if self.unlisted.len() < HINTS_MAX {
+                } else if *self.hints > 0 {
+                    *self.hints -= 1;
                     self.unlisted.push(Unlisted { name: key.clone(), nearest: None });
                 }
             }
@@ -625,7 +630,7 @@ impl<'a> Walk<'a, '_> {
         if !others.insert(name.clone()) {
             return self.repeated(&place.member(&name));
         }
-        let hinted = self.unlisted.len() < HINTS_MAX;
+        let hinted = *self.hints > 0;
         let nearest = if hinted { parameters::nearest(&name, known) } else { None };
         if self.rules.strict {
             let on = self.event_type.map_or("any event", EventType::name);
@@ -633,6 +638,7 @@ impl<'a> Walk<'a, '_> {
             self.found.add(&place.member(&name), Code::AdditionalProperties, message);
         }
         if hinted {
+            *self.hints -= 1;
             self.unlisted.push(Unlisted { name, nearest });
         }
     }

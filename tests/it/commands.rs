@@ -122,13 +122,15 @@ async fn at_debug_an_unlisted_name_is_pointed_out_with_the_nearest_known_one() {
     let settings = [("MEDIATALLY_LOG__LEVEL", "mediatally=debug")];
     let process = Process::start(folder.path(), &settings).await;
     let body = SAMPLE.replace("\"media.name\"", "\"media.nam\"");
-    let response = client().post(process.url("/api/v1/sessions")).body(body).send().await.unwrap();
-    assert_eq!(response.status(), 201);
+    let stored = format!("[{body}]");
+    for (path, body) in [("/api/v1/sessions", body), ("/api/v1/downloaded", stored)] {
+        let response = client().post(process.url(path)).body(body).send().await.unwrap();
+        assert_eq!(response.status(), 201);
+    }
     process.signal(Signal::INT);
     let (_, lines) = process.ended().await;
-    let told =
-        lines.iter().any(|line| line.contains("\"media.nam\"") && line.contains("\"media.name\""));
-    assert!(told, "{lines:?}");
+    let tells = |line: &&String| line.contains("\"media.nam\"") && line.contains("\"media.name\"");
+    assert_eq!(lines.iter().filter(tells).count(), 2, "{lines:?}");
 }
 
 #[tokio::test]

@@ -159,10 +159,24 @@ async fn the_description_tells_what_the_schemas_tell() {
     let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
     assert!(judge.is_valid(&body));
     body["params"]["media.downloaded"] = json!(true);
-    assert!(!judge.is_valid(&body), "downloaded content is posted elsewhere");
+    assert!(!judge.is_valid(&body), "downloaded content is posted as an array");
+    for path in ["/api/v1/sessions", "/api/v1/downloaded"] {
+        let requests = &api["paths"][path]["post"]["requestBody"]["content"]["application/json"];
+        let mut schema = requests["schema"].clone();
+        schema["components"] = api["components"].clone();
+        let judge = jsonschema::draft202012::new(&schema).unwrap();
+        for (name, example) in requests["examples"].as_object().unwrap() {
+            assert!(judge.is_valid(&example["value"]), "{name}");
+            let request = server.client.post(server.url(path)).body(example["value"].to_string());
+            assert_eq!(request.send().await.unwrap().status(), 201, "{name}");
+        }
+        assert!(judge.is_valid(&json!([body])));
+        assert!(!judge.is_valid(&json!([body, body])));
+    }
     for (path, methods) in [
         ("/api/v1/sessions", &["options", "post"][..]),
         ("/api/v1/sessions/{sid}/events", &["options", "parameters", "post"]),
+        ("/api/v1/downloaded", &["options", "post"]),
         ("/api/v1/schemas/{eventType}", &["get", "head", "options", "parameters"]),
         ("/api/v1/openapi.json", &["get", "head", "options"]),
         ("/livez", &["get", "head"]),

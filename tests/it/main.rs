@@ -5,6 +5,7 @@
 mod commands;
 mod cors;
 mod documents;
+mod downloaded;
 mod events;
 mod harness;
 mod health;
