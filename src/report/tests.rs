@@ -76,7 +76,7 @@ pub(crate) fn stored_report_of(received_ms: u64, bodies: &[Value]) -> Value {
     let body = serde_json::to_vec(bodies).unwrap();
     let (address, user_agent) = CLIENT;
     let (opening, steps) =
-        stored(&body, OPEN, StoredForm::Downloaded, address, user_agent).unwrap();
+        stored(&body, OPEN, StoredForm::Downloaded, address, user_agent, |_| {}).unwrap();
     json_of(&Session::downloaded(opening, steps, received_ms, received_ms))
 }
 
