@@ -346,6 +346,8 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(vec![step(100, "play", Head::Follow)]),
         4 => vec(ping(Head::Follow), 1..6),
         2 => stall(),
+        1 => (stall(), ping(Head::Follow), stall()).prop_map(|(one, ping, other)| [one, vec![ping], other].concat()),
+        1 => midnight(),
         3 => interruption(),
         3 => ad_break(),
         2 => chapter(),
@@ -354,6 +356,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
         1 => sleep(),
         1 => long_view(),
         1 => many_states(),
+        1 => again_and_again(),
         1 => Just(vec![step(500, "sessionComplete", Head::Follow)]),
         1 => Just(vec![step(400, "sessionEnd", Head::Follow)]),
     ]
@@ -372,11 +375,20 @@ fn stall() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Head::By(0.002)),
     ];
     let still = prop_oneof![4 => Just("ping"), 1 => Just("bitrateChange"), 1 => Just("play")];
-    (any::<bool>(), vec((still, head, 1_000..11_000_u64), 2..8)).prop_map(|(plays, row)| {
+    let plays = prop::bool::weighted(0.8);
+    (plays, vec((still, head, 1_000..11_000_u64), 2..8)).prop_map(|(plays, row)| {
         let play = plays.then(|| step(10, "play", Head::Still));
         play.into_iter()
             .chain(row.into_iter().map(|(kind, head, gap)| step(gap, kind, head)))
             .collect()
+    })
+}
+
+/// Play up to the end of the day, and on.
+fn midnight() -> impl Strategy<Value = Vec<Step>> {
+    (86_390..86_400_i32, vec(ping(Head::Follow), 1..4)).prop_map(|(second, pings)| {
+        let play = step(100, "play", Head::To(f64::from(second)));
+        iter::once(play).chain(pings).collect()
     })
 }
 
@@ -581,6 +593,19 @@ fn many_states() -> impl Strategy<Value = Vec<Step>> {
             })
             .collect()
     })
+}
+
+/// A state that comes and goes.
+fn again_and_again() -> impl Strategy<Value = Vec<Step>> {
+    (state_name(), vec((select(vec!["stateStart", "stateEnd"]), any_gap()), 3..8)).prop_map(
+        |(name, changes)| {
+            let change = |(kind, gap_ms): (&'static str, u64)| {
+                let step = step(gap_ms.min(20_000), kind, Head::Follow);
+                Step { params: json!({"media.state.name": name}), ..step }
+            };
+            changes.into_iter().map(change).collect()
+        },
+    )
 }
 
 /// The end of a session with siblings that it overtook or that come too late.

@@ -118,7 +118,7 @@ fn compare(place: &str, expected: &Value, found: &Value, differences: &mut Vec<S
 }
 
 /// How many sessions are looked through, and how many of them last two days.
-const LOOKED_AT: (usize, usize) = (600, 16);
+const LOOKED_AT: (usize, usize) = (300, 8);
 
 /// How many sessions must reach a thing, so that it is no accident of one.
 const REACHED_MIN: u32 = 3;
