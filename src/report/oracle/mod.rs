@@ -26,13 +26,9 @@ use crate::wire::Rules;
 /// When stored sessions are received, in ms since the Unix epoch.
 const RECEIVED_MS: u64 = 1_900_000_000_000;
 
-/// Sessions of two days have some hundred events, and the slow report is the slower for it.
-const LONG_SESSIONS_PART: u32 = 16;
-
-fn long_sessions() -> ProptestConfig {
-    let config = ProptestConfig::default();
-    ProptestConfig { cases: config.cases.div_ceil(LONG_SESSIONS_PART), ..config }
-}
+/// How many sessions of two days are compared: they have some hundred events, and the slow report is the slower
+/// for it.
+const LONG_SESSIONS: u32 = 16;
 
 proptest! {
     #[test]
@@ -57,7 +53,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(long_sessions())]
+    #![proptest_config(ProptestConfig::with_cases(LONG_SESSIONS))]
 
     #[test]
     fn a_session_of_two_days_has_the_report_of_its_definitions(session in any_long_session()) {
