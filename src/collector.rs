@@ -197,8 +197,14 @@ impl Collector {
     /// The id of a session that is live as far as anyone knows; the fold has the last word. An id that we
     /// gave out tells so itself, so sessions that are over need not be remembered.
     fn live_id(&self, text: &str) -> Result<SessionId, Refusal> {
-        let id = self.known_id(text)?;
-        if self.live.contains(id) { Ok(id) } else { Err(Refusal::Gone) }
+        let id = SessionId::from_path(text).ok_or(Refusal::Unknown)?;
+        if self.live.contains(id) {
+            Ok(id)
+        } else if id.is_signed_by(&self.key) {
+            Err(Refusal::Gone)
+        } else {
+            Err(Refusal::Unknown)
+        }
     }
 
     /// The id of a session that was given out here, live or not.
@@ -206,10 +212,10 @@ impl Collector {
     /// # Errors
     /// [`Refusal::Unknown`].
     pub fn known_id(&self, text: &str) -> Result<SessionId, Refusal> {
-        let id = SessionId::from_path(text).ok_or(Refusal::Unknown)?;
-        // The live map is asked first, because it is quicker than the signature.
-        let is_known = self.live.contains(id) || id.is_signed_by(&self.key);
-        if is_known { Ok(id) } else { Err(Refusal::Unknown) }
+        match self.live_id(text) {
+            Err(Refusal::Gone) => SessionId::from_path(text).ok_or(Refusal::Unknown),
+            known => known,
+        }
     }
 
     /// Closes the sessions whose deadline has come, each with a record. While nothing can be written

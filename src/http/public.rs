@@ -1,4 +1,4 @@
-//! The players' door: start a session, send an event, CORS.
+//! The players' door: start a session, send an event, send a stored session whole, CORS.
 
 use axum::Router;
 use axum::body::Body;
