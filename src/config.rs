@@ -327,9 +327,16 @@ fn value_of_text(text: &str, like: Option<&Value>) -> Value {
     let value = match like {
         Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
         Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        Some(Value::Array(_)) => Some(list_of_text(text)),
         _ => None,
     };
     value.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// A list, whose items a variable separates by commas.
+fn list_of_text(text: &str) -> Value {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
 }
 
 /// Why a value cannot be used.
@@ -569,6 +576,13 @@ mod tests {
         assert!(problems(&missing).contains("/nowhere/y.toml"));
         let (_folder, broken) = file("listen = ");
         assert!(problems(&broken).contains("test.toml line 1: "));
+    }
+
+    #[test]
+    fn a_variable_has_a_list_with_commas() {
+        let list = |text| value_of_text(text, Some(&Value::Array(Vec::new()))).to_string();
+        assert_eq!(list("a, b ,,c"), r#"["a", "b", "c"]"#);
+        assert_eq!(list(""), "[]");
     }
 
     #[test]
