@@ -32,6 +32,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -75,6 +76,8 @@ pub struct Settings {
     pub stored_timeout: Duration,
     /// How much memory the bodies that are arriving may hold together.
     pub bodies_bytes_max: Size,
+    /// The networks of the proxies in front of us: peers from there speak for others.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Settings {
@@ -89,6 +92,7 @@ impl Default for Settings {
             stored_bytes_max: Size::mib(16),
             stored_timeout: Duration::from_mins(1),
             bodies_bytes_max: Size::mib(256),
+            trusted_proxies: Vec::new(),
         }
     }
 }
