@@ -6,13 +6,17 @@
 //! looks at these notes: when the stage changes, and every half a header time-out. No request pays
 //! for a timer.
 
+mod addresses;
+
+mod counts;
+
 mod traffic;
 
 mod watcher;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,10 +32,18 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::io::InspectReader;
 use tokio_util::task::TaskTracker;
 
+use super::tls::Tls;
 use super::{Door, Settings};
-use traffic::{InFlight, Traffic, Watched};
+use addresses::{Addresses, Place};
+pub use counts::Counts;
+pub(super) use counts::one_more;
+use traffic::{InFlight, Traffic, Wire};
 use watcher::{Verdict, Watcher};
 
 /// How much of a request head is read at most, in bytes; longer ones get 431.
@@ -83,17 +95,26 @@ pub async fn serve(
     listener: TcpListener,
     door: impl Door,
     settings: Settings,
+    tls: Option<Arc<Tls>>,
+    counts: Arc<Counts>,
     mut stage: watch::Receiver<Stage>,
 ) {
     let room = Arc::new(Semaphore::new(settings.connections_max));
+    let addresses = Addresses::new(&settings);
     let tasks = TaskTracker::new();
-    let shared = Arc::new(Shared { settings, stage: stage.clone(), tasks: tasks.clone() });
-    let open = |(stream, peer): (TcpStream, SocketAddr), permit: Option<OwnedSemaphorePermit>| {
-        let peer = Peer(peer.ip());
+    let (stages, tracked) = (stage.clone(), tasks.clone());
+    let shared = Arc::new(Shared { settings, tls, counts, stage: stages, tasks: tracked });
+    let open = |(stream, peer): (TcpStream, SocketAddr), room: Option<OwnedSemaphorePermit>| {
+        // An IPv4 client on an IPv6 socket is an IPv4 client.
+        let peer = Peer(peer.ip().to_canonical());
+        let Some(place) = addresses.place(peer.0) else {
+            return one_more(&shared.counts.refused_by_address);
+        };
+        let seat = Seat::take(&shared.counts, place, room);
         let (door, shared) = (door.clone(), Arc::clone(&shared));
         tasks.spawn(async move {
             serve_connection(stream, peer, door, &shared).await;
-            drop(permit);
+            drop(seat);
         });
     };
     let drained = stage.wait_for(|stage| *stage == Stage::Draining);
@@ -102,12 +123,14 @@ pub async fn serve(
         tokio::select! {
             biased;
             _ = &mut drained => break,
-            (accepted, permit) = accept(&listener, &room) => open(accepted, Some(permit)),
+            (accepted, permit) = accept(&listener, &room, &shared.counts) => {
+                open(accepted, Some(permit));
+            }
         }
     }
     // Players whose connection the system had accepted already may have sent their request. They are
     // served beyond the cap, which the system's own queue bounds.
-    match listener.into_std().and_then(|listener| queued(&listener)) {
+    match listener.into_std().and_then(|listener| queued(&listener, &shared.counts)) {
         Ok(queued) => queued.into_iter().for_each(|accepted| open(accepted, None)),
         Err(error) => tracing::warn!(%error, "the queue of connections could not be drained"),
     }
@@ -115,8 +138,32 @@ pub async fn serve(
     tasks.wait().await;
 }
 
+/// What a connection holds as long as it is open.
+struct Seat {
+    counts: Arc<Counts>,
+    _place: Place,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Seat {
+    fn take(counts: &Arc<Counts>, place: Place, room: Option<OwnedSemaphorePermit>) -> Self {
+        one_more(&counts.accepted);
+        one_more(&counts.open);
+        Self { counts: Arc::clone(counts), _place: place, _room: room }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The connections that the system has accepted already; more than its queue holds are not waited for.
-fn queued(listener: &std::net::TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+fn queued(
+    listener: &std::net::TcpListener,
+    counts: &Counts,
+) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
     let mut queued = Vec::new();
     for _ in 0..QUEUE_MAX {
         match listener.accept() {
@@ -131,6 +178,7 @@ fn queued(listener: &std::net::TcpListener) -> io::Result<Vec<(TcpStream, Socket
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
                 ) => {}
             Err(error) => {
+                one_more(&counts.accept_errors);
                 tracing::warn!(%error, "cannot accept connections while draining");
                 break;
             }
@@ -144,6 +192,7 @@ fn queued(listener: &std::net::TcpListener) -> io::Result<Vec<(TcpStream, Socket
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
+    counts: &Counts,
 ) -> ((TcpStream, SocketAddr), OwnedSemaphorePermit) {
     let permit = Arc::clone(room).acquire_owned().await.expect("the semaphore is never closed");
     let (mut pause, pause_max) = ACCEPT_PAUSE;
@@ -153,6 +202,7 @@ async fn accept(
             // The peer was quicker to leave than we to look.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
+                one_more(&counts.accept_errors);
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
                 sleep(pause).await;
                 pause = (pause * 2).min(pause_max);
@@ -168,6 +218,8 @@ pub struct Peer(pub IpAddr);
 /// What the connections of one listener share.
 struct Shared {
     settings: Settings,
+    tls: Option<Arc<Tls>>,
+    counts: Arc<Counts>,
     stage: watch::Receiver<Stage>,
     /// The open connections.
     tasks: TaskTracker,
@@ -176,8 +228,18 @@ struct Shared {
 async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared: &Arc<Shared>) {
     // Answers are small and wanted at once; without this a socket is only slower.
     let _ = stream.set_nodelay(true);
-    let traffic = Arc::new(Traffic::new());
-    let io = TokioIo::new(Watched { stream, traffic: Arc::clone(&traffic) });
+    let traffic = Arc::new(Traffic::new(shared.tls.is_some()));
+    let wire = Wire::new(stream, Arc::clone(&traffic), shared.tls.is_some());
+    let mut watch = Watch::new(shared, &traffic);
+    let stream = match &shared.tls {
+        None => Either::Left(wire),
+        Some(tls) => match shake_hands(wire, tls, &mut watch).await {
+            Some(stream) => Either::Right(stream),
+            None => return,
+        },
+    };
+    let notes = Arc::clone(&traffic);
+    let io = TokioIo::new(InspectReader::new(stream, move |bytes: &[u8]| notes.received(bytes)));
     let service = service_fn({
         let (shared, traffic) = (Arc::clone(shared), Arc::clone(&traffic));
         move |mut request: Request<Incoming>| {
@@ -208,27 +270,70 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING);
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut watcher = Watcher::new(shared, &traffic);
-    let mut stage = shared.stage.clone();
-    let mut timer = pin!(sleep_until(traffic.opened));
-    loop {
-        let now = Instant::now();
-        match watcher.look(now, *stage.borrow_and_update()) {
-            Verdict::Drop => return,
-            Verdict::Close => connection.as_mut().graceful_shutdown(),
-            Verdict::ReadOnce => traffic.read_directly.store(true, Ordering::Relaxed),
-            Verdict::GoOn => {}
+    let connection = pin!(builder.serve_connection(io, service));
+    // However it ended, by its peer, by a fault of its peer or by us, there is nobody to tell.
+    let _ = watch.over(connection, |connection| connection.graceful_shutdown()).await;
+}
+
+/// Agrees on TLS; nothing if that fails or takes too long.
+async fn shake_hands(wire: Wire, tls: &Tls, watch: &mut Watch<'_>) -> Option<Box<TlsStream<Wire>>> {
+    // In a box, because a connection that has it behind itself needs its room no more.
+    let mut handshake = Box::pin(TlsAcceptor::from(tls.current()).accept(wire));
+    let error = match watch.over(handshake.as_mut(), |_| {}).await {
+        Some(Ok(stream)) => {
+            watch.traffic.handshake_done();
+            return Some(Box::new(stream));
         }
-        timer.as_mut().reset(watcher.next_look(now));
-        tokio::select! {
-            biased;
-            // However it ended, by its peer, by a fault of its peer or by us, there is nobody to tell.
-            _ = connection.as_mut() => return,
-            Ok(()) = stage.changed() => {}
-            () = timer.as_mut() => {}
+        Some(Err(error)) => error,
+        None => io::ErrorKind::TimedOut.into(),
+    };
+    // Load balancers look whether somebody listens, and leave without a word.
+    if watch.traffic.began_handshake() {
+        one_more(&watch.shared.counts.tls_handshake_failures);
+        tracing::debug!(%error, "a TLS handshake failed");
+    }
+    None
+}
+
+/// Looks after a connection from its first byte to its last.
+struct Watch<'c> {
+    shared: &'c Shared,
+    traffic: &'c Traffic,
+    watcher: Watcher<'c>,
+    stage: watch::Receiver<Stage>,
+}
+
+impl<'c> Watch<'c> {
+    fn new(shared: &'c Shared, traffic: &'c Traffic) -> Self {
+        let watcher = Watcher::new(shared, traffic);
+        Self { shared, traffic, watcher, stage: shared.stage.clone() }
+    }
+
+    /// Goes on with `work` until it is done, and tells it when to `close`; nothing if it was dropped.
+    async fn over<W: Future>(
+        &mut self,
+        mut work: Pin<&mut W>,
+        close: impl Fn(Pin<&mut W>),
+    ) -> Option<W::Output> {
+        let Self { traffic, watcher, stage, .. } = self;
+        let mut timer = pin!(sleep_until(traffic.opened));
+        loop {
+            let now = Instant::now();
+            match watcher.look(now, *stage.borrow_and_update()) {
+                Verdict::Drop => return None,
+                Verdict::Close => close(work.as_mut()),
+                Verdict::ReadOnce => traffic.read_directly.store(true, Ordering::Relaxed),
+                Verdict::GoOn => {}
+            }
+            timer.as_mut().reset(watcher.next_look(now));
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Some(done),
+                Ok(()) = stage.changed() => {}
+                () = timer.as_mut() => {}
+            }
+            // The work was polled, so it has read, or it does not want to.
+            traffic.read_directly.store(false, Ordering::Relaxed);
         }
-        // The connection was polled, so it has read, or it does not want to.
-        traffic.read_directly.store(false, Ordering::Relaxed);
     }
 }
