@@ -43,6 +43,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The doors.
     pub http: http::Settings,
+    /// The certificates of the doors.
+    pub tls: http::tls::Settings,
     /// How the server stops.
     pub shutdown: http::ShutdownSettings,
     /// The rules for bodies.
@@ -68,6 +70,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
             data_dir: "./data".into(),
             http: http::Settings::default(),
+            tls: http::tls::Settings::default(),
             shutdown: http::ShutdownSettings::default(),
             validation: wire::Rules::default(),
             session: session::Settings::default(),
@@ -246,6 +249,7 @@ impl Config {
             "journal.uncommitted_bytes_max",
             "must be at least 1 MiB",
         );
+        found.extend(self.tls.contradictions());
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
@@ -424,7 +428,9 @@ fn leaves(table: &Table) -> Vec<(String, &Value)> {
 }
 
 fn shown(key: &str, value: &Value) -> String {
-    if SECRETS.contains(&key) { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
+    // A key that was put where the path of its file belongs is a secret too.
+    let secret = SECRETS.contains(&key) || value.to_string().contains("PRIVATE KEY");
+    if secret { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
 }
 
 #[cfg(test)]
@@ -548,6 +554,26 @@ mod tests {
         ] {
             assert!(text.contains(key), "{key}\nin\n{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_or_a_key_in_place_of_its_path_stops_the_start() {
+        let (_folder, sources) = file("[tls]\ncertificate = \"c.pem\"\nadmin_key = \"k.pem\"");
+        let text = problems(&sources);
+        for expected in [
+            "tls.key = \"\" (default): must name a file, since tls.certificate does",
+            "tls.admin_certificate = \"\" (default): must name a file, since tls.admin_key does",
+        ] {
+            assert!(text.contains(expected), "{expected}\nin\n{text}");
+        }
+        let pem = "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0\\n-----END PRIVATE KEY-----";
+        let (_folder, sources) = file(&format!("[tls]\ncertificate = \"c\"\nkey = \"{pem}\""));
+        let text = problems(&sources);
+        assert!(text.contains("tls.key = (hidden)"), "{text}");
+        assert!(text.contains("must be the path of a file"), "{text}");
+        assert!(!text.contains("c2VjcmV0"), "{text}");
+        let (_folder, sources) = file("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"");
+        assert!(load(&sources).is_ok(), "the files are read when the server starts");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
-use crate::http::connections::{self, Stage};
+use crate::http::connections::{self, Counts, Stage};
+use crate::http::tls::{self, Follower, Tls};
 use crate::http::{self, App, Health, ShutdownSettings};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
@@ -82,12 +83,17 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// The handles that its handlers share.
     pub app: App,
+    /// The connections of players, counted.
+    pub public_counts: Arc<Counts>,
+    /// The connections of operators, counted.
+    pub admin_counts: Arc<Counts>,
     shutdown: ShutdownSettings,
     public_stage: watch::Sender<Stage>,
     admin_stage: watch::Sender<Stage>,
     public: JoinHandle<()>,
     admin: JoinHandle<()>,
     deadlines: JoinHandle<()>,
+    followers: Vec<JoinHandle<()>>,
     threads: Threads,
     rejects_thread: thread::JoinHandle<()>,
     data_dir: DataDir,
@@ -97,8 +103,11 @@ impl Server {
     /// Reads the journal back, builds the rooms, listens, and serves. To be called in a tokio runtime.
     ///
     /// # Errors
-    /// The address that cannot be bound or the folder that cannot be used.
+    /// The address that cannot be bound, the folder or the certificate that cannot be used.
     pub fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let (public_counts, admin_counts) = (Arc::<Counts>::default(), Arc::<Counts>::default());
+        let (public_tls, public_follower) = open_tls(config.tls.public(), &clock, &public_counts)?;
+        let (admin_tls, admin_follower) = open_tls(config.tls.admin(), &clock, &admin_counts)?;
         let data_dir = DataDir::open(&config.data_dir)?;
         let key = match &config.session.key {
             Some(key) => key.clone(),
@@ -131,8 +140,11 @@ impl Server {
         );
         let (public_stage, public_stages) = watch::channel(Stage::Open);
         let (admin_stage, admin_stages) = watch::channel(Stage::Open);
-        let admin_settings =
-            http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
+        let admin_settings = http::Settings {
+            connections_max: ADMIN_CONNECTIONS_MAX,
+            connections_per_address_max: 0,
+            ..config.http.clone()
+        };
         let public_door = http::public(app.clone());
         let admin_door = http::admin(app.clone(), admin_listen.ip().is_loopback());
         let ends = Ends(threads.ends.clone());
@@ -147,14 +159,25 @@ impl Server {
                 public,
                 public_door,
                 config.http,
+                public_tls,
+                Arc::clone(&public_counts),
                 public_stages,
             )),
             admin: tokio::spawn(connections::serve(
                 admin,
                 admin_door,
                 admin_settings,
+                admin_tls,
+                Arc::clone(&admin_counts),
                 admin_stages,
             )),
+            public_counts,
+            admin_counts,
+            followers: [public_follower, admin_follower]
+                .into_iter()
+                .flatten()
+                .map(|follower| tokio::spawn(follower.run()))
+                .collect(),
             deadlines: tokio::spawn(ticks),
             threads,
             rejects_thread,
@@ -206,6 +229,7 @@ impl Server {
         admin_stage.send_replace(Stage::Draining);
         let _ = timeout(Duration::from_secs(1), admin).await;
         deadlines.abort();
+        self.followers.iter().for_each(JoinHandle::abort);
         reports_written(app.collector()).await;
         // All that was answered is committed; the rest of the work is to save the live sessions.
         app.collector().journal().close();
@@ -307,6 +331,17 @@ fn open_journal(
         })?,
     ];
     Ok((live, journal, Threads { handles, ends, ended }))
+}
+
+/// The TLS of a listener, if it has one, and who sees its files change.
+fn open_tls(
+    pair: Option<tls::Pair>,
+    clock: &Clock,
+    counts: &Arc<Counts>,
+) -> anyhow::Result<(Option<Arc<Tls>>, Option<Follower>)> {
+    let Some(pair) = pair else { return Ok((None, None)) };
+    let (tls, follower) = Tls::open(pair, clock.clone(), Arc::clone(counts))?;
+    Ok((Some(tls), Some(follower)))
 }
 
 fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -1,7 +1,7 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`]), the four CORS headers, the net for panics, the routes
+//! ([`connections`], [`tls`]), the four CORS headers, the net for panics, the routes
 //! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
 
 mod admin;
@@ -19,6 +19,8 @@ mod health;
 mod lookup;
 
 mod public;
+
+pub mod tls;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
 pub struct Settings {
     /// How many connections players may hold at once.
     pub connections_max: usize,
+    /// How many connections one client address (of IPv6 a /64) may hold at once; 0 for any number.
+    pub connections_per_address_max: usize,
     /// How long a request's head may take from its first byte on.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -84,6 +88,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            // Many players share one address: behind a carrier, or behind a proxy that is not named.
+            connections_per_address_max: 0,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
