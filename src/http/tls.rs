@@ -375,3 +375,153 @@ fn fingerprint(read: &Result<Contents, TlsError>) -> blake3::Hash {
     }
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+    use super::*;
+
+    /// A new certificate and its key, in PEM.
+    fn made() -> (String, String) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["x".to_owned()]).unwrap();
+        (cert.pem(), signing_key.serialize_pem())
+    }
+
+    struct Fixture {
+        folder: tempfile::TempDir,
+        counts: Arc<Counts>,
+    }
+
+    impl Fixture {
+        fn new(certificate: &str, key: &str) -> Self {
+            let fixture =
+                Self { folder: tempfile::tempdir().unwrap(), counts: Arc::<Counts>::default() };
+            fixture.put("certificate", certificate);
+            fixture.put("key", key);
+            fixture
+        }
+
+        fn put(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.path().join(name), text).unwrap();
+        }
+
+        fn pair(&self) -> Pair {
+            let path = |name| self.folder.path().join(name);
+            let settings = Settings {
+                certificate: path("certificate"),
+                key: path("key"),
+                ..Settings::default()
+            };
+            settings.public().unwrap()
+        }
+
+        fn open(&self) -> Result<(Arc<Tls>, Follower), TlsError> {
+            Tls::open(self.pair(), Clock::manual(0), Arc::clone(&self.counts))
+        }
+
+        fn failures(&self) -> u64 {
+            self.counts.tls_reload_failures.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_change_is_taken_once_it_is_whole() {
+        let ((old, old_key), (new, new_key)) = (made(), made());
+        let fixture = Fixture::new(&old, &old_key);
+        let (tls, mut follower) = fixture.open().unwrap();
+        let mut look = || follower.look(fixture.pair().read());
+        let before = tls.current();
+        look();
+        fixture.put("certificate", &new[..100]);
+        look();
+        fixture.put("certificate", &new);
+        look();
+        fixture.put("key", &new_key);
+        look();
+        assert!(Arc::ptr_eq(&before, &tls.current()), "it may still be written");
+        look();
+        let after = tls.current();
+        assert!(!Arc::ptr_eq(&before, &after));
+        look();
+        assert!(Arc::ptr_eq(&after, &tls.current()), "and is taken once");
+        assert_eq!(fixture.failures(), 0, "nothing of this was a fault");
+    }
+
+    #[test]
+    fn what_stays_broken_is_told_once_and_the_way_back_is_free() {
+        let (certificate, key) = made();
+        let fixture = Fixture::new(&certificate, &key);
+        let (tls, mut follower) = fixture.open().unwrap();
+        let before = tls.current();
+        for (broken, failures) in [(Some("nothing"), 1), (None, 2)] {
+            match broken {
+                Some(text) => fixture.put("key", text),
+                None => std::fs::remove_file(fixture.folder.path().join("key")).unwrap(),
+            }
+            for _ in 0..5 {
+                follower.look(fixture.pair().read());
+            }
+            assert_eq!(fixture.failures(), failures);
+            assert!(Arc::ptr_eq(&before, &tls.current()));
+        }
+        fixture.put("key", &key);
+        for _ in 0..2 {
+            follower.look(fixture.pair().read());
+        }
+        assert!(!Arc::ptr_eq(&before, &tls.current()));
+        assert_eq!(fixture.failures(), 2);
+    }
+
+    #[test]
+    fn each_fault_names_its_file_and_tells_nothing_of_a_key() {
+        let ((certificate, key), (_, other_key)) = (made(), made());
+        let secrets: Vec<_> =
+            key.lines().chain(other_key.lines()).filter(|l| l.len() > 40).collect();
+        assert!(!secrets.is_empty());
+        let broken = key.replace("-----END", "-----EN");
+        let unknown = "-----BEGIN PRIVATE KEY-----\nMAUCAQAwAA==\n-----END PRIVATE KEY-----\n";
+        let no_certificate =
+            "-----BEGIN CERTIFICATE-----\nMAUCAQAwAA==\n-----END CERTIFICATE-----\n";
+        for (certificate, key, setting, why) in [
+            ("", &*key, "tls.certificate", "holds no certificates in PEM"),
+            (&key, &key, "tls.certificate", "holds no certificates in PEM"),
+            (no_certificate, &key, "tls.certificate", "the certificate cannot be used"),
+            (&certificate, "", "tls.key", "holds no private key in PEM"),
+            (&certificate, &certificate, "tls.key", "holds no private key in PEM"),
+            (&certificate, &broken, "tls.key", "holds no private key in PEM"),
+            (&certificate, unknown, "tls.key", "the key cannot be used"),
+            (&certificate, &other_key, "tls.key", "this is not the key of"),
+        ] {
+            let fixture = Fixture::new(certificate, key);
+            let error = fixture.open().unwrap_err();
+            let source = error.source().map(ToString::to_string).unwrap_or_default();
+            let text = format!("{error} {source}");
+            let path = fixture.folder.path().join(setting.trim_start_matches("tls."));
+            let file = format!("{setting} = \"{}\"", path.display());
+            assert!(text.starts_with(&file) && text.contains(why), "{why}\nin\n{text}");
+            assert!(!secrets.iter().any(|secret| text.contains(secret)), "{text}");
+        }
+        let fixture = Fixture::new(&certificate, &key);
+        std::fs::remove_file(fixture.folder.path().join("certificate")).unwrap();
+        let text = fixture.open().unwrap_err().to_string();
+        assert!(text.ends_with("/certificate\": the file cannot be read"), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_known_whether_it_has_come_or_not() {
+        for (year, expected) in
+            [(1999, 915_148_800), (2040, 2_208_988_800), (9999, 253_370_764_800)]
+        {
+            let mut params = rcgen::CertificateParams::new(["x".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let fixture =
+                Fixture::new(&params.self_signed(&key).unwrap().pem(), &key.serialize_pem());
+            fixture.open().unwrap();
+            let expiry_s = fixture.counts.tls_certificate_expiry_s.load(Ordering::Relaxed);
+            assert_eq!(expiry_s, expected, "{year}");
+        }
+    }
+}

@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mediatally::clock::Clock;
 use mediatally::commands::serve::{Server, Stop};
 use mediatally::config::Config;
 use mediatally::http::App;
+use mediatally::http::connections::Counts;
 use mediatally::live::Live;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
+};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
@@ -34,6 +39,8 @@ pub(crate) struct TestServer {
     pub(crate) clock: Clock,
     pub(crate) folder: TempDir,
     pub(crate) client: reqwest::Client,
+    pub(crate) public_counts: Arc<Counts>,
+    pub(crate) admin_counts: Arc<Counts>,
     app: App,
     stops: mpsc::Sender<Stop>,
     running: JoinHandle<std::process::ExitCode>,
@@ -64,6 +71,8 @@ impl TestServer {
             clock,
             folder,
             client: client(),
+            public_counts: Arc::clone(&server.public_counts),
+            admin_counts: Arc::clone(&server.admin_counts),
             app: server.app.clone(),
             stops,
             running: tokio::spawn(server.run(receiver)),
@@ -136,16 +145,32 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-/// A socket on which a test says exactly what it means.
-pub(crate) struct Raw(pub(crate) TcpStream);
+pub(crate) fn count(figure: &AtomicU64) -> u64 {
+    figure.load(Ordering::Relaxed)
+}
+
+/// Waits until a figure has this value.
+pub(crate) async fn until_it_is(figure: &AtomicU64, value: u64) {
+    until(|| count(figure) == value).await;
+}
+
+/// A connection on which a test says exactly what it means.
+pub(crate) struct Raw<S = TcpStream>(pub(crate) S);
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.unwrap())
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
-        self.0.write_all(text.as_ref()).await.unwrap();
+        self.try_send(text).await.unwrap();
+    }
+
+    pub(crate) async fn try_send(&mut self, text: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.0.write_all(text.as_ref()).await?;
+        self.0.flush().await
     }
 
     /// The next answer: its head and its body, by its `Content-Length`; nothing if the server closed.
@@ -192,6 +217,8 @@ pub(crate) struct Process {
     pub(crate) admin_listen: String,
     /// The log line that tells what was read back from the journal.
     pub(crate) read_back: Value,
+    /// The log lines before the start line.
+    pub(crate) begun: Vec<Value>,
 }
 
 impl Process {
@@ -220,6 +247,7 @@ impl Process {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut read_back = Value::Null;
+        let mut begun = Vec::new();
         let started = within(async {
             loop {
                 let line = lines.next_line().await.unwrap().expect("a start line");
@@ -231,6 +259,7 @@ impl Process {
                 if line["target"] == "mediatally::start" {
                     return line;
                 }
+                begun.push(line);
             }
         })
         .await;
@@ -243,6 +272,7 @@ impl Process {
             listen: text("listen"),
             admin_listen: text("admin_listen"),
             read_back,
+            begun,
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod certificates;
 mod commands;
 mod cors;
 mod documents;
@@ -15,5 +16,6 @@ mod reports;
 mod scenarios;
 mod sessions;
 mod shutdown;
+mod tls;
 mod tree;
 mod violations;
