@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::collector::Collector;
 use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
@@ -23,12 +23,13 @@ use crate::http::tls::{self, Follower, Tls};
 use crate::http::{self, App, Health, ShutdownSettings};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
-use crate::journal::{Journal, Keeper, Writer, recovery};
+use crate::journal::{Journal, Keeper, Told, Writer, recovery};
 use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
 use crate::reporter::Reporter;
 use crate::telemetry;
+use crate::telemetry::series::Series;
 
 /// How many connections operators and health checks may hold at once.
 const ADMIN_CONNECTIONS_MAX: usize = 128;
@@ -121,11 +122,12 @@ impl Server {
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let archive = Archive::new(Arc::clone(&disk));
-        let (live, journal, threads) = open_journal(&config, disk, &clock)
+        let series = Series::default();
+        let (live, journal, threads) = open_journal(&config, disk, &clock, &series)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let collector = Collector::new(key, config.validation, clock, live, journal);
         let (health, settings) = (Health::default(), config.http.clone());
-        let app = App::new(collector, health, settings, config.privacy, rejects, archive);
+        let app = App::new(collector, health, settings, config.privacy, rejects, archive, series);
 
         let public = bind(config.listen, "listen")?;
         let admin = bind(config.admin_listen, "admin_listen")?;
@@ -283,12 +285,18 @@ fn open_journal(
     config: &Config,
     disk: Arc<dyn Disk>,
     clock: &Clock,
+    series: &Series,
 ) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
     let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
+    let stopwatch = Stopwatch::start();
     let recovered = recovery::recover(&*disk, &live, &mut processor)?;
+    series.recovery.set(&recovered, stopwatch.seconds(), &live);
+    if let Some(saved_ms) = recovered.checkpoint_saved_ms {
+        series.keeper.saved_at(saved_ms);
+    }
     let (ended, sessions_ended) = std::sync::mpsc::channel();
-    let processor = processor.telling(ended);
+    let processor = processor.telling(ended).counting(series.sessions.clone());
     tracing::info!(
         live_sessions = live.sessions(),
         unreported = live.unreported(),
@@ -310,9 +318,10 @@ fn open_journal(
         clock.clone(),
         processor,
         recovered.start,
-        closed,
+        Told { closed, series: series.journal.clone() },
     );
-    let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone());
+    let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone())
+        .counting(series.keeper.clone());
     let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
     let (ends, ended) = mpsc::channel(1);
     let [writer_ends, keeper_ends, reporter_ends] = [(); 3].map(|()| Ends(ends.clone()));

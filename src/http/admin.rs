@@ -7,13 +7,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{App, lookup, with_common_routes};
+use super::{App, lookup, series, with_common_routes};
 use crate::rejects::Class;
 
 /// Nothing here is reachable from the players' door but health. What was refused and what a session was hold
 /// what players sent, so they are shown only where nobody but this machine can ask.
 pub(super) fn router(app: App, local: bool) -> Router {
-    let mut router = Router::new();
+    let mut router = series::router();
     if local {
         router = router.route("/rejects", get(rejects)).merge(lookup::router());
     }

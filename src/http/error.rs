@@ -15,6 +15,8 @@ use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::size::Size;
+use crate::telemetry::labels::{Rejected, Shed};
+use crate::telemetry::ticket::Fate;
 use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
 
 /// When to try again, in seconds, if there is no room now.
@@ -86,6 +88,28 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What becomes of a request that is answered so.
+    pub(super) fn fate(&self) -> Fate {
+        match self {
+            Self::Invalid(_) => Fate::Rejected(Rejected::Invalid),
+            Self::UnknownSession => Fate::Rejected(Rejected::Unknown),
+            Self::SessionGone => Fate::Rejected(Rejected::Gone),
+            Self::BodyTooLarge(_) | Self::TooManyEvents => Fate::Rejected(Rejected::TooLarge),
+            Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
+            Self::BodyTimeout(_) => Fate::Rejected(Rejected::Timeout),
+            Self::Overloaded => Fate::Shed(Shed::Bodies),
+            Self::Full(full) => Fate::Shed(full.into()),
+            Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
+            // All but the first are never the answer where players post.
+            Self::Internal
+            | Self::NotFound
+            | Self::NotKept
+            | Self::UnknownEventType(_)
+            | Self::MethodNotAllowed
+            | Self::LookupBusy => Fate::Aborted,
         }
     }
 

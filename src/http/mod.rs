@@ -20,6 +20,8 @@ mod lookup;
 
 mod public;
 
+mod series;
+
 pub mod tls;
 
 use std::convert::Infallible;
@@ -45,6 +47,7 @@ use crate::journal::segment::LINE_BYTES_MAX;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
+use crate::telemetry::series::Series;
 pub use health::Health;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
@@ -135,6 +138,8 @@ struct Shared {
     bodies: body::Bodies,
     documents: documents::Documents,
     lookup: lookup::Lookup,
+    series: Series,
+    scrapes: series::Scrapes,
 }
 
 impl App {
@@ -146,6 +151,7 @@ impl App {
         privacy: privacy::Settings,
         rejects: Rejects,
         archive: Archive,
+        series: Series,
     ) -> Self {
         let bodies = body::Bodies::default();
         let documents = documents::Documents::new(collector.rules());
@@ -159,6 +165,8 @@ impl App {
             bodies,
             documents,
             lookup,
+            series,
+            scrapes: series::Scrapes::default(),
         }))
     }
 
@@ -172,6 +180,11 @@ impl App {
         &self.0.rejects
     }
 
+    /// What the server did.
+    pub fn series(&self) -> &Series {
+        &self.0.series
+    }
+
     /// Whether the server is alive and ready.
     pub fn health(&self) -> &Health {
         &self.0.health
@@ -183,7 +196,7 @@ pub fn public(app: App) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(public::with_cors)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(public::router(app))
+    series::counted_public(app.clone(), layers.service(public::router(app)))
 }
 
 /// The operators' door; `local` if only this machine can reach it.
@@ -191,7 +204,7 @@ pub fn admin(app: App, local: bool) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(uncached)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(admin::router(app, local))
+    series::counted_admin(app.clone(), layers.service(admin::router(app, local)))
 }
 
 /// What an operator sees is of now.

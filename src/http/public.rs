@@ -22,6 +22,9 @@ use crate::collector::Client;
 use crate::privacy;
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
+use crate::telemetry::labels::DataRoute;
+use crate::telemetry::ticket::Ticket;
+use crate::wire::Violations;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
@@ -44,30 +47,41 @@ pub(super) fn router(app: App) -> Router {
 }
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    begin(&app, request, Takes::Either).await
+    begin(&app, DataRoute::Sessions, request, Takes::Either).await
 }
 
 async fn download(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    begin(&app, request, Takes::Stored).await
+    begin(&app, DataRoute::Downloaded, request, Takes::Stored).await
 }
 
 /// Begins a session with its start, or takes one that was stored whole.
-async fn begin(app: &App, request: Request, takes: Takes) -> Result<Response, ApiError> {
+async fn begin(
+    app: &App,
+    route: DataRoute,
+    request: Request,
+    takes: Takes,
+) -> Result<Response, ApiError> {
+    let mut ticket = app.series().tickets.take(route);
     if let Err(refusal) = app.collector().has_room() {
+        let error = unmet(app, &mut ticket, refusal.into());
         let (head, body) = request.into_parts();
         body::discard(&head.headers, body).await;
-        return Err(refusal.into());
+        return Err(error);
     }
     let (head, body) = request.into_parts();
-    let body = read(app, &head, body, takes).await?;
+    let body = read(app, route, &head, body, takes).await;
+    let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
     let begun = match takes.stored_form(&body.bytes) {
-        None => app.collector().start(&body.bytes, client).await,
-        Some(form) => app.collector().stored(body.bytes.clone(), form, client).await,
+        None => app.collector().start(&body.bytes, client, &mut ticket).await,
+        Some(form) => app.collector().stored(body.bytes.clone(), form, client, &mut ticket).await,
     };
     match begun {
         Ok(id) => Ok(created(id)),
-        Err(refusal) => Err(refused(app, &head, Some(&body.bytes), refusal.into())),
+        Err(refusal) => {
+            let error = refused(app, &head, Some(&body.bytes), refusal.into());
+            Err(unmet(app, &mut ticket, error))
+        }
     }
 }
 
@@ -78,22 +92,39 @@ async fn event(
 ) -> Result<StatusCode, ApiError> {
     // What is no text when decoded is the id of no session; its body is judged all the same.
     let sid = sid.map_or_else(|_| String::new(), |Path(sid)| sid);
+    let mut ticket = app.series().tickets.take(DataRoute::Events);
     let (head, body) = request.into_parts();
-    let body = read(&app, &head, body, Takes::Event).await?;
-    match app.collector().event(&sid, &body.bytes).await {
+    let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
+    let body = body.map_err(|error| unmet(&app, &mut ticket, error))?;
+    match app.collector().event(&sid, &body.bytes, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(refusal) => Err(refused(&app, &head, Some(&body.bytes), refusal.into())),
+        Err(refusal) => {
+            let error = refused(&app, &head, Some(&body.bytes), refusal.into());
+            Err(unmet(&app, &mut ticket, error))
+        }
     }
+}
+
+/// Counts a refusal. What the journal has taken it settles itself.
+fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
+    ticket.settle(error.fate());
+    for violation in error.violations().into_iter().flat_map(Violations::listed) {
+        app.series().http.violations.of(violation.code).inc();
+    }
+    error
 }
 
 async fn read<'a>(
     app: &'a App,
+    route: DataRoute,
     head: &Parts,
     body: Body,
     takes: Takes,
 ) -> Result<Received<'a>, ApiError> {
     let read = body::read(&head.headers, body, takes, &app.0.settings, &app.0.bodies).await;
-    read.map_err(|error| refused(app, head, None, error))
+    let body = read.map_err(|error| refused(app, head, None, error))?;
+    app.series().http.body_bytes.of(route).inc_by(body.bytes.len() as u64);
+    Ok(body)
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that

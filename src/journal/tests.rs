@@ -21,6 +21,7 @@ use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::telemetry::series::Journal as Series;
 use crate::wire::{Event, Profile, Rules, StoredForm};
 
 const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
@@ -87,7 +88,7 @@ impl Rig {
             clock.clone(),
             processor,
             start,
-            sender,
+            Told { closed: sender, series: Series::default() },
         );
         let keeper =
             Keeper::new(settings(), shared, clock.clone(), Arc::clone(&live), journal.clone());

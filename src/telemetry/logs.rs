@@ -1,4 +1,4 @@
-//! What the server did: logs, to standard error.
+//! Logs, to standard error.
 
 use std::io::IsTerminal;
 
