@@ -19,7 +19,7 @@ use crate::collector::Collector;
 use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::http::connections::{self, Stage};
-use crate::http::{self, App, Health, ShutdownSettings};
+use crate::http::{self, App, Guard, Health, ShutdownSettings};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Writer, recovery};
@@ -99,6 +99,7 @@ impl Server {
     /// # Errors
     /// The address that cannot be bound or the folder that cannot be used.
     pub fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let guard = Guard::new(&config.admin, config.admin_listen)?;
         let data_dir = DataDir::open(&config.data_dir)?;
         let key = match &config.session.key {
             Some(key) => key.clone(),
@@ -134,7 +135,7 @@ impl Server {
         let admin_settings =
             http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
         let public_door = http::public(app.clone());
-        let admin_door = http::admin(app.clone(), admin_listen.ip().is_loopback());
+        let admin_door = http::admin(app.clone(), guard);
         let ends = Ends(threads.ends.clone());
         let ticks = tick_deadlines(app.clone(), ends);
         Ok(Self {

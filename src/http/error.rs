@@ -117,13 +117,20 @@ impl ApiError {
 
 /// What an error looks like on the wire.
 #[derive(Serialize)]
-struct ErrorBody<'e> {
+pub(super) struct ErrorBody<'e> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'e Violations>,
     /// How many violations are not listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<usize>,
+}
+
+impl ErrorBody<'_> {
+    /// A body with a message and no more.
+    pub(super) fn saying(message: String) -> Self {
+        Self { message, violations: None, omitted: None }
+    }
 }
 
 impl IntoResponse for ApiError {

@@ -38,6 +38,7 @@ pub(super) fn router() -> Router<App> {
         .route("/healthz/", get(live))
         .route("/readyz", get(ready))
         .route("/readyz/", get(ready))
+        .method_not_allowed_fallback(super::error::method_not_allowed)
 }
 
 /// Answering at all is being alive; nothing else may restart a container.

@@ -2,7 +2,7 @@
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`public`], [`documents`], [`admin`] behind its [`guard`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
@@ -13,6 +13,8 @@ pub mod connections;
 mod documents;
 
 mod error;
+
+mod guard;
 
 mod health;
 
@@ -27,8 +29,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -43,6 +43,7 @@ use crate::journal::segment::LINE_BYTES_MAX;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
+pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
 pub use health::Health;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
@@ -180,18 +181,12 @@ pub fn public(app: App) -> impl Door {
     layers.service(public::router(app))
 }
 
-/// The operators' door; `local` if only this machine can reach it.
-pub fn admin(app: App, local: bool) -> impl Door {
+/// The operators' door, behind its guard.
+pub fn admin(app: App, guard: Guard) -> impl Door {
     let layers = ServiceBuilder::new()
-        .map_response(uncached)
+        .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(admin::router(app, local))
-}
-
-/// What an operator sees is of now.
-fn uncached<B>(mut response: Response<B>) -> Response<B> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    layers.service(admin::router(app, guard))
 }
 
 /// Answers requests; what a connection calls.
@@ -231,7 +226,7 @@ where
 /// What both doors have: health, and answers for what is not there.
 fn with_common_routes(router: Router<App>) -> Router<App> {
     router
-        .merge(health::router())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .merge(health::router())
 }

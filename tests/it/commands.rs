@@ -7,7 +7,10 @@ use rustix::process::Signal;
 use crate::harness::{Process, SAMPLE, client, within};
 
 /// Runs the program to its end.
-async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String, String) {
+pub(crate) async fn run(
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Process::command(folder.path());
     command.args(arguments).envs(settings.iter().copied());

@@ -15,13 +15,3 @@ async fn both_doors_tell_the_health() {
         }
     }
 }
-
-#[tokio::test]
-async fn the_operators_door_has_no_cors_and_no_players() {
-    let server = TestServer::start().await;
-    let response = server.client.post(server.admin_url("/api/v1/sessions")).send().await.unwrap();
-    assert_eq!(response.status(), 404);
-    assert!(!response.headers().contains_key("access-control-allow-origin"));
-    let body: serde_json::Value = response.json().await.unwrap();
-    assert!(body["message"].is_string());
-}
