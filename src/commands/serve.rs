@@ -1,4 +1,4 @@
-//! The wiring: build each room from its settings, listen twice, drain in order.
+//! The wiring: listen twice, read the journal back, build each room from its settings, drain in order.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use crate::collector::Collector;
 use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::http::connections::{self, Stage};
-use crate::http::{self, App, Guard, Health, ShutdownSettings};
+use crate::http::{self, App, Gate, Guard, Health, ShutdownSettings};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Writer, recovery};
@@ -27,6 +27,7 @@ use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
 use crate::reporter::Reporter;
+use crate::session::id::Key;
 use crate::telemetry;
 
 /// How many connections operators and health checks may hold at once.
@@ -41,6 +42,9 @@ const DEADLINES_TICK: Duration = Duration::from_millis(200);
 
 /// How long the reports of sessions that have just ended may take when the server stops.
 const REPORTS_MAX: Duration = Duration::from_secs(2);
+
+/// How long the answers that say «not yet» may take when the server is stopped before it serves.
+const ABANDON_MAX: Duration = Duration::from_secs(1);
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,47 +68,180 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
     fit_to_open_files(&mut config.http);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let stops = signals()?;
-        let server = Server::start(config, Clock::system())?;
-        anyhow::Ok(server.run(stops).await)
+        let mut stops = signals()?;
+        let mut starting = Starting::begin(config, Clock::system())?;
+        let rooms = tokio::select! {
+            biased;
+            rooms = starting.rooms() => rooms?,
+            Some(_) = stops.recv() => {
+                starting.abandon().await;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        anyhow::Ok(starting.serve(rooms).run(stops).await)
     })?;
     // Nothing that is left is worth waiting for.
     runtime.shutdown_background();
     Ok(code)
 }
 
-/// A server that listens.
+/// Both doors, which answer from the first moment on.
 #[derive(Debug)]
-pub struct Server {
-    /// Where players post; a port 0 of the settings has become the real one.
-    pub listen: SocketAddr,
-    /// Where operators look.
-    pub admin_listen: SocketAddr,
-    /// The handles that its handlers share.
-    pub app: App,
-    shutdown: ShutdownSettings,
+struct Doors {
+    /// A port 0 of the settings has become the real one.
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
     public_stage: watch::Sender<Stage>,
     admin_stage: watch::Sender<Stage>,
     public: JoinHandle<()>,
     admin: JoinHandle<()>,
-    deadlines: JoinHandle<()>,
-    threads: Threads,
-    rejects_thread: thread::JoinHandle<()>,
-    data_dir: DataDir,
 }
 
-impl Server {
-    /// Reads the journal back, builds the rooms, listens, and serves. To be called in a tokio runtime.
-    ///
-    /// # Errors
-    /// The address that cannot be bound or the folder that cannot be used.
-    pub fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+/// Opens both doors for what they are there for.
+type Open = Box<dyn FnOnce(&App) + Send>;
+
+impl Doors {
+    /// Listens, and answers that the journal is being read back until the doors are opened.
+    fn build(config: &Config, health: &Health) -> anyhow::Result<(Self, Open)> {
+        // Nobody is let in before it is known who may.
         let guard = Guard::new(&config.admin, config.admin_listen)?;
+        let public = bind(config.listen, "listen")?;
+        let admin = bind(config.admin_listen, "admin_listen")?;
+        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
+        let (public_stage, public_stages) = watch::channel(Stage::Open);
+        let (admin_stage, admin_stages) = watch::channel(Stage::Open);
+        let public_gate = Gate::new(http::recovering_public(health.clone()));
+        let admin_gate = Gate::new(http::recovering_admin(health.clone(), guard.clone()));
+        let settings = config.http.clone();
+        let admin_settings =
+            http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..settings.clone() };
+        let doors = Self {
+            listen,
+            admin_listen,
+            public_stage,
+            admin_stage,
+            public: tokio::spawn(connections::serve(
+                public,
+                public_gate.clone(),
+                settings,
+                public_stages,
+            )),
+            admin: tokio::spawn(connections::serve(
+                admin,
+                admin_gate.clone(),
+                admin_settings,
+                admin_stages,
+            )),
+        };
+        let open = move |app: &App| {
+            public_gate.open(http::public(app.clone()));
+            admin_gate.open(http::admin(app.clone(), guard));
+        };
+        Ok((doors, Box::new(open)))
+    }
+}
+
+/// A server that listens and reads its journal back. It tells its health, and asks for patience; so however
+/// long that takes, nobody takes it for dead.
+struct Starting {
+    doors: Doors,
+    open: Open,
+    health: Health,
+    shutdown: ShutdownSettings,
+    rooms: JoinHandle<anyhow::Result<Rooms>>,
+}
+
+impl Starting {
+    /// Listens, and begins to read the journal back, on a thread of its own.
+    fn begin(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let key = match &config.session.key {
             Some(key) => key.clone(),
             None => data_dir.session_key()?,
         };
+        let health = Health::default();
+        let (doors, open) = Doors::build(&config, &health)?;
+        tracing::info!(
+            listen = %doors.listen,
+            admin_listen = %doors.admin_listen,
+            "the journal is being read back; until then only health is answered"
+        );
+        let shutdown = config.shutdown.clone();
+        let rooms = {
+            let health = health.clone();
+            tokio::task::spawn_blocking(move || Rooms::build(config, key, clock, health, data_dir))
+        };
+        Ok(Self { doors, open, health, shutdown, rooms })
+    }
+
+    /// Waits until the journal is read back. To be called once.
+    async fn rooms(&mut self) -> anyhow::Result<Rooms> {
+        match (&mut self.rooms).await {
+            Ok(rooms) => rooms,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Opens the doors.
+    fn serve(self, rooms: Rooms) -> Server {
+        let Self { doors, open, shutdown, .. } = self;
+        let Rooms { app, threads, rejects_thread, data_dir } = rooms;
+        open(&app);
+        tracing::info!(
+            target: telemetry::START_TARGET,
+            version = env!("CARGO_PKG_VERSION"),
+            listen = %doors.listen,
+            admin_listen = %doors.admin_listen,
+            data_dir = %data_dir.path().display(),
+            "mediatally is listening"
+        );
+        let ends = Ends(threads.ends.clone());
+        Server {
+            listen: doors.listen,
+            admin_listen: doors.admin_listen,
+            deadlines: tokio::spawn(tick_deadlines(app.clone(), ends)),
+            app,
+            shutdown,
+            doors,
+            threads,
+            rejects_thread,
+            data_dir,
+        }
+    }
+
+    /// Ends before the journal is read back. Nothing was taken, and what reading it back does to the folder
+    /// may break off anywhere, as in a crash; so it is not waited for.
+    async fn abandon(self) {
+        let Doors { public_stage, admin_stage, public, admin, .. } = self.doors;
+        self.health.stop();
+        public_stage.send_replace(Stage::Draining);
+        admin_stage.send_replace(Stage::Draining);
+        let answered = async { tokio::join!(public, admin) };
+        let _ = timeout(ABANDON_MAX, answered).await;
+        tracing::info!("stopped before the journal was read back");
+    }
+}
+
+/// What stands behind the doors.
+struct Rooms {
+    app: App,
+    threads: Threads,
+    rejects_thread: thread::JoinHandle<()>,
+    data_dir: DataDir,
+}
+
+impl Rooms {
+    /// Reads the journal back and builds the rooms, which may take minutes.
+    fn build(
+        config: Config,
+        key: Key,
+        clock: Clock,
+        health: Health,
+        data_dir: DataDir,
+    ) -> anyhow::Result<Self> {
         let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
         let rejects_thread =
             thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
@@ -116,52 +253,37 @@ impl Server {
         let (live, journal, threads) = open_journal(&config, disk, &clock)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let collector = Collector::new(key, config.validation, clock, live, journal);
-        let (health, settings) = (Health::default(), config.http.clone());
-        let app = App::new(collector, health, settings, config.privacy, rejects, archive);
+        let app = App::new(collector, health, config.http, config.privacy, rejects, archive);
+        Ok(Self { app, threads, rejects_thread, data_dir })
+    }
+}
 
-        let public = bind(config.listen, "listen")?;
-        let admin = bind(config.admin_listen, "admin_listen")?;
-        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
-        tracing::info!(
-            target: telemetry::START_TARGET,
-            version = env!("CARGO_PKG_VERSION"),
-            %listen,
-            %admin_listen,
-            data_dir = %data_dir.path().display(),
-            "mediatally is listening"
-        );
-        let (public_stage, public_stages) = watch::channel(Stage::Open);
-        let (admin_stage, admin_stages) = watch::channel(Stage::Open);
-        let admin_settings =
-            http::Settings { connections_max: ADMIN_CONNECTIONS_MAX, ..config.http.clone() };
-        let public_door = http::public(app.clone());
-        let admin_door = http::admin(app.clone(), guard);
-        let ends = Ends(threads.ends.clone());
-        let ticks = tick_deadlines(app.clone(), ends);
-        Ok(Self {
-            listen,
-            admin_listen,
-            shutdown: config.shutdown,
-            public_stage,
-            admin_stage,
-            public: tokio::spawn(connections::serve(
-                public,
-                public_door,
-                config.http,
-                public_stages,
-            )),
-            admin: tokio::spawn(connections::serve(
-                admin,
-                admin_door,
-                admin_settings,
-                admin_stages,
-            )),
-            deadlines: tokio::spawn(ticks),
-            threads,
-            rejects_thread,
-            data_dir,
-            app,
-        })
+/// A server that serves.
+#[derive(Debug)]
+pub struct Server {
+    /// Where players post; a port 0 of the settings has become the real one.
+    pub listen: SocketAddr,
+    /// Where operators look.
+    pub admin_listen: SocketAddr,
+    /// The handles that its handlers share.
+    pub app: App,
+    shutdown: ShutdownSettings,
+    doors: Doors,
+    deadlines: JoinHandle<()>,
+    threads: Threads,
+    rejects_thread: thread::JoinHandle<()>,
+    data_dir: DataDir,
+}
+
+impl Server {
+    /// Listens, reads the journal back, builds the rooms, and serves.
+    ///
+    /// # Errors
+    /// The address that cannot be bound or the folder that cannot be used.
+    pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let mut starting = Starting::begin(config, clock)?;
+        let rooms = starting.rooms().await?;
+        Ok(starting.serve(rooms))
     }
 
     /// Serves until told to stop, then drains; a second word ends it at once, unfinished.
@@ -186,7 +308,8 @@ impl Server {
     }
 
     async fn drain(self, stop: Stop) {
-        let Self { app, shutdown, public_stage, admin_stage, public, admin, deadlines, .. } = self;
+        let Self { app, shutdown, doors, deadlines, .. } = self;
+        let Doors { public_stage, admin_stage, public, admin, .. } = doors;
         let (threads, data_dir) = (self.threads, self.data_dir);
         let rejects_thread = self.rejects_thread;
         app.health().stop();

@@ -12,12 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::guard::{self, Guard};
-use super::{App, error, health, lookup};
+use super::health::{self, Health, Reader, Readiness};
+use super::{App, error, lookup};
 use crate::rejects::Class;
 
 /// Nothing here is reachable from the players' door but health. What was refused and what a session was hold
 /// what players sent, so all but health stands behind the guard.
 pub(super) fn router(app: App, guard: Guard) -> Router {
+    let readiness = Readiness::of(app.clone(), Reader::Operator);
     Router::new()
         .route("/rejects", get(rejects))
         .merge(lookup::router())
@@ -25,8 +27,16 @@ pub(super) fn router(app: App, guard: Guard) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         // Only what stands above is guarded.
         .layer(from_fn_with_state(guard, guard::check))
-        .merge(health::router())
+        .merge(health::router(readiness))
         .with_state(app)
+}
+
+/// What operators get while the journal is read back.
+pub(super) fn recovering(health: Health, guard: Guard) -> Router {
+    Router::new()
+        .fallback(error::recovering)
+        .layer(from_fn_with_state(guard, guard::check))
+        .merge(health::router(Readiness::recovering(health, Reader::Operator)))
 }
 
 /// Adds what keeps an answer out of caches, frames and other pages. It is of now, and for one reader.

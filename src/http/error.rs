@@ -53,6 +53,10 @@ pub(super) enum ApiError {
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
     Unavailable(#[source] Unavailable),
+    #[error(
+        "the server has just started and reads its journal back; nothing was kept, try again later"
+    )]
+    Recovering,
     #[error("the server failed; nothing was kept")]
     Internal,
 }
@@ -82,9 +86,11 @@ impl ApiError {
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -106,7 +112,11 @@ impl ApiError {
             Self::BodyTimeout(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -149,6 +159,13 @@ pub(super) async fn not_found(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
     body::discard(&head.headers, body).await;
     ApiError::NotFound
+}
+
+/// Whatever was asked, while the journal is read back.
+pub(super) async fn recovering(request: Request) -> ApiError {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body).await;
+    ApiError::Recovering
 }
 
 /// The router adds `Allow`.
@@ -212,7 +229,8 @@ mod tests {
             }
             ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
-            ApiError::Unavailable(_) => ApiError::Internal,
+            ApiError::Unavailable(_) => ApiError::Recovering,
+            ApiError::Recovering => ApiError::Internal,
             ApiError::Internal => return None,
         })
     }

@@ -1,8 +1,9 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`documents`], [`admin`] behind its [`guard`]), the bounded body ([`body`]), the collector.
+//! ([`connections`]), the gate that opens once the journal is read back ([`gate`]), the four CORS
+//! headers, the net for panics, the routes ([`public`], [`documents`], [`admin`] behind its
+//! [`guard`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
@@ -13,6 +14,8 @@ pub mod connections;
 mod documents;
 
 mod error;
+
+mod gate;
 
 mod guard;
 
@@ -43,8 +46,10 @@ use crate::journal::segment::LINE_BYTES_MAX;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
+pub use gate::Gate;
 pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
 pub use health::Health;
+use health::Readiness;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
 pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
@@ -181,12 +186,22 @@ pub fn public(app: App) -> impl Door {
     layers.service(public::router(app))
 }
 
+/// The players' door while the journal is read back.
+pub fn recovering_public(health: Health) -> impl Door {
+    ServiceBuilder::new().map_response(public::with_cors).service(public::recovering(health))
+}
+
 /// The operators' door, behind its guard.
 pub fn admin(app: App, guard: Guard) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
     layers.service(admin::router(app, guard))
+}
+
+/// The operators' door while the journal is read back.
+pub fn recovering_admin(health: Health, guard: Guard) -> impl Door {
+    ServiceBuilder::new().map_response(admin::secured).service(admin::recovering(health, guard))
 }
 
 /// Answers requests; what a connection calls.
@@ -224,9 +239,9 @@ where
 }
 
 /// What both doors have: health, and answers for what is not there.
-fn with_common_routes(router: Router<App>) -> Router<App> {
+fn with_common_routes(router: Router<App>, readiness: Readiness) -> Router<App> {
     router
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .merge(health::router())
+        .merge(health::router(readiness))
 }

@@ -17,7 +17,8 @@ use axum::routing::{MethodRouter, post};
 use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
-use super::{App, body, documents, with_common_routes};
+use super::health::{self, Health, Reader, Readiness};
+use super::{App, body, documents, error, with_common_routes};
 use crate::collector::Client;
 use crate::privacy;
 use crate::rejects::Reject;
@@ -40,7 +41,17 @@ pub(super) fn router(app: App) -> Router {
         .merge(documents::router())
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
-    with_common_routes(router).with_state(app)
+    with_common_routes(router, Readiness::of(app.clone(), Reader::Anybody)).with_state(app)
+}
+
+/// What players get while the journal is read back: a preflight is answered as ever, so that a script can
+/// read that it shall come again.
+pub(super) fn recovering(health: Health) -> Router {
+    let preflights = axum::routing::options(preflight).fallback(error::recovering);
+    Router::new()
+        .route("/api/{*path}", preflights)
+        .fallback(error::recovering)
+        .merge(health::router(Readiness::recovering(health, Reader::Anybody)))
 }
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -143,7 +154,7 @@ async fn preflight_only(request: Request) -> Response {
     if request.method() == axum::http::Method::OPTIONS {
         preflight(request.headers().clone()).await
     } else {
-        super::error::not_found(request).await.into_response()
+        error::not_found(request).await.into_response()
     }
 }
 
