@@ -191,6 +191,8 @@ pub(crate) struct Process {
     pub(crate) admin_listen: String,
     /// The log line that tells what was read back from the journal.
     pub(crate) read_back: Value,
+    /// The log lines that were read.
+    pub(crate) seen: Vec<String>,
 }
 
 impl Process {
@@ -243,6 +245,7 @@ impl Process {
                 let text = lines.next_line().await.unwrap().expect("a line more");
                 let line: Value =
                     serde_json::from_str(&text).expect("logs are JSON off a terminal");
+                self.seen.push(text);
                 if line["message"] == "the journal is read back" {
                     self.read_back = line.clone();
                 }
@@ -271,7 +274,14 @@ impl Process {
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (listen, admin_listen) = (String::new(), String::new());
-        Self { child, lines: Some(lines), listen, admin_listen, read_back: Value::Null }
+        Self {
+            child,
+            lines: Some(lines),
+            listen,
+            admin_listen,
+            read_back: Value::Null,
+            seen: Vec::new(),
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
