@@ -29,7 +29,7 @@ const ENV_FILE: &str = "MEDIATALLY_CONFIG";
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 1] = ["session.key"];
+const SECRETS: [&str; 2] = ["session.key", "admin.token"];
 
 /// The settings of the server; each room has its own section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub http: http::Settings,
     /// The certificates of the doors.
     pub tls: http::tls::Settings,
+    /// Who may look.
+    pub admin: http::AdminSettings,
     /// How the server stops.
     pub shutdown: http::ShutdownSettings,
     /// The rules for bodies.
@@ -71,6 +73,7 @@ impl Default for Config {
             data_dir: "./data".into(),
             http: http::Settings::default(),
             tls: http::tls::Settings::default(),
+            admin: http::AdminSettings::default(),
             shutdown: http::ShutdownSettings::default(),
             validation: wire::Rules::default(),
             session: session::Settings::default(),
@@ -104,6 +107,8 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// Flags: their name, the key they set, their value.
     pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Whether they only tell where another server is, whose guard is its own business.
+    pub of_another: bool,
 }
 
 /// The settings that hold, and how they came to be.
@@ -169,6 +174,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
     let config: Config = effective.try_into().expect("each value was tried against its key");
     for (key, why) in config.contradictions() {
+        if sources.of_another && key == "admin_listen" {
+            continue;
+        }
         let source = origin.get(key).map_or("default", String::as_str);
         let table = Table::try_from(&config).expect("settings are TOML");
         let value = lookup(&table, key).map_or_else(String::new, |value| shown(key, value));
@@ -190,6 +198,16 @@ impl Config {
                 found.push((key, why.to_owned()));
             }
         };
+        hold(
+            self.admin.token.is_none() || !self.admin.has_file(),
+            "admin.token_file",
+            "admin.token is set too; one of them must be empty",
+        );
+        hold(
+            self.admin.has_token() || http::is_local(self.admin_listen),
+            "admin_listen",
+            http::NEEDS_TOKEN,
+        );
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
         let body = self.http.event_bytes_max;
         hold(

@@ -92,19 +92,21 @@ impl SettingFlags {
         let env = std::env::vars_os().map(|(name, text)| {
             (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
         });
-        Sources { file: self.config, env: env.collect(), flags: flags.collect() }
+        let (file, env, flags) = (self.config, env.collect(), flags.collect());
+        Sources { file, env, flags, ..Sources::default() }
     }
 }
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match config::load(&cli.settings.sources()) {
+    let mut sources = cli.settings.sources();
+    sources.of_another = matches!(cli.command, Some(Command::Healthcheck { .. }));
+    let loaded = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             // A container's health check must not end with 2, which means something else there.
-            let healthcheck = matches!(cli.command, Some(Command::Healthcheck { .. }));
-            return failed(&problems.to_string(), if healthcheck { 1 } else { EXIT_USAGE });
+            return failed(&problems.to_string(), if sources.of_another { 1 } else { EXIT_USAGE });
         }
     };
     let result = match cli.command.unwrap_or(Command::Serve) {

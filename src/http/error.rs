@@ -55,6 +55,10 @@ pub(super) enum ApiError {
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
     Unavailable(#[source] Unavailable),
+    #[error(
+        "the server has just started and reads its journal back; nothing was kept, try again later"
+    )]
+    Recovering,
     #[error("the server failed; nothing was kept")]
     Internal,
 }
@@ -84,9 +88,11 @@ impl ApiError {
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -103,6 +109,7 @@ impl ApiError {
             Self::Overloaded => Fate::Shed(Shed::Bodies),
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
+            Self::Recovering => Fate::Shed(Shed::Starting),
             // All but the first are never the answer where players post.
             Self::Internal
             | Self::NotFound
@@ -130,7 +137,11 @@ impl ApiError {
             Self::BodyTimeout(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -141,13 +152,20 @@ impl ApiError {
 
 /// What an error looks like on the wire.
 #[derive(Serialize)]
-struct ErrorBody<'e> {
+pub(super) struct ErrorBody<'e> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'e Violations>,
     /// How many violations are not listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<usize>,
+}
+
+impl ErrorBody<'_> {
+    /// A body with a message and no more.
+    pub(super) fn saying(message: String) -> Self {
+        Self { message, violations: None, omitted: None }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -166,6 +184,13 @@ pub(super) async fn not_found(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
     body::discard(&head.headers, body).await;
     ApiError::NotFound
+}
+
+/// Whatever was asked, while the journal is read back.
+pub(super) async fn recovering(request: Request) -> ApiError {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body).await;
+    ApiError::Recovering
 }
 
 /// The router adds `Allow`.
@@ -229,7 +254,8 @@ mod tests {
             }
             ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
-            ApiError::Unavailable(_) => ApiError::Internal,
+            ApiError::Unavailable(_) => ApiError::Recovering,
+            ApiError::Recovering => ApiError::Internal,
             ApiError::Internal => return None,
         })
     }

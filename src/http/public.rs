@@ -1,5 +1,7 @@
 //! The players' door: start a session, send an event, send a stored session whole, CORS.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -17,13 +19,14 @@ use axum::routing::{MethodRouter, post};
 use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
-use super::{App, body, documents, with_common_routes};
+use super::health::{self, Health, Reader, Readiness};
+use super::{App, body, documents, error, with_common_routes};
 use crate::collector::Client;
 use crate::privacy;
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
-use crate::telemetry::labels::DataRoute;
-use crate::telemetry::ticket::Ticket;
+use crate::telemetry::labels::{DataRoute, Route};
+use crate::telemetry::ticket::{Ticket, Tickets};
 use crate::wire::Violations;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
@@ -43,7 +46,26 @@ pub(super) fn router(app: App) -> Router {
         .merge(documents::router())
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
-    with_common_routes(router).with_state(app)
+    with_common_routes(router, Readiness::of(app.clone(), Reader::Anybody)).with_state(app)
+}
+
+/// What players get while the journal is read back: a preflight is answered as ever, so that a script can
+/// read that it shall come again.
+pub(super) fn recovering(health: Health, tickets: Arc<Tickets>) -> Router {
+    let preflights = axum::routing::options(preflight).fallback(not_yet);
+    Router::new()
+        .route("/api/{*path}", preflights)
+        .fallback(not_yet)
+        .with_state(tickets)
+        .merge(health::router(Readiness::recovering(health, Reader::Anybody)))
+}
+
+async fn not_yet(State(tickets): State<Arc<Tickets>>, request: Request) -> ApiError {
+    let route = Route::of_public(request.method(), request.uri().path());
+    let mut ticket = route.of_data().map_or_else(Ticket::default, |route| tickets.take(route));
+    let refused = error::recovering(request).await;
+    ticket.settle(refused.fate());
+    refused
 }
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -174,7 +196,7 @@ async fn preflight_only(request: Request) -> Response {
     if request.method() == axum::http::Method::OPTIONS {
         preflight(request.headers().clone()).await
     } else {
-        super::error::not_found(request).await.into_response()
+        error::not_found(request).await.into_response()
     }
 }
 

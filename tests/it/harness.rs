@@ -52,7 +52,6 @@ impl TestServer {
     }
 
     /// A server with other settings than the defaults.
-    #[expect(clippy::unused_async, reason = "a server can only be started in a runtime")]
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config {
@@ -63,7 +62,7 @@ impl TestServer {
         };
         change(&mut config);
         let clock = Clock::manual(NOW_MS);
-        let server = Server::start(config, clock.clone()).unwrap();
+        let server = Server::start(config, clock.clone()).await.unwrap();
         let (stops, receiver) = mpsc::channel(2);
         Self {
             listen: server.listen,
@@ -217,8 +216,8 @@ pub(crate) struct Process {
     pub(crate) admin_listen: String,
     /// The log line that tells what was read back from the journal.
     pub(crate) read_back: Value,
-    /// The log lines before the start line.
-    pub(crate) begun: Vec<Value>,
+    /// The log lines that were read.
+    pub(crate) seen: Vec<String>,
 }
 
 impl Process {
@@ -236,6 +235,59 @@ impl Process {
 
     /// Starts the server in `folder`, with these settings in its environment, and reads its start line.
     pub(crate) async fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(folder, settings);
+        process.started(folder).await;
+        process
+    }
+
+    /// Starts the server like that, and waits only until it listens and reads its journal back.
+    pub(crate) async fn begin(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(folder, settings);
+        let line = process
+            .line(|line| {
+                let message = line["message"].as_str().unwrap();
+                message.starts_with("the journal is being read back")
+            })
+            .await;
+        process.note_addresses(&line);
+        process
+    }
+
+    /// Reads the log up to the start line.
+    pub(crate) async fn started(&mut self, folder: &Path) {
+        let line = self.line(|line| line["target"] == "mediatally::start").await;
+        self.note_addresses(&line);
+        assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+        let data_dir = PathBuf::from(line["data_dir"].as_str().unwrap());
+        assert_eq!(data_dir, folder.join("data").canonicalize().unwrap());
+    }
+
+    /// Reads the log up to a line.
+    async fn line(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
+        let lines = self.lines.as_mut().expect("the log is read");
+        within(async {
+            loop {
+                let text = lines.next_line().await.unwrap().expect("a line more");
+                let line: Value =
+                    serde_json::from_str(&text).expect("logs are JSON off a terminal");
+                self.seen.push(text);
+                if line["message"] == "the journal is read back" {
+                    self.read_back = line.clone();
+                }
+                if is_it(&line) {
+                    return line;
+                }
+            }
+        })
+        .await
+    }
+
+    fn note_addresses(&mut self, line: &Value) {
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        (self.listen, self.admin_listen) = (text("listen"), text("admin_listen"));
+    }
+
+    fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = Self::command(folder)
             .envs([
                 ("MEDIATALLY_LISTEN", "127.0.0.1:0"),
@@ -245,34 +297,15 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut read_back = Value::Null;
-        let mut begun = Vec::new();
-        let started = within(async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("a start line");
-                let line: Value =
-                    serde_json::from_str(&line).expect("logs are JSON off a terminal");
-                if line["message"] == "the journal is read back" {
-                    read_back = line.clone();
-                }
-                if line["target"] == "mediatally::start" {
-                    return line;
-                }
-                begun.push(line);
-            }
-        })
-        .await;
-        let text = |key: &str| started[key].as_str().unwrap().to_owned();
-        assert_eq!(text("version"), env!("CARGO_PKG_VERSION"));
-        assert_eq!(PathBuf::from(text("data_dir")), folder.join("data").canonicalize().unwrap());
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (listen, admin_listen) = (String::new(), String::new());
         Self {
             child,
             lines: Some(lines),
-            listen: text("listen"),
-            admin_listen: text("admin_listen"),
-            read_back,
-            begun,
+            listen,
+            admin_listen,
+            read_back: Value::Null,
+            seen: Vec::new(),
         }
     }
 

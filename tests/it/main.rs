@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
 mod certificates;
 mod commands;
 mod cors;
@@ -11,6 +12,7 @@ mod events;
 mod harness;
 mod health;
 mod limits;
+mod logs;
 mod recovery;
 mod reports;
 mod scenarios;

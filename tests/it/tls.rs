@@ -196,7 +196,8 @@ async fn an_expired_certificate_and_a_key_that_everybody_reads_are_pointed_out()
         ];
         let folder = tempfile::tempdir().unwrap();
         let process = Process::start(folder.path(), &settings).await;
-        let warnings = process.begun.iter().filter(|line| line["level"] == "WARN");
+        let lines = process.seen.iter().map(|line| serde_json::from_str(line).unwrap());
+        let warnings = lines.filter(|line: &serde_json::Value| line["level"] == "WARN");
         let warnings: Vec<_> =
             warnings.map(|line| line["message"].as_str().unwrap().to_owned()).collect();
         process.signal(Signal::INT);

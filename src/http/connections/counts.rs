@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The figures of one listener, since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
+    /// Connections that may be open.
+    pub max: AtomicU64,
     /// Connections that are open, those that still shake hands among them.
     pub open: AtomicU64,
     /// Connections that were taken.

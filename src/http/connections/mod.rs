@@ -100,6 +100,7 @@ pub async fn serve(
     mut stage: watch::Receiver<Stage>,
 ) {
     let room = Arc::new(Semaphore::new(settings.connections_max));
+    counts.max.store(settings.connections_max as u64, Ordering::Relaxed);
     let addresses = Addresses::new(&settings);
     let tasks = TaskTracker::new();
     let (stages, tracked) = (stage.clone(), tasks.clone());
