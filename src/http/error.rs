@@ -51,6 +51,9 @@ pub(super) enum ApiError {
     UnsupportedEncoding,
     #[error("Request had improper format.")]
     Invalid(Violations),
+    /// Its sender has probably gone.
+    #[error("Request had improper format.")]
+    BrokenOff(Violations),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
@@ -83,7 +86,7 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -103,8 +106,9 @@ impl ApiError {
             Self::Overloaded => Fate::Shed(Shed::Bodies),
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
-            // All but the first are never the answer where players post.
-            Self::Internal
+            // All but the first two are never the answer where players post.
+            Self::BrokenOff(_)
+            | Self::Internal
             | Self::NotFound
             | Self::NotKept
             | Self::UnknownEventType(_)
@@ -115,7 +119,7 @@ impl ApiError {
 
     pub(super) fn violations(&self) -> Option<&Violations> {
         match self {
-            Self::Invalid(violations) => Some(violations),
+            Self::Invalid(violations) | Self::BrokenOff(violations) => Some(violations),
             _ => None,
         }
     }
@@ -227,7 +231,8 @@ mod tests {
             ApiError::UnsupportedEncoding => {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
-            ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::Invalid(_) => ApiError::BrokenOff(Violations::unreadable(String::new())),
+            ApiError::BrokenOff(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
             ApiError::Unavailable(_) => ApiError::Internal,
             ApiError::Internal => return None,

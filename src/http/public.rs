@@ -24,7 +24,6 @@ use crate::rejects::Reject;
 use crate::session::id::SessionId;
 use crate::telemetry::labels::DataRoute;
 use crate::telemetry::ticket::Ticket;
-use crate::wire::Violations;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
@@ -108,8 +107,10 @@ async fn event(
 /// Counts a refusal. What the journal has taken it settles itself.
 fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
     ticket.settle(error.fate());
-    for violation in error.violations().into_iter().flat_map(Violations::listed) {
-        app.series().http.violations.of(violation.code).inc();
+    if let ApiError::Invalid(violations) = &error {
+        for violation in violations.listed() {
+            app.series().http.violations.of(violation.code).inc();
+        }
     }
     error
 }
