@@ -51,6 +51,9 @@ pub(super) enum ApiError {
     UnsupportedEncoding,
     #[error("Request had improper format.")]
     Invalid(Violations),
+    /// Its sender has probably gone.
+    #[error("Request had improper format.")]
+    BrokenOff(Violations),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
@@ -87,7 +90,7 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::Overloaded
             | Self::LookupBusy
             | Self::Full(_)
@@ -110,8 +113,9 @@ impl ApiError {
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
             Self::Recovering => Fate::Shed(Shed::Starting),
-            // All but the first are never the answer where players post.
-            Self::Internal
+            // All but the first two are never the answer where players post.
+            Self::BrokenOff(_)
+            | Self::Internal
             | Self::NotFound
             | Self::NotKept
             | Self::UnknownEventType(_)
@@ -122,7 +126,7 @@ impl ApiError {
 
     pub(super) fn violations(&self) -> Option<&Violations> {
         match self {
-            Self::Invalid(violations) => Some(violations),
+            Self::Invalid(violations) | Self::BrokenOff(violations) => Some(violations),
             _ => None,
         }
     }
@@ -252,7 +256,8 @@ mod tests {
             ApiError::UnsupportedEncoding => {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
-            ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::Invalid(_) => ApiError::BrokenOff(Violations::unreadable(String::new())),
+            ApiError::BrokenOff(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
             ApiError::Unavailable(_) => ApiError::Recovering,
             ApiError::Recovering => ApiError::Internal,

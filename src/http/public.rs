@@ -27,7 +27,6 @@ use crate::rejects::Reject;
 use crate::session::id::SessionId;
 use crate::telemetry::labels::{DataRoute, Route};
 use crate::telemetry::ticket::{Ticket, Tickets};
-use crate::wire::Violations;
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
@@ -130,8 +129,10 @@ async fn event(
 /// Counts a refusal. What the journal has taken it settles itself.
 fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
     ticket.settle(error.fate());
-    for violation in error.violations().into_iter().flat_map(Violations::listed) {
-        app.series().http.violations.of(violation.code).inc();
+    if let ApiError::Invalid(violations) = &error {
+        for violation in violations.listed() {
+            app.series().http.violations.of(violation.code).inc();
+        }
     }
     error
 }

@@ -335,7 +335,7 @@ fn without_a_writer_nobody_waits_for_ever() {
     let (_, mut committed) = rig.append_start().unwrap();
     let Rig { journal, writer, .. } = rig;
     drop(writer);
-    assert_eq!(committed.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Closed)));
     assert_eq!(journal.is_up(), Err(Unavailable::Closed));
 }
 
