@@ -6,6 +6,7 @@ use std::time::Duration;
 use mediatally::commands::serve::Stop;
 use mediatally::size::Size;
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::commands::run;
 use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, within};
@@ -40,7 +41,17 @@ async fn becomes(server: &TestServer, status: u16, word: &str) -> (String, Strin
         assert_eq!(found, status, "{text}");
         lines.push(text);
     }
-    (lines.remove(0), lines.remove(0))
+    let (operators, anybodys) = (lines.remove(0), lines.remove(0));
+    // What is described is what is told.
+    let (_, api) = told(server.url("/api/v1/openapi.json")).await;
+    let api: Value = serde_json::from_str(&api).unwrap();
+    let answers = &api["paths"]["/readyz"]["get"]["responses"][status.to_string()];
+    let judge = jsonschema::draft202012::new(&answers["content"]["text/plain"]["schema"]).unwrap();
+    for text in [format!("{word}\n"), anybodys.clone()] {
+        assert!(judge.is_valid(&Value::from(text)), "{answers}");
+    }
+    assert!(!judge.is_valid(&Value::from("perhaps\n")));
+    (operators, anybodys)
 }
 
 const GREEN: &str =
@@ -191,7 +202,7 @@ fn next_seq(folder: &Path) -> u64 {
         if path.extension().is_some_and(|extension| extension == "ndjson") {
             let text = std::fs::read_to_string(path).unwrap();
             for line in text.lines() {
-                let record: serde_json::Value = serde_json::from_str(line).unwrap();
+                let record: Value = serde_json::from_str(line).unwrap();
                 last = last.max(record["seq"].as_u64().unwrap());
             }
         }
@@ -228,7 +239,7 @@ async fn while_the_journal_is_read_back_health_is_answered_and_all_else_asked_fo
         assert!(head.contains(&format!("access-control-allow-{name}\r\n")), "{head}");
     }
     assert!(head.contains("access-control-expose-headers: Location\r\n"), "{head}");
-    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap();
     assert!(body["message"].as_str().unwrap().contains("reads its journal back"), "{body}");
     for url in [
         process.url(&format!("{id}/events")),
