@@ -57,12 +57,18 @@ async fn below_tls_too_requests_that_have_begun_are_answered_and_idle_connection
     let mut begun = Vec::new();
     // In the header of a record, in what it holds, and a record whose head of HTTP is not complete.
     for (text, bytes) in [(&*request, 1), (&request, 5), (&request, 100), (&request[..10], 32)] {
-        let mut fresh = ByHand::connect(&client, server.listen).await;
-        fresh.shake_hands().await;
-        let mut sealed = fresh.seals(text);
-        let rest = sealed.split_off(bytes);
-        fresh.send(&sealed).await;
-        begun.push((bytes, fresh, rest, &request[text.len()..]));
+        // The first request of its connection, and the second.
+        for used in [false, true] {
+            let mut hand = ByHand::connect(&client, server.listen).await;
+            hand.shake_hands().await;
+            if used {
+                assert!(hand.post(&request).await.starts_with("HTTP/1.1 201 "));
+            }
+            let mut sealed = hand.seals(text);
+            let rest = sealed.split_off(bytes);
+            hand.send(&sealed).await;
+            begun.push((bytes, used, hand, rest, &request[text.len()..]));
+        }
     }
     // Half a handshake, too.
     let mut shaking = ByHand::connect(&client, server.listen).await;
@@ -70,11 +76,11 @@ async fn below_tls_too_requests_that_have_begun_are_answered_and_idle_connection
     shaking.send(&hello[..3]).await;
     server.stop(Stop::Now).await;
     assert_eq!(idle.closed().await, "");
-    for (bytes, mut fresh, mut rest, then) in begun {
-        rest.extend(fresh.seals(then));
-        fresh.send(&rest).await;
-        let said = fresh.closed().await;
-        assert!(said.starts_with("HTTP/1.1 201 "), "{bytes} bytes were read: {said}");
+    for (bytes, used, mut hand, mut rest, then) in begun {
+        rest.extend(hand.seals(then));
+        hand.send(&rest).await;
+        let said = hand.closed().await;
+        assert!(said.starts_with("HTTP/1.1 201 "), "{bytes} bytes were read, {used}: {said}");
         assert!(said.contains("connection: close"), "{said}");
     }
     shaking.send(&hello[3..]).await;
