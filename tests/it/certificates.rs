@@ -201,6 +201,19 @@ impl ByHand {
         read > 0
     }
 
+    /// Sends a request, and waits for its answer, which has no body.
+    pub(crate) async fn post(&mut self, request: &str) -> String {
+        let sealed = self.seals(request);
+        self.send(&sealed).await;
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            assert!(self.listen().await, "closed without an answer");
+            // That there is no more for now is no end.
+            let _ = self.tls.reader().read_to_end(&mut text);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
     /// All that the server says until it closes.
     pub(crate) async fn closed(&mut self) -> String {
         while self.listen().await {}

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{Request, Version};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mediatally::commands::serve::Stop;
 use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::certificates::{ByHand, Certificates, Client};
+use crate::certificates::{ByHand, Certificates, Client, HOST};
 use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, until};
 
 const FOREVER: Duration = Duration::from_hours(1);
@@ -57,12 +61,18 @@ async fn below_tls_too_requests_that_have_begun_are_answered_and_idle_connection
     let mut begun = Vec::new();
     // In the header of a record, in what it holds, and a record whose head of HTTP is not complete.
     for (text, bytes) in [(&*request, 1), (&request, 5), (&request, 100), (&request[..10], 32)] {
-        let mut fresh = ByHand::connect(&client, server.listen).await;
-        fresh.shake_hands().await;
-        let mut sealed = fresh.seals(text);
-        let rest = sealed.split_off(bytes);
-        fresh.send(&sealed).await;
-        begun.push((bytes, fresh, rest, &request[text.len()..]));
+        // The first request of its connection, and the second.
+        for used in [false, true] {
+            let mut hand = ByHand::connect(&client, server.listen).await;
+            hand.shake_hands().await;
+            if used {
+                assert!(hand.post(&request).await.starts_with("HTTP/1.1 201 "));
+            }
+            let mut sealed = hand.seals(text);
+            let rest = sealed.split_off(bytes);
+            hand.send(&sealed).await;
+            begun.push((bytes, used, hand, rest, &request[text.len()..]));
+        }
     }
     // Half a handshake, too.
     let mut shaking = ByHand::connect(&client, server.listen).await;
@@ -70,11 +80,11 @@ async fn below_tls_too_requests_that_have_begun_are_answered_and_idle_connection
     shaking.send(&hello[..3]).await;
     server.stop(Stop::Now).await;
     assert_eq!(idle.closed().await, "");
-    for (bytes, mut fresh, mut rest, then) in begun {
-        rest.extend(fresh.seals(then));
-        fresh.send(&rest).await;
-        let said = fresh.closed().await;
-        assert!(said.starts_with("HTTP/1.1 201 "), "{bytes} bytes were read: {said}");
+    for (bytes, used, mut hand, mut rest, then) in begun {
+        rest.extend(hand.seals(then));
+        hand.send(&rest).await;
+        let said = hand.closed().await;
+        assert!(said.starts_with("HTTP/1.1 201 "), "{bytes} bytes were read, {used}: {said}");
         assert!(said.contains("connection: close"), "{said}");
     }
     shaking.send(&hello[3..]).await;
@@ -128,6 +138,36 @@ async fn a_request_on_http2_that_has_begun_is_finished() {
     sender.send(()).unwrap();
     let response = request.await.unwrap().unwrap();
     assert_eq!((response.status().as_u16(), response.version()), (201, reqwest::Version::HTTP_2));
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn http2_on_tls_finishes_what_has_slow_and_leaves() {
+    let certificates = Certificates::new();
+    let server = certificates.server(|config| config.shutdown.grace = FOREVER).await;
+    let raw = certificates.client_offering(&["h2"]).connect(server.listen).await;
+    let (mut requests, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(raw.0)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut post = |body| {
+        let request = Request::post(format!("https://{HOST}/api/v1/sessions"));
+        requests.send_request(request.body(body).unwrap())
+    };
+    assert_eq!(post(Body::from(SAMPLE)).await.unwrap().status(), 201);
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let (begin, rest) = SAMPLE.split_at(100);
+    let late = async move { receiver.await.map(|()| rest) };
+    let body = futures_util::stream::once(async move { Ok(begin) });
+    let body = futures_util::StreamExt::chain(body, futures_util::stream::once(late));
+    let slow = tokio::spawn(post(Body::from_stream(body)));
+    // That it has arrived is known when one that was sent after it is answered.
+    assert_eq!(post(Body::from(SAMPLE)).await.unwrap().status(), 201);
+    server.stop(Stop::Now).await;
+    until(|| std::net::TcpStream::connect(server.listen).is_err()).await;
+    sender.send(()).unwrap();
+    let response = slow.await.unwrap().unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (201, Version::HTTP_2));
+    connection.await.unwrap().unwrap();
     assert_eq!(server.ended().await, ExitCode::SUCCESS);
 }
 

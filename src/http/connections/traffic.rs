@@ -280,7 +280,36 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::io::Write;
+
     use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_the_poller_has_not_heard_of_are_read_on_demand() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        peer.write_all(b"GET").unwrap();
+        assert_eq!(stream.peek(&mut [0; 8]).unwrap(), 3, "they are there");
+        stream.set_nonblocking(true).unwrap();
+        // The poller is asked only when this test waits, which it does not.
+        let stream = TcpStream::from_std(stream).unwrap();
+        let traffic = Arc::new(Traffic::new(false));
+        let mut wire = Wire::new(stream, Arc::clone(&traffic), false);
+        let mut read = async || {
+            let mut bytes = [0; 8];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let poll =
+                poll_fn(|context| Poll::Ready(Pin::new(&mut wire).poll_read(context, &mut buffer)));
+            poll.await.map(|read| read.map(|()| buffer.filled().to_vec()).unwrap())
+        };
+        assert_eq!(read().await, Poll::Pending);
+        traffic.read_directly.store(true, Ordering::Relaxed);
+        assert_eq!(read().await, Poll::Ready(b"GET".to_vec()));
+        traffic.read_directly.store(true, Ordering::Relaxed);
+        assert_eq!(read().await, Poll::Pending, "there is nothing more");
+    }
 
     #[test]
     fn a_record_is_open_from_its_first_byte_to_its_last_however_it_is_cut() {
