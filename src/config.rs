@@ -234,6 +234,11 @@ impl Config {
             "http.bodies_bytes_max",
             "must be at least http.stored_bytes_max",
         );
+        hold(
+            session::EVENTS_MAX_RANGE.contains(&self.session.events_max),
+            "session.events_max",
+            "must be from 10 to 100000",
+        );
         hold(self.live.sessions_max > 0, "live.sessions_max", "must be at least 1");
         hold(
             self.live.bytes_max >= Size::mib(1),
@@ -534,7 +539,7 @@ mod tests {
     fn values_that_cannot_work_are_problems() {
         let (_folder, sources) = file(
             "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
-             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[log]\nlevel = \"inof\"",
+             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[log]\nlevel = \"inof\"",
         );
         let text = problems(&sources);
         for key in [
@@ -543,6 +548,7 @@ mod tests {
             "http.body_timeout = \"0s\"",
             "live.sessions_max = 0",
             "live.bytes_max",
+            "session.events_max = 9",
             "log.level = \"inof\"",
             "http.keep_alive",
         ] {

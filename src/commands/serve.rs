@@ -278,10 +278,10 @@ fn open_journal(
     );
     let settings = config.journal.clone();
     let (closed, segments_closed) = std::sync::mpsc::channel();
-    let timeouts = config.session.timeouts();
+    let terms = config.session.terms();
     let (journal, writer) = Writer::start(
         settings.clone(),
-        timeouts,
+        terms,
         Arc::clone(&disk),
         clock.clone(),
         processor,
