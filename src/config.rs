@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::size::Size;
-use crate::{http, journal, live, privacy, rejects, session, telemetry, wire};
+use crate::{http, journal, limits, live, privacy, rejects, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -49,6 +49,8 @@ pub struct Config {
     pub validation: wire::Rules,
     /// The life of a session.
     pub session: session::Settings,
+    /// What clients and report suites may ask.
+    pub limits: limits::Settings,
     /// The bounds of the live sessions.
     pub live: live::Settings,
     /// The journal.
@@ -71,6 +73,7 @@ impl Default for Config {
             shutdown: http::ShutdownSettings::default(),
             validation: wire::Rules::default(),
             session: session::Settings::default(),
+            limits: limits::Settings::default(),
             live: live::Settings::default(),
             journal: journal::Settings::default(),
             privacy: privacy::Settings::default(),
@@ -251,6 +254,8 @@ impl Config {
             "journal.uncommitted_bytes_max",
             "must be at least 1 MiB",
         );
+        let limits = self.limits.contradictions().into_iter();
+        found.extend(limits.map(|(key, why)| (key, why.to_owned())));
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
@@ -539,7 +544,7 @@ mod tests {
     fn values_that_cannot_work_are_problems() {
         let (_folder, sources) = file(
             "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
-             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[log]\nlevel = \"inof\"",
+             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[limits]\nclient_burst = 0\n[log]\nlevel = \"inof\"",
         );
         let text = problems(&sources);
         for key in [
@@ -549,6 +554,7 @@ mod tests {
             "live.sessions_max = 0",
             "live.bytes_max",
             "session.events_max = 9",
+            "limits.client_burst = 0",
             "log.level = \"inof\"",
             "http.keep_alive",
         ] {

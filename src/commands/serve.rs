@@ -23,6 +23,7 @@ use crate::http::{self, App, Health, ShutdownSettings};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Writer, recovery};
+use crate::limits::Limits;
 use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
@@ -114,7 +115,8 @@ impl Server {
         let archive = Archive::new(Arc::clone(&disk));
         let (live, journal, threads) = open_journal(&config, disk, &clock)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
-        let collector = Collector::new(key, config.validation, clock, live, journal);
+        let limits = Limits::new(&config.limits, &clock);
+        let collector = Collector::new(key, config.validation, clock, live, journal, limits);
         let (health, settings) = (Health::default(), config.http.clone());
         let app = App::new(collector, health, settings, config.privacy, rejects, archive);
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
+use crate::limits::{Exceeded, NotAllowed};
 use crate::live::Full;
 use crate::size::Size;
 use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
@@ -49,6 +50,10 @@ pub(super) enum ApiError {
     UnsupportedEncoding,
     #[error("Request had improper format.")]
     Invalid(Violations),
+    #[error("{0}; sessions are collected only for who is listed, ask who runs this server")]
+    NotAllowed(#[source] NotAllowed),
+    #[error("{0}; nothing was kept, try again in {wait} s", wait = .0.wait_s())]
+    TooManyRequests(#[source] Exceeded),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
@@ -61,6 +66,8 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::NotAllowed(not_allowed) => Self::NotAllowed(not_allowed),
+            Refusal::Exceeded(exceeded) => Self::TooManyRequests(exceeded),
             Refusal::TooMany => Self::TooManyEvents,
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
@@ -77,6 +84,8 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::SessionGone => StatusCode::GONE,
+            Self::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
@@ -108,6 +117,9 @@ impl ApiError {
             }
             Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+            }
+            Self::TooManyRequests(exceeded) => {
+                headers.insert(header::RETRY_AFTER, exceeded.wait_s().into());
             }
             _ => {}
         }
@@ -203,7 +215,11 @@ mod tests {
             ApiError::UnsupportedEncoding => {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
-            ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::Invalid(_) => ApiError::NotAllowed(NotAllowed::default()),
+            ApiError::NotAllowed(_) => {
+                ApiError::TooManyRequests(Exceeded::Client { per_second: 1, wait_s: 1 })
+            }
+            ApiError::TooManyRequests(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
             ApiError::Unavailable(_) => ApiError::Internal,
             ApiError::Internal => return None,

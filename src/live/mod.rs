@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Closing, Opening, Session, Step, Terms};
+use crate::session::{CloseReason, Closing, Facts, Opening, Session, Step, Terms};
 use crate::size::Size;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
@@ -192,6 +192,12 @@ impl Live {
     /// A copy of a live session.
     pub fn copy_of(&self, id: SessionId) -> Option<Session> {
         self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.session.clone())
+    }
+
+    /// What the start of a live session said: a copy, because reading takes longer than a lock may be held.
+    pub fn facts_of(&self, id: SessionId) -> Option<Facts> {
+        let shard = self.shard(id).lock();
+        shard.sessions.get(&Hashed(id)).map(|held| held.session.opening.facts.clone())
     }
 
     /// The memory that sessions hold, in bytes.

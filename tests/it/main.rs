@@ -10,6 +10,7 @@ mod events;
 mod harness;
 mod health;
 mod limits;
+mod rates;
 mod recovery;
 mod reports;
 mod scenarios;
