@@ -191,6 +191,11 @@ impl Config {
             }
         };
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
+        hold(
+            self.http.trusted_proxies.iter().all(|network| network.prefix_len() > 0),
+            "http.trusted_proxies",
+            "must not hold everybody, or every client chooses who it is; name the networks of the proxies",
+        );
         let body = self.http.event_bytes_max;
         hold(
             (Size::kib(1)..=Size::mib(16)).contains(&body),
@@ -544,7 +549,7 @@ mod tests {
     fn values_that_cannot_work_are_problems() {
         let (_folder, sources) = file(
             "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
-             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[limits]\nclient_burst = 0\n[log]\nlevel = \"inof\"",
+             keep_alive = \"500000years\"\ntrusted_proxies = [\"::/0\"]\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[limits]\nclient_burst = 0\n[log]\nlevel = \"inof\"",
         );
         let text = problems(&sources);
         for key in [
@@ -557,6 +562,7 @@ mod tests {
             "limits.client_burst = 0",
             "log.level = \"inof\"",
             "http.keep_alive",
+            "http.trusted_proxies = [\"::/0\"]",
         ] {
             assert!(text.contains(key), "{key}\nin\n{text}");
         }

@@ -2,7 +2,8 @@
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`public`], [`documents`], [`admin`]), who it is from ([`forwarded`]), the bounded body ([`body`]), the
+//! collector.
 
 mod admin;
 
@@ -13,6 +14,8 @@ pub mod connections;
 mod documents;
 
 mod error;
+
+pub mod forwarded;
 
 mod health;
 
@@ -78,6 +81,8 @@ pub struct Settings {
     pub bodies_bytes_max: Size,
     /// The networks of the proxies in front of us: peers from there speak for others.
     pub trusted_proxies: Vec<IpNet>,
+    /// In which header they do.
+    pub forwarded_header: forwarded::Header,
 }
 
 impl Default for Settings {
@@ -93,6 +98,7 @@ impl Default for Settings {
             stored_timeout: Duration::from_mins(1),
             bodies_bytes_max: Size::mib(256),
             trusted_proxies: Vec::new(),
+            forwarded_header: forwarded::Header::XForwardedFor,
         }
     }
 }

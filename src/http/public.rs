@@ -19,7 +19,7 @@ use axum::routing::{MethodRouter, post};
 use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
-use super::{App, body, documents, with_common_routes};
+use super::{App, body, documents, forwarded, with_common_routes};
 use crate::collector::{Client, Refusal};
 use crate::privacy;
 use crate::rejects::Reject;
@@ -93,6 +93,7 @@ async fn admit(
     body: Body,
     room: Result<(), Refusal>,
 ) -> Result<Body, ApiError> {
+    forwarded::believe(head, &app.0.settings);
     let rate = || app.collector().limits().take_client(|| peer_of(head)).map_err(Refusal::from);
     match room.and_then(|()| rate()) {
         Ok(()) => Ok(body),

@@ -1,8 +1,10 @@
-//! How often one may ask, and for whom sessions are collected.
+//! How often one may ask, for whom sessions are collected, and who a request is from.
 
 use std::path::Path;
 
 use mediatally::config::Config;
+use mediatally::http::forwarded::Header;
+use mediatally::privacy::ClientAddress;
 use reqwest::{Method, Response};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -33,6 +35,12 @@ async fn with_suite_burst(burst: u32, change: impl FnOnce(&mut Config)) -> TestS
         change(config);
     })
     .await
+}
+
+/// Requests from this machine speak for others.
+fn behind_a_proxy(config: &mut Config) {
+    config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    config.privacy.client_address = ClientAddress::Keep;
 }
 
 #[tokio::test]
@@ -187,6 +195,71 @@ async fn a_report_suite_has_a_rate_of_its_own_for_starts_events_and_stored_sessi
     server.clock.advance(1_000);
     assert_eq!(post(&server, &events, ping(2)).await, 204);
     assert_eq!(post(&server, &events, ping(3)).await, 429);
+}
+
+#[tokio::test]
+async fn whom_nobody_trusts_is_one_client_whatever_it_says() {
+    for trusted in [vec![], vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]] {
+        let server = with_client_burst(2, |config| {
+            config.http.trusted_proxies = trusted;
+            config.privacy.client_address = ClientAddress::Keep;
+        })
+        .await;
+        for (number, status) in [(1, 201), (2, 201), (3, 429), (4, 429)] {
+            let headers = [
+                ("x-forwarded-for", &*format!("203.0.113.{number}")),
+                ("forwarded", &*format!("for=203.0.113.{number}")),
+            ];
+            assert_eq!(answer(&server, SESSIONS, SAMPLE, &headers).await.status(), status);
+        }
+        for record in records(server.folder.path()) {
+            assert_eq!(record["client"], "127.0.0.1");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_trusted_speaks_for_many_clients() {
+    let server = with_client_burst(1, behind_a_proxy).await;
+    let from = async |said: &str, body: &'static str| {
+        let headers = [("x-forwarded-for", said), ("forwarded", "for=198.51.100.9")];
+        answer(&server, SESSIONS, body, &headers).await.status().as_u16()
+    };
+    for number in 1..=20 {
+        assert_eq!(from(&format!("203.0.113.{number}"), SAMPLE).await, 201);
+    }
+    // What a client put there itself stands left of what the proxy adds.
+    assert_eq!(from("198.51.100.1, 203.0.113.7", SAMPLE).await, 429);
+    assert_eq!(from("203.0.113.7, 198.51.100.1, 127.0.0.5", SAMPLE).await, 201);
+    assert_eq!(from("2001:db8::1", SAMPLE).await, 201);
+    assert_eq!(from("[2001:db8::2]:4711", SAMPLE).await, 429, "it is the same network");
+    assert_eq!(from("198.51.100.2", BROKEN).await, 400);
+    let kept: Vec<_> =
+        records(server.folder.path()).iter().map(|record| record["client"].to_string()).collect();
+    assert_eq!(kept[6], "\"203.0.113.7\"");
+    assert_eq!(kept[20..], ["\"198.51.100.1\"", "\"2001:db8::1\""]);
+    assert_eq!(rejects(&server).await["invalid"][0]["client"], "198.51.100.2");
+}
+
+#[tokio::test]
+async fn only_the_header_that_is_set_is_believed() {
+    let server = with_client_burst(1, |config| {
+        behind_a_proxy(config);
+        config.http.forwarded_header = Header::Forwarded;
+    })
+    .await;
+    let from = async |forwarded: &str, other: &str| {
+        let headers = [("forwarded", forwarded), ("x-forwarded-for", other)];
+        answer(&server, SESSIONS, SAMPLE, &headers).await.status().as_u16()
+    };
+    assert_eq!(from("for=203.0.113.7;proto=https", "198.51.100.1").await, 201);
+    assert_eq!(from("for=203.0.113.7;proto=https", "198.51.100.2").await, 429);
+    assert_eq!(from("for=203.0.113.7, for=\"203.0.113.8:80\"", "198.51.100.1").await, 201);
+    let kept = records(server.folder.path());
+    assert_eq!(
+        (&kept[0]["client"], &kept[1]["client"]),
+        (&json!("203.0.113.7"), &json!("203.0.113.8"))
+    );
 }
 
 #[tokio::test]
