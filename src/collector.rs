@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
+use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
 use crate::live::{Full, Live};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
@@ -33,6 +34,7 @@ pub struct Collector {
     clock: Clock,
     live: Arc<Live>,
     journal: Journal,
+    limits: Arc<Limits>,
     parsing: Arc<Semaphore>,
 }
 
@@ -51,6 +53,12 @@ pub enum Refusal {
     /// The body breaks rules; the player has to be mended.
     #[error("the body breaks {} rules", .0.listed().len() + .0.omitted())]
     Invalid(Violations),
+    /// Sessions are not collected for whom it names.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// Its sender, or its report suite, asks too often; the player may try again.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
     /// A stored session has more events than are taken.
     #[error("more than {STORED_EVENTS_MAX} events")]
     TooMany,
@@ -79,9 +87,16 @@ impl From<NotStored> for Refusal {
 
 impl Collector {
     /// A collector that appends to `journal`, whose fold is `live`.
-    pub fn new(key: Key, rules: Rules, clock: Clock, live: Arc<Live>, journal: Journal) -> Self {
+    pub fn new(
+        key: Key,
+        rules: Rules,
+        clock: Clock,
+        live: Arc<Live>,
+        journal: Journal,
+        limits: Limits,
+    ) -> Self {
         let parsing = Arc::new(Semaphore::new(PARSED_AT_ONCE));
-        Self { key, rules, clock, live, journal, parsing }
+        Self { key, rules, clock, live, journal, limits: Arc::new(limits), parsing }
     }
 
     /// The rules that bodies are held to.
@@ -92,6 +107,11 @@ impl Collector {
     /// The live sessions.
     pub fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// What clients and report suites may ask.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The journal.
@@ -123,6 +143,7 @@ impl Collector {
             point_out(&start.event.unlisted);
             let opening =
                 Opening::of(&start, client.address.as_deref(), client.user_agent.as_deref());
+            admit(&self.limits, &opening)?;
             let room = Some(self.live.keep_room(opening.heap_bytes())?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
@@ -150,6 +171,7 @@ impl Collector {
     ) -> Result<SessionId, Refusal> {
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
+        let limits = Arc::clone(&self.limits);
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
         let parsing = Arc::clone(&self.parsing).acquire_owned().await;
         let permit = parsing.expect("the semaphore is never closed");
@@ -157,6 +179,7 @@ impl Collector {
             let _permit = permit;
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
             let (opening, steps) = stored(&body, rules, form, address, user_agent, point_out)?;
+            admit(&limits, &opening)?;
             let steps_bytes: usize =
                 steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
             let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);
@@ -194,6 +217,7 @@ impl Collector {
         let committed = {
             let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
             let id = self.live_id(id)?;
+            self.limits.take_suites(|| self.live.facts_of(id)?.text(REPORT_SUITE))?;
             let record = Encoded::new(Content::Event { sid: id, body: body.into() });
             let step = Step::of(&event, record.body());
             self.live.has_room_for(&step)?;
@@ -256,6 +280,13 @@ impl Collector {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Whether a session is collected that begins like this, and not too often.
+fn admit(limits: &Limits, opening: &Opening) -> Result<(), Refusal> {
+    limits.allow(&opening.facts)?;
+    limits.take_suites(|| opening.facts.text(REPORT_SUITE))?;
+    Ok(())
 }
 
 fn random() -> [u8; 10] {

@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::session::{CloseReason, Opening, Step, Terms, stored};
 use crate::telemetry::labels::{Kind, Label, Opened};
 use crate::telemetry::series;
 use crate::wire::{Event, EventType, NotStored, Profile, Rules, Start, StoredForm, Violations};
@@ -56,10 +56,10 @@ pub enum Change {
         /// The session.
         id: SessionId,
     },
-    /// Sessions end after other times from now on.
+    /// Other terms hold for sessions from now on.
     Settings {
         /// These.
-        timeouts: Timeouts,
+        terms: Terms,
     },
     /// Nothing could be received for a while.
     Pause {
@@ -129,9 +129,9 @@ impl Processor {
         Self { series, ..self }
     }
 
-    /// When sessions end, as of the last record.
-    pub fn timeouts(&self) -> Timeouts {
-        self.live.progress().timeouts
+    /// When sessions end and how much they take, as of the last record.
+    pub fn terms(&self) -> Terms {
+        self.live.progress().terms
     }
 
     /// Folds one record.
@@ -182,8 +182,8 @@ impl Processor {
                     Outcome::Nothing
                 }
             }
-            Change::Settings { timeouts } => {
-                self.live.set_timeouts(seq, received_ms, timeouts);
+            Change::Settings { terms } => {
+                self.live.set_terms(seq, received_ms, terms);
                 Outcome::Noted
             }
             Change::Pause { down_ms } => {
@@ -232,7 +232,7 @@ impl Processor {
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },
-            Content::Settings { timeouts } => Change::Settings { timeouts },
+            Content::Settings { terms } => Change::Settings { terms },
             Content::Pause { down_ms } => Change::Pause { down_ms },
         };
         Ok(self.fold(record.seq, record.received_ms, change))

@@ -63,11 +63,11 @@ pub struct Reject<'r> {
     pub client: Option<&'r str>,
     /// The client's user agent, likewise.
     pub user_agent: Option<&'r str>,
-    /// Why it was refused, if its body was read.
+    /// Why it was refused, if its body broke rules.
     pub violations: Option<&'r Violations>,
     /// The message of the answer.
     pub message: &'r str,
-    /// The body, if it was read.
+    /// The body, if it was read and may be kept.
     pub body: Option<&'r [u8]>,
 }
 
@@ -76,7 +76,7 @@ pub struct Reject<'r> {
 pub enum Class {
     /// The body broke rules, or a stored session is too long.
     Invalid,
-    /// The body was not read.
+    /// The body was not read, or is for somebody for whom nothing is collected.
     Unread,
     /// The body was right, but its session is over or was never there.
     Gone,
@@ -171,7 +171,7 @@ impl Rejects {
         }
         let mut line = line_of(reject, RING_BODY_BYTES_MAX);
         self.rings[class as usize].lock().push(line.clone());
-        // A body that was not read has nothing to lose, one whose session is gone has nowhere to go, and a
+        // A body that is not kept has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
         if class != Class::Invalid || self.line_bytes_max == 0 {
             return;

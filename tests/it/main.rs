@@ -14,6 +14,7 @@ mod health;
 mod limits;
 mod logs;
 mod metrics;
+mod rates;
 mod recovery;
 mod reports;
 mod scenarios;
