@@ -250,6 +250,7 @@ impl Config {
             "must be at least 1 MiB",
         );
         found.extend(self.tls.contradictions());
+        found.extend(self.privacy.contradictions());
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }

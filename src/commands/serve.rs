@@ -125,7 +125,9 @@ impl Server {
         let series = Series::default();
         let (live, journal, threads) = open_journal(&config, disk, &clock, &series)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        let redactor = config.privacy.redactor(&key);
         let collector = Collector::new(key, config.validation, clock, live, journal);
+        let collector = collector.redacting(redactor);
         let (health, settings) = (Health::default(), config.http.clone());
         let app = App::new(collector, health, settings, config.privacy, rejects, archive, series);
 

@@ -64,6 +64,7 @@ impl From<Refusal> for ApiError {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
             Refusal::TooMany => Self::TooManyEvents,
+            Refusal::TooLarge(bytes_max) => Self::BodyTooLarge(bytes_max),
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),

@@ -11,6 +11,7 @@ mod events;
 mod harness;
 mod health;
 mod limits;
+mod privacy;
 mod recovery;
 mod reports;
 mod scenarios;
