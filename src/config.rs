@@ -283,6 +283,7 @@ impl Config {
         found.extend(self.tls.contradictions());
         let limits = self.limits.contradictions().into_iter();
         found.extend(limits.map(|(key, why)| (key, why.to_owned())));
+        found.extend(self.privacy.contradictions());
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }

@@ -78,6 +78,7 @@ impl From<Refusal> for ApiError {
             Refusal::NotAllowed(not_allowed) => Self::NotAllowed(not_allowed),
             Refusal::Exceeded(exceeded) => Self::TooManyRequests(exceeded),
             Refusal::TooMany => Self::TooManyEvents,
+            Refusal::TooLarge(bytes_max) => Self::BodyTooLarge(bytes_max),
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),

@@ -1,5 +1,6 @@
 //! The players' door: start a session, send an event, send a stored session whole, CORS.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -174,15 +175,23 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
     let body = body.filter(|_| !matches!(error, ApiError::NotAllowed(_)));
     if error.status().is_client_error() && !matches!(error, ApiError::TooManyRequests(_)) {
         let client = client_of(head, &app.0.privacy);
+        let redactor = app.collector().redactor();
+        let violations = error.violations();
+        let kept = body.and_then(|body| match redactor {
+            None => Some(Cow::Borrowed(body)),
+            Some(redactor) => redactor.refused(body, violations),
+        });
+        let told = redactor.zip(violations).map(|(redactor, all)| redactor.violations(all));
         app.rejects().keep(&Reject {
             received_ms: app.collector().journal().now_ms(),
             status: error.status().as_u16(),
             path: head.uri.path(),
             client: client.address.as_deref(),
             user_agent: client.user_agent.as_deref(),
-            violations: error.violations(),
+            violations: told.as_ref().or(violations),
             message: &error.to_string(),
-            body,
+            body: kept.as_deref(),
+            withheld_bytes: body.filter(|_| kept.is_none()).map(<[u8]>::len),
         });
     }
     error

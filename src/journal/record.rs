@@ -44,14 +44,14 @@ pub enum Content<'a> {
         client: Option<Cow<'a, str>>,
         /// The client's user agent, if the privacy settings keep it.
         user_agent: Option<Cow<'a, str>>,
-        /// The body as it came, without line breaks.
+        /// The body as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// Something happened in a session.
     Event {
         /// The session.
         sid: SessionId,
-        /// The body as it came, without line breaks.
+        /// The body as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// A stored session came whole, and ended at once.
@@ -62,7 +62,7 @@ pub enum Content<'a> {
         client: Option<Cow<'a, str>>,
         /// The client's user agent, if the privacy settings keep it.
         user_agent: Option<Cow<'a, str>>,
-        /// The array of its events as it came, without line breaks.
+        /// The array of its events as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// A deadline of a session passed.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod backup;
 mod certificates;
 mod commands;
 mod cors;
@@ -14,6 +15,7 @@ mod health;
 mod limits;
 mod logs;
 mod metrics;
+mod privacy;
 mod rates;
 mod recovery;
 mod reports;

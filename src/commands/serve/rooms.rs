@@ -62,7 +62,9 @@ impl Rooms {
         let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let limits = Limits::new(&config.limits, &clock);
-        let collector = Collector::new(key, config.validation, clock, live, journal, limits);
+        let redactor = config.privacy.redactor(&key);
+        let collector = Collector::new(key, config.validation, clock, live, journal, limits)
+            .redacting(redactor);
         let app = App::new(Parts {
             collector,
             health: seams.health,
