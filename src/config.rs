@@ -284,6 +284,12 @@ impl Config {
         let limits = self.limits.contradictions().into_iter();
         found.extend(limits.map(|(key, why)| (key, why.to_owned())));
         found.extend(self.privacy.contradictions());
+        if self.limits.report_suite_requests_per_second > 0
+            && let Some(setting) = self.privacy.naming(limits::REPORT_SUITE)
+        {
+            let (key, limit) = (limits::REPORT_SUITE, "limits.report_suite_requests_per_second");
+            found.push((setting, format!("names {key}, by which {limit} counts events")));
+        }
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
@@ -611,6 +617,24 @@ mod tests {
         assert!(!text.contains("c2VjcmV0"), "{text}");
         let (_folder, sources) = file("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"");
         assert!(load(&sources).is_ok(), "the files are read when the server starts");
+    }
+
+    #[test]
+    fn what_events_are_counted_by_is_kept() {
+        let (_folder, mut sources) = file("[limits]\nreport_suite_requests_per_second = 5");
+        assert!(load(&sources).is_ok());
+        sources.env = env(&[("MEDIATALLY_PRIVACY__HASH", "analytics.visitorId")]);
+        assert!(load(&sources).is_ok());
+        for (setting, name) in
+            [("privacy.hash", "analytics.reportSuite"), ("privacy.drop", "analytics.*")]
+        {
+            let variable = format!("MEDIATALLY_{}", setting.to_uppercase().replace('.', "__"));
+            sources.env = env(&[(&variable, name)]);
+            let text = problems(&sources);
+            let expected =
+                format!("{setting} = [\"{name}\"] ({variable}): names analytics.reportSuite");
+            assert!(text.contains(&expected), "{expected}\nin\n{text}");
+        }
     }
 
     #[test]

@@ -164,6 +164,13 @@ struct Unlisted {
     setting: &'static str,
 }
 
+impl NotAllowed {
+    /// The parameters whose values are told.
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|unlisted| unlisted.key)
+    }
+}
+
 impl fmt::Display for NotAllowed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, Unlisted { key, value, setting }) in self.0.iter().enumerate() {

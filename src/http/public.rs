@@ -24,7 +24,7 @@ use super::error::ApiError;
 use super::health::{self, Health, Reader, Readiness};
 use super::{App, body, documents, error, forwarded, with_common_routes};
 use crate::collector::{Client, Refusal};
-use crate::privacy;
+use crate::privacy::{self, NOT_SHOWN};
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
 use crate::telemetry::labels::{DataRoute, Route};
@@ -182,6 +182,14 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
             Some(redactor) => redactor.refused(body, violations),
         });
         let told = redactor.zip(violations).map(|(redactor, all)| redactor.violations(all));
+        let message = match (&error, redactor) {
+            (ApiError::NotAllowed(unlisted), Some(redactor))
+                if unlisted.keys().any(|key| redactor.names(key)) =>
+            {
+                NOT_SHOWN.to_owned()
+            }
+            _ => error.to_string(),
+        };
         app.rejects().keep(&Reject {
             received_ms: app.collector().journal().now_ms(),
             status: error.status().as_u16(),
@@ -189,7 +197,7 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
             client: client.address.as_deref(),
             user_agent: client.user_agent.as_deref(),
             violations: told.as_ref().or(violations),
-            message: &error.to_string(),
+            message: &message,
             body: kept.as_deref(),
             withheld_bytes: body.filter(|_| kept.is_none()).map(<[u8]>::len),
         });

@@ -14,7 +14,7 @@ use self::redact::Name;
 use crate::session::id::Key;
 use crate::wire::PARAMS;
 pub use hasher::Hasher;
-pub use redact::{REDACTED_BYTES_MAX, Redactor, Unredacted};
+pub use redact::{NOT_SHOWN, REDACTED_BYTES_MAX, Redactor, Unredacted};
 
 /// How much of a user agent is kept, in bytes. Real ones are shorter.
 const USER_AGENT_BYTES_MAX: usize = 512;
@@ -63,6 +63,18 @@ impl Settings {
         names_any.then(|| Redactor::new(&self.drop, &self.hash, Hasher::new(key)))
     }
 
+    /// The setting that names a parameter, if one does.
+    pub(crate) fn naming(&self, key: &str) -> Option<&'static str> {
+        let names = |list: &[String]| {
+            list.iter().filter_map(|name| Name::parse(name)).any(|name| name.covers_parameter(key))
+        };
+        match (names(&self.drop), names(&self.hash)) {
+            (true, _) => Some("privacy.drop"),
+            (false, true) => Some("privacy.hash"),
+            (false, false) => None,
+        }
+    }
+
     /// What is wrong with the names, each with the setting that has it.
     pub(crate) fn contradictions(&self) -> Vec<(&'static str, String)> {
         let lists = [("privacy.drop", &self.drop), ("privacy.hash", &self.hash)];
@@ -79,10 +91,7 @@ impl Settings {
             ));
         };
         let mut named = PARAMS.iter().filter(|parameter| name.covers_parameter(parameter.key));
-        let is_dropped = |key| {
-            let mut dropped = self.drop.iter().filter_map(|name| Name::parse(name));
-            dropped.any(|name| name.covers_parameter(key))
-        };
+        let is_dropped = |key| self.naming(key) == Some("privacy.drop");
         named.find_map(|parameter| {
             let key = parameter.key;
             if parameter.is_needed() {

@@ -26,7 +26,7 @@ pub const REDACTED_BYTES_MAX: usize = 16 << 20;
 const CUSTOMER_IDS: &str = "visitor.customerIDs";
 
 /// What stands in place of a message that may repeat a value.
-const NOT_SHOWN: &str = "not shown: privacy.drop or privacy.hash names this";
+pub const NOT_SHOWN: &str = "not shown: privacy.drop or privacy.hash names this";
 
 /// A name of `privacy.drop` or `privacy.hash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +169,11 @@ impl Redactor {
                 },
             },
         })
+    }
+
+    /// Whether this parameter is taken out of bodies, or hashed.
+    pub fn names(&self, key: &str) -> bool {
+        self.verdict(Reach::Event, Place::Params, key) != Verdict::Keep
     }
 
     /// The beginning of a pointer up to the first name that a list names.

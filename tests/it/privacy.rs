@@ -302,6 +302,27 @@ async fn whatever_may_be_named_no_figure_changes() {
 }
 
 #[tokio::test]
+async fn whom_a_refused_session_was_for_is_not_kept_if_it_is_named() {
+    for (named, shown) in [("analytics.reportSuite", false), ("analytics.visitorId", true)] {
+        let server = TestServer::with(|config| {
+            config.limits.report_suites = vec!["ours".to_owned()];
+            config.privacy.hash = vec![named.to_owned()];
+        })
+        .await;
+        let response = server.post(start().to_string()).await;
+        assert_eq!(response.status(), 403);
+        assert!(response.text().await.unwrap().contains("Hidd3n suite"), "the player may know");
+        let rejects = server.client.get(server.admin_url("/rejects")).send().await.unwrap();
+        let rejects = rejects.text().await.unwrap();
+        assert_eq!(rejects.contains("Hidd3n suite"), shown, "{rejects}");
+        assert!(rejects.contains("403"), "{rejects}");
+        // One that is allowed is judged by what came, not by what is kept.
+        let ours = start().to_string().replace("Hidd3n suite", "ours");
+        assert_eq!(server.post(ours).await.status(), 201);
+    }
+}
+
+#[tokio::test]
 async fn names_that_cannot_be_stop_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Process::command(folder.path());
