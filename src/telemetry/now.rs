@@ -122,6 +122,7 @@ impl Now {
         names.each(
             "rejects",
             help,
+            None,
             rows.map(|(class, count)| (*class, ConstCounter::new(*count))),
         )?;
         let help = "Refused bodies that came too fast or were too large to be written to the files";
@@ -159,7 +160,7 @@ impl Now {
             let help = "Segments of the journal, by form";
             let rows = Form::ALL.iter().zip(segments);
             let rows = rows.map(|(form, count)| (*form, ConstGauge::new(*count)));
-            names.each("journal_segments", help, rows)?;
+            names.each("journal_segments", help, None, rows)?;
             let help = "Size of all files in the folder of the journal";
             names.gauge("journal_disk", help, Some(&Unit::Bytes), bytes)?;
         }
@@ -207,12 +208,13 @@ impl Names<'_> {
         &mut self,
         name: &str,
         help: &str,
+        unit: Option<&Unit>,
         rows: impl Iterator<Item = (L, M)>,
     ) -> fmt::Result {
         let mut rows = rows.peekable();
         let Some((_, first)) = rows.peek() else { return Ok(()) };
         let kind = first.metric_type();
-        let mut encoder = self.0.encode_descriptor(name, &sentence(help), None, kind)?;
+        let mut encoder = self.0.encode_descriptor(name, &sentence(help), unit, kind)?;
         for (labels, value) in rows {
             let texts = labels.texts();
             value.encode(encoder.encode_family(&texts)?)?;
