@@ -1,8 +1,8 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`connections`]), the count of its answer ([`series`]), the four CORS headers, the net for panics, the
+//! routes ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
@@ -133,7 +133,7 @@ struct Shared {
     documents: documents::Documents,
     lookup: lookup::Lookup,
     series: Series,
-    scrapes: series::Scrapes,
+    looks: series::Looks,
 }
 
 impl App {
@@ -160,7 +160,7 @@ impl App {
             documents,
             lookup,
             series,
-            scrapes: series::Scrapes::default(),
+            looks: series::Looks::default(),
         }))
     }
 
