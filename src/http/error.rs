@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
+use crate::limits::{Exceeded, NotAllowed};
 use crate::live::Full;
 use crate::size::Size;
 use crate::telemetry::labels::{Rejected, Shed};
@@ -54,10 +55,18 @@ pub(super) enum ApiError {
     /// Its sender has probably gone.
     #[error("Request had improper format.")]
     BrokenOff(Violations),
+    #[error("{0}; sessions are collected only for who is listed, ask who runs this server")]
+    NotAllowed(#[source] NotAllowed),
+    #[error("{0}; nothing was kept, try again in {wait} s", wait = .0.wait_s())]
+    TooManyRequests(#[source] Exceeded),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
     Unavailable(#[source] Unavailable),
+    #[error(
+        "the server has just started and reads its journal back; nothing was kept, try again later"
+    )]
+    Recovering,
     #[error("the server failed; nothing was kept")]
     Internal,
 }
@@ -66,7 +75,10 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::NotAllowed(not_allowed) => Self::NotAllowed(not_allowed),
+            Refusal::Exceeded(exceeded) => Self::TooManyRequests(exceeded),
             Refusal::TooMany => Self::TooManyEvents,
+            Refusal::TooLarge(bytes_max) => Self::BodyTooLarge(bytes_max),
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),
@@ -82,14 +94,18 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::SessionGone => StatusCode::GONE,
+            Self::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -102,10 +118,13 @@ impl ApiError {
             Self::SessionGone => Fate::Rejected(Rejected::Gone),
             Self::BodyTooLarge(_) | Self::TooManyEvents => Fate::Rejected(Rejected::TooLarge),
             Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
+            Self::NotAllowed(_) => Fate::Rejected(Rejected::Forbidden),
+            Self::TooManyRequests(_) => Fate::Rejected(Rejected::Rate),
             Self::BodyTimeout(_) => Fate::Rejected(Rejected::Timeout),
             Self::Overloaded => Fate::Shed(Shed::Bodies),
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
+            Self::Recovering => Fate::Shed(Shed::Starting),
             // All but the first two are never the answer where players post.
             Self::BrokenOff(_)
             | Self::Internal
@@ -134,8 +153,15 @@ impl ApiError {
             Self::BodyTimeout(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+            }
+            Self::TooManyRequests(exceeded) => {
+                headers.insert(header::RETRY_AFTER, exceeded.wait_s().into());
             }
             _ => {}
         }
@@ -145,13 +171,20 @@ impl ApiError {
 
 /// What an error looks like on the wire.
 #[derive(Serialize)]
-struct ErrorBody<'e> {
+pub(super) struct ErrorBody<'e> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'e Violations>,
     /// How many violations are not listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<usize>,
+}
+
+impl ErrorBody<'_> {
+    /// A body with a message and no more.
+    pub(super) fn saying(message: String) -> Self {
+        Self { message, violations: None, omitted: None }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -170,6 +203,13 @@ pub(super) async fn not_found(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
     body::discard(&head.headers, body).await;
     ApiError::NotFound
+}
+
+/// Whatever was asked, while the journal is read back.
+pub(super) async fn recovering(request: Request) -> ApiError {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body).await;
+    ApiError::Recovering
 }
 
 /// The router adds `Allow`.
@@ -232,9 +272,14 @@ mod tests {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
             ApiError::Invalid(_) => ApiError::BrokenOff(Violations::unreadable(String::new())),
-            ApiError::BrokenOff(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::BrokenOff(_) => ApiError::NotAllowed(NotAllowed::default()),
+            ApiError::NotAllowed(_) => {
+                ApiError::TooManyRequests(Exceeded::Client { per_second: 1, wait_s: 1 })
+            }
+            ApiError::TooManyRequests(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
-            ApiError::Unavailable(_) => ApiError::Internal,
+            ApiError::Unavailable(_) => ApiError::Recovering,
+            ApiError::Recovering => ApiError::Internal,
             ApiError::Internal => return None,
         })
     }

@@ -1,8 +1,10 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`]), the count of its answer ([`series`]), the four CORS headers, the net for panics, the
-//! routes ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the count of
+//! its answer ([`series`]), the four CORS headers, the net for panics, the routes ([`public`],
+//! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]), the bounded body
+//! ([`body`]), the collector.
 
 mod admin;
 
@@ -14,6 +16,12 @@ mod documents;
 
 mod error;
 
+pub mod forwarded;
+
+mod gate;
+
+mod guard;
+
 mod health;
 
 mod lookup;
@@ -22,6 +30,8 @@ mod public;
 
 mod series;
 
+pub mod tls;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +39,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -46,7 +54,12 @@ use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
 use crate::telemetry::series::Series;
+use connections::Counts;
+pub use gate::Gate;
+pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
 pub use health::Health;
+use health::Readiness;
+pub use series::counted;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
 pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
@@ -58,6 +71,8 @@ const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
 pub struct Settings {
     /// How many connections players may hold at once.
     pub connections_max: usize,
+    /// How many connections one client address (of IPv6 a /64) may hold at once; 0 for any number.
+    pub connections_per_address_max: usize,
     /// How long a request's head may take from its first byte on.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -81,12 +96,16 @@ pub struct Settings {
     pub bodies_bytes_max: Size,
     /// The networks of the proxies in front of us: peers from there speak for others.
     pub trusted_proxies: Vec<IpNet>,
+    /// In which header they do.
+    pub forwarded_header: forwarded::Header,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            // Many players share one address: behind a carrier, or behind a proxy that is not named.
+            connections_per_address_max: 0,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
@@ -96,6 +115,7 @@ impl Default for Settings {
             stored_timeout: Duration::from_mins(1),
             bodies_bytes_max: Size::mib(256),
             trusted_proxies: Vec::new(),
+            forwarded_header: forwarded::Header::XForwardedFor,
         }
     }
 }
@@ -132,35 +152,51 @@ struct Shared {
     bodies: body::Bodies,
     documents: documents::Documents,
     lookup: lookup::Lookup,
-    series: Series,
+    series: Arc<Series>,
     looks: series::Looks,
+    public_counts: Arc<Counts>,
+    admin_counts: Arc<Counts>,
+}
+
+/// What an [`App`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Takes bodies.
+    pub collector: Collector,
+    /// Whether the server wants requests.
+    pub health: Health,
+    /// The doors.
+    pub settings: Settings,
+    /// What is kept of a person.
+    pub privacy: privacy::Settings,
+    /// The bodies that were refused.
+    pub rejects: Rejects,
+    /// What sessions left in the journal.
+    pub archive: Archive,
+    /// What the server did.
+    pub series: Arc<Series>,
+    /// The connections of players.
+    pub public_counts: Arc<Counts>,
+    /// The connections of operators.
+    pub admin_counts: Arc<Counts>,
 }
 
 impl App {
     /// Handles for the handlers.
-    pub fn new(
-        collector: Collector,
-        health: Health,
-        settings: Settings,
-        privacy: privacy::Settings,
-        rejects: Rejects,
-        archive: Archive,
-        series: Series,
-    ) -> Self {
-        let bodies = body::Bodies::default();
-        let documents = documents::Documents::new(collector.rules());
-        let lookup = lookup::Lookup::new(archive);
+    pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
-            collector,
-            health,
-            settings,
-            privacy,
-            rejects,
-            bodies,
-            documents,
-            lookup,
-            series,
+            bodies: body::Bodies::default(),
+            documents: documents::Documents::new(parts.collector.rules()),
+            lookup: lookup::Lookup::new(parts.archive),
             looks: series::Looks::default(),
+            collector: parts.collector,
+            health: parts.health,
+            settings: parts.settings,
+            privacy: parts.privacy,
+            rejects: parts.rejects,
+            series: parts.series,
+            public_counts: parts.public_counts,
+            admin_counts: parts.admin_counts,
         }))
     }
 
@@ -190,21 +226,28 @@ pub fn public(app: App) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(public::with_cors)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    series::counted_public(app.clone(), layers.service(public::router(app)))
+    layers.service(public::router(app))
 }
 
-/// The operators' door; `local` if only this machine can reach it.
-pub fn admin(app: App, local: bool) -> impl Door {
+/// The players' door while the journal is read back.
+pub fn recovering_public(health: Health, series: &Arc<Series>) -> impl Door {
+    let tickets = Arc::clone(&series.tickets);
+    ServiceBuilder::new()
+        .map_response(public::with_cors)
+        .service(public::recovering(health, tickets))
+}
+
+/// The operators' door, behind its guard.
+pub fn admin(app: App, guard: Guard) -> impl Door {
     let layers = ServiceBuilder::new()
-        .map_response(uncached)
+        .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    series::counted_admin(app.clone(), layers.service(admin::router(app, local)))
+    layers.service(admin::router(app, guard))
 }
 
-/// What an operator sees is of now.
-fn uncached<B>(mut response: Response<B>) -> Response<B> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// The operators' door while the journal is read back.
+pub fn recovering_admin(health: Health, guard: Guard) -> impl Door {
+    ServiceBuilder::new().map_response(admin::secured).service(admin::recovering(health, guard))
 }
 
 /// Answers requests; what a connection calls.
@@ -242,9 +285,9 @@ where
 }
 
 /// What both doors have: health, and answers for what is not there.
-fn with_common_routes(router: Router<App>) -> Router<App> {
+fn with_common_routes(router: Router<App>, readiness: Readiness) -> Router<App> {
     router
-        .merge(health::router())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .merge(health::router(readiness))
 }

@@ -15,12 +15,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::error::ApiError;
+use super::health::{Reader, Readiness};
 use super::{App, Door};
 use crate::clock::Stopwatch;
 use crate::journal::Unavailable;
 use crate::journal::disk::Space;
 use crate::telemetry::labels::{Listener, Route};
 use crate::telemetry::now::{self, Files, Now};
+use crate::telemetry::series::Series;
 
 /// What the text of the series is called.
 const OPENMETRICS: HeaderValue =
@@ -70,7 +72,8 @@ fn now_of(app: &App, files: Option<Files>, space: Option<Space>) -> Now {
     let (uncommitted_bytes, uncommitted_bytes_max) = journal.uncommitted_bytes();
     let is_up = journal.is_up();
     Now {
-        is_ready: is_up.is_ok() && !app.health().is_stopping(),
+        is_ready: Readiness::of(app.clone(), Reader::Operator).is_ready(),
+        connections: [Arc::clone(&app.0.public_counts), Arc::clone(&app.0.admin_counts)],
         rejects: now::Rejects {
             by_class: app.rejects().came(),
             dropped: app.rejects().dropped(),
@@ -94,31 +97,23 @@ fn now_of(app: &App, files: Option<Files>, space: Option<Space>) -> Now {
     }
 }
 
-/// A door whose answers to players are counted and timed.
-pub(super) fn counted_public(app: App, mut door: impl Door) -> impl Door {
+/// A door whose answers are counted, and those to players timed.
+pub fn counted(listener: Listener, series: &Arc<Series>, mut door: impl Door) -> impl Door {
+    let series = Arc::clone(series);
     tower::service_fn(move |request: Request<Incoming>| {
-        let route = Route::of_public(request.method(), request.uri().path());
+        let route = match listener {
+            Listener::Public => Route::of_public(request.method(), request.uri().path()),
+            Listener::Admin => Route::of_admin(request.uri().path()),
+        };
         let stopwatch = Stopwatch::start();
-        let (answer, app) = (door.call(request), app.clone());
+        let (answer, series) = (door.call(request), Arc::clone(&series));
         async move {
             let response = answer.await?;
-            let http = &app.series().http;
-            http.requests.of((Listener::Public, route, response.status().into())).inc();
-            http.answer_seconds.of(route.into()).observe(stopwatch.seconds());
-            Ok(response)
-        }
-    })
-}
-
-/// A door whose answers to operators are counted.
-pub(super) fn counted_admin(app: App, mut door: impl Door) -> impl Door {
-    tower::service_fn(move |request: Request<Incoming>| {
-        let route = Route::of_admin(request.uri().path());
-        let (answer, app) = (door.call(request), app.clone());
-        async move {
-            let response = answer.await?;
-            let requests = &app.series().http.requests;
-            requests.of((Listener::Admin, route, response.status().into())).inc();
+            let http = &series.http;
+            http.requests.of((listener, route, response.status().into())).inc();
+            if listener == Listener::Public {
+                http.answer_seconds.of(route.into()).observe(stopwatch.seconds());
+            }
             Ok(response)
         }
     })

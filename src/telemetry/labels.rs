@@ -133,6 +133,14 @@ label! {
 }
 
 label! {
+    /// Why a connection was closed at once.
+    Refused, "reason" {
+        /// Its address had too many.
+        Address = "address",
+    }
+}
+
+label! {
     /// What a request is about.
     Route, "route" {
         /// A post of a session start.
@@ -178,6 +186,16 @@ impl Route {
                 Some(sid) if !sid.is_empty() && !sid.contains('/') => Self::Events,
                 _ => Self::Other,
             },
+        }
+    }
+
+    /// The route to which players post, if it is one.
+    pub fn of_data(self) -> Option<DataRoute> {
+        match self {
+            Self::Sessions => Some(DataRoute::Sessions),
+            Self::Events => Some(DataRoute::Events),
+            Self::Downloaded => Some(DataRoute::Downloaded),
+            _ => None,
         }
     }
 

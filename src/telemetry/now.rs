@@ -1,6 +1,9 @@
 //! What rooms know anyway, read when somebody asks for the series.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -11,9 +14,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Form, Label, Labels};
+use super::labels::{Form, Label, Labels, Listener, Refused};
 use super::process::Process;
 use super::series::{PREFIX, Series};
+use crate::http::connections::Counts;
 use crate::journal::disk::Space;
 use crate::rejects::Class;
 
@@ -22,6 +26,8 @@ use crate::rejects::Class;
 pub struct Now {
     /// Whether the server wants requests.
     pub is_ready: bool,
+    /// The connections of players, and those of operators.
+    pub connections: [Arc<Counts>; Listener::ALL.len()],
     /// What was refused.
     pub rejects: Rejects,
     /// The live sessions.
@@ -101,6 +107,7 @@ pub fn exposition(series: &Series, now: Now) -> String {
 impl Collector for Now {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut names = Names(encoder);
+        self.of_connections(&mut names)?;
         self.of_rejects(&mut names)?;
         self.of_sessions(&mut names)?;
         self.of_journal(&mut names)?;
@@ -115,6 +122,48 @@ impl Collector for Now {
 }
 
 impl Now {
+    fn of_connections(&self, names: &mut Names<'_>) -> fmt::Result {
+        let each = |read: fn(&Counts) -> &AtomicU64| {
+            let listeners = Listener::ALL.iter().zip(&self.connections);
+            listeners.map(move |(listener, counts)| (*listener, read(counts).load(Relaxed)))
+        };
+        let gauges = |(listener, count)| (listener, ConstGauge::new(count));
+        let counters = |(listener, count)| (listener, ConstCounter::new(count));
+        let help = "Connections that are open";
+        names.each("connections", help, None, each(|counts| &counts.open).map(gauges))?;
+        let help = "Connections that may be open";
+        names.each("connections_max", help, None, each(|counts| &counts.max).map(gauges))?;
+        let help = "Connections that were taken";
+        names.each(
+            "connections_accepted",
+            help,
+            None,
+            each(|counts| &counts.accepted).map(counters),
+        )?;
+        let help = "Connections that were closed at once, by why";
+        let refused = each(|counts| &counts.refused_by_address).map(counters);
+        let refused = refused.map(|(listener, count)| ((listener, Refused::Address), count));
+        names.each("connections_refused", help, None, refused)?;
+        let help = "How often the system failed to hand over a connection";
+        names.each(
+            "accept_errors",
+            help,
+            None,
+            each(|counts| &counts.accept_errors).map(counters),
+        )?;
+        let help = "Handshakes of TLS that were begun and led to nothing";
+        let failures = each(|counts| &counts.tls_handshake_failures).map(counters);
+        names.each("tls_handshake_failures", help, None, failures)?;
+        let help =
+            "When the certificate expires, in seconds since the Unix epoch; nothing without TLS";
+        let expiry = each(|counts| &counts.tls_certificate_expiry_s).filter(|(_, at)| *at > 0);
+        let seconds = Some(&Unit::Seconds);
+        names.each("tls_certificate_expiry_timestamp", help, seconds, expiry.map(gauges))?;
+        let help = "How often changed files of a certificate could not be used";
+        let failures = each(|counts| &counts.tls_reload_failures).map(counters);
+        names.each("tls_reload_failures", help, None, failures)
+    }
+
     fn of_rejects(&self, names: &mut Names<'_>) -> fmt::Result {
         let Rejects { by_class, dropped, skipped } = &self.rejects;
         let help = "Refused requests that are shown to operators or counted below, by class";
@@ -203,7 +252,7 @@ impl Names<'_> {
         counter.encode(self.0.encode_descriptor(name, &sentence(help), unit, kind)?)
     }
 
-    /// One value for each label; there is one at least.
+    /// One value for each label, if there is any.
     fn each<L: Labels, M: EncodeMetric>(
         &mut self,
         name: &str,

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
+mod backup;
+mod certificates;
 mod commands;
 mod cors;
 mod documents;
@@ -10,12 +13,16 @@ mod events;
 mod harness;
 mod health;
 mod limits;
+mod logs;
 mod metrics;
+mod privacy;
+mod rates;
 mod recovery;
 mod reports;
 mod scenarios;
 mod sessions;
 mod shutdown;
 mod soak;
+mod tls;
 mod tree;
 mod violations;
