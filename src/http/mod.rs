@@ -1,9 +1,10 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the four
-//! CORS headers, the net for panics, the routes ([`public`], [`documents`], [`admin`] behind its
-//! [`guard`]), who it is from ([`forwarded`]), the bounded body ([`body`]), the collector.
+//! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the count of
+//! its answer ([`series`]), the four CORS headers, the net for panics, the routes ([`public`],
+//! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]), the bounded body
+//! ([`body`]), the collector.
 
 mod admin;
 
@@ -152,7 +153,7 @@ struct Shared {
     documents: documents::Documents,
     lookup: lookup::Lookup,
     series: Arc<Series>,
-    scrapes: series::Scrapes,
+    looks: series::Looks,
     public_counts: Arc<Counts>,
     admin_counts: Arc<Counts>,
 }
@@ -187,7 +188,7 @@ impl App {
             bodies: body::Bodies::default(),
             documents: documents::Documents::new(parts.collector.rules()),
             lookup: lookup::Lookup::new(parts.archive),
-            scrapes: series::Scrapes::default(),
+            looks: series::Looks::default(),
             collector: parts.collector,
             health: parts.health,
             settings: parts.settings,

@@ -1,6 +1,7 @@
 //! Series: requests are counted on their way, and all series are shown to Prometheus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -10,25 +11,31 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::health::{Reader, Readiness};
 use super::{App, Door};
 use crate::clock::Stopwatch;
 use crate::journal::Unavailable;
+use crate::journal::disk::Space;
 use crate::telemetry::labels::{Listener, Route};
-use crate::telemetry::now::{self, Now};
+use crate::telemetry::now::{self, Files, Now};
 use crate::telemetry::series::Series;
 
 /// What the text of the series is called.
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// Lets one after the other ask for the series: each lists the folder of the journal.
-#[derive(Debug)]
-pub(super) struct Scrapes(Arc<Semaphore>);
+/// How long the disk may take to tell of itself. If it hangs, all else is wanted the more.
+const DISK_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Default for Scrapes {
+/// Lets one after the other look at the disk: each lists the folder of the journal.
+#[derive(Debug)]
+pub(super) struct Looks(Arc<Semaphore>);
+
+impl Default for Looks {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
@@ -39,24 +46,31 @@ pub(super) fn router() -> Router<App> {
 }
 
 async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let turn = Arc::clone(&app.0.scrapes.0).acquire_owned().await;
-    let turn = turn.expect("the semaphore is never closed");
-    // The disk may take its time, and players must not wait for it.
-    let text = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        now::exposition(app.series(), now_of(&app))
-    });
+    let (files, space) = timeout(DISK_TIMEOUT, look(&app)).await.unwrap_or_default();
+    // It is a long text, and players must not wait for it.
+    let text = spawn_blocking(move || now::exposition(app.series(), now_of(&app, files, space)));
     let text = text.await.map_err(|_| ApiError::Internal)?;
     Ok(([(CONTENT_TYPE, OPENMETRICS)], text).into_response())
 }
 
-/// The state of all rooms. What the disk does not tell is left out.
-fn now_of(app: &App) -> Now {
+/// What the disk tells of itself; what it does not tell is left out.
+async fn look(app: &App) -> (Option<Files>, Option<Space>) {
+    let turn = Arc::clone(&app.0.looks.0).acquire_owned().await;
+    let turn = turn.expect("the semaphore is never closed");
+    let archive = app.0.lookup.archive().clone();
+    let looked = spawn_blocking(move || {
+        let _turn = turn;
+        (archive.files().ok(), archive.space().ok().flatten())
+    });
+    looked.await.unwrap_or_default()
+}
+
+/// The state of all rooms.
+fn now_of(app: &App, files: Option<Files>, space: Option<Space>) -> Now {
     let (live, journal) = (app.collector().live(), app.collector().journal());
     let (live_max, bytes_max) = live.bounds();
     let (uncommitted_bytes, uncommitted_bytes_max) = journal.uncommitted_bytes();
     let is_up = journal.is_up();
-    let archive = app.0.lookup.archive();
     Now {
         is_ready: Readiness::of(app.clone(), Reader::Operator).is_ready(),
         connections: [Arc::clone(&app.0.public_counts), Arc::clone(&app.0.admin_counts)],
@@ -78,8 +92,8 @@ fn now_of(app: &App) -> Now {
             uncommitted_bytes,
             uncommitted_bytes_max,
         },
-        files: archive.files().ok(),
-        space: archive.space().ok().flatten(),
+        files,
+        space,
     }
 }
 

@@ -130,27 +130,38 @@ impl Now {
         let gauges = |(listener, count)| (listener, ConstGauge::new(count));
         let counters = |(listener, count)| (listener, ConstCounter::new(count));
         let help = "Connections that are open";
-        names.each("connections", help, each(|counts| &counts.open).map(gauges))?;
+        names.each("connections", help, None, each(|counts| &counts.open).map(gauges))?;
         let help = "Connections that may be open";
-        names.each("connections_max", help, each(|counts| &counts.max).map(gauges))?;
+        names.each("connections_max", help, None, each(|counts| &counts.max).map(gauges))?;
         let help = "Connections that were taken";
-        names.each("connections_accepted", help, each(|counts| &counts.accepted).map(counters))?;
+        names.each(
+            "connections_accepted",
+            help,
+            None,
+            each(|counts| &counts.accepted).map(counters),
+        )?;
         let help = "Connections that were closed at once, by why";
         let refused = each(|counts| &counts.refused_by_address).map(counters);
         let refused = refused.map(|(listener, count)| ((listener, Refused::Address), count));
-        names.each("connections_refused", help, refused)?;
+        names.each("connections_refused", help, None, refused)?;
         let help = "How often the system failed to hand over a connection";
-        names.each("accept_errors", help, each(|counts| &counts.accept_errors).map(counters))?;
+        names.each(
+            "accept_errors",
+            help,
+            None,
+            each(|counts| &counts.accept_errors).map(counters),
+        )?;
         let help = "Handshakes of TLS that were begun and led to nothing";
         let failures = each(|counts| &counts.tls_handshake_failures).map(counters);
-        names.each("tls_handshake_failures", help, failures)?;
+        names.each("tls_handshake_failures", help, None, failures)?;
         let help =
             "When the certificate expires, in seconds since the Unix epoch; nothing without TLS";
         let expiry = each(|counts| &counts.tls_certificate_expiry_s).filter(|(_, at)| *at > 0);
-        names.each("tls_certificate_expiry_timestamp_seconds", help, expiry.map(gauges))?;
+        let seconds = Some(&Unit::Seconds);
+        names.each("tls_certificate_expiry_timestamp", help, seconds, expiry.map(gauges))?;
         let help = "How often changed files of a certificate could not be used";
         let failures = each(|counts| &counts.tls_reload_failures).map(counters);
-        names.each("tls_reload_failures", help, failures)
+        names.each("tls_reload_failures", help, None, failures)
     }
 
     fn of_rejects(&self, names: &mut Names<'_>) -> fmt::Result {
@@ -160,6 +171,7 @@ impl Now {
         names.each(
             "rejects",
             help,
+            None,
             rows.map(|(class, count)| (*class, ConstCounter::new(*count))),
         )?;
         let help = "Refused bodies that came too fast or were too large to be written to the files";
@@ -197,7 +209,7 @@ impl Now {
             let help = "Segments of the journal, by form";
             let rows = Form::ALL.iter().zip(segments);
             let rows = rows.map(|(form, count)| (*form, ConstGauge::new(*count)));
-            names.each("journal_segments", help, rows)?;
+            names.each("journal_segments", help, None, rows)?;
             let help = "Size of all files in the folder of the journal";
             names.gauge("journal_disk", help, Some(&Unit::Bytes), bytes)?;
         }
@@ -245,12 +257,13 @@ impl Names<'_> {
         &mut self,
         name: &str,
         help: &str,
+        unit: Option<&Unit>,
         rows: impl Iterator<Item = (L, M)>,
     ) -> fmt::Result {
         let mut rows = rows.peekable();
         let Some((_, first)) = rows.peek() else { return Ok(()) };
         let kind = first.metric_type();
-        let mut encoder = self.0.encode_descriptor(name, &sentence(help), None, kind)?;
+        let mut encoder = self.0.encode_descriptor(name, &sentence(help), unit, kind)?;
         for (labels, value) in rows {
             let texts = labels.texts();
             value.encode(encoder.encode_family(&texts)?)?;

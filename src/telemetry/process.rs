@@ -63,9 +63,8 @@ impl Collector for Process {
         names.gauge("process_virtual_memory", help, Some(&Unit::Bytes), &self.virtual_bytes)?;
         names.gauge("process_open_fds", "Files and sockets that are open", None, &self.open_fds)?;
         let help = "Files and sockets that may be open";
-        match &self.max_fds {
-            Some(max_fds) => names.gauge("process_max_fds", help, None, max_fds)?,
-            None => names.gauge("process_max_fds", help, None, &f64::INFINITY)?,
+        if let Some(max_fds) = &self.max_fds {
+            names.gauge("process_max_fds", help, None, max_fds)?;
         }
         let help = "When the process began, as Unix time";
         names.gauge("process_start_time", help, Some(&Unit::Seconds), &self.started)?;
