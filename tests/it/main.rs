@@ -4,6 +4,7 @@
 
 mod commands;
 mod cors;
+mod dashboards;
 mod documents;
 mod downloaded;
 mod events;
