@@ -72,6 +72,22 @@ impl Clock {
     }
 }
 
+/// Tells how long something takes, for those who watch; nothing is decided by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Begins to count.
+    pub fn start() -> Self {
+        Self(monotonic_now())
+    }
+
+    /// How long ago it began, in seconds.
+    pub fn seconds(self) -> f64 {
+        monotonic_now().saturating_duration_since(self.0).as_secs_f64()
+    }
+}
+
 #[derive(Debug)]
 struct System {
     started: Instant,
@@ -103,9 +119,14 @@ impl Steady {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that asks")]
+fn monotonic_now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that asks")]
 fn system_now() -> (Instant, u64) {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (Instant::now(), u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    (monotonic_now(), u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

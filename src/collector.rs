@@ -14,6 +14,7 @@ use crate::live::{Full, Live};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
 use crate::session::{Opening, Step, stored};
+use crate::telemetry::ticket::Ticket;
 use crate::wire::{
     Event, NotStored, Rules, STORED_EVENTS_MAX, Start, StoredForm, Unlisted, Violations,
 };
@@ -106,11 +107,17 @@ impl Collector {
         Ok(self.live.has_room()?)
     }
 
-    /// Opens a session: when this returns, it is durable and live.
+    /// Opens a session: when this returns, it is durable and live. Here and below the ticket stays behind if
+    /// the body is refused before it is appended.
     ///
     /// # Errors
     /// [`Refusal`], and then nothing was acknowledged.
-    pub async fn start(&self, body: &[u8], client: Client<'_>) -> Result<SessionId, Refusal> {
+    pub async fn start(
+        &self,
+        body: &[u8],
+        client: Client<'_>,
+        ticket: &mut Ticket,
+    ) -> Result<SessionId, Refusal> {
         let (id, committed) = {
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
             point_out(&start.event.unlisted);
@@ -124,7 +131,7 @@ impl Collector {
                 user_agent: client.user_agent,
                 body: body.into(),
             });
-            (id, self.journal.append(&record, Change::Start { id, opening, room })?)
+            (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
@@ -139,13 +146,14 @@ impl Collector {
         body: Bytes,
         form: StoredForm,
         client: Client<'_>,
+        ticket: &mut Ticket,
     ) -> Result<SessionId, Refusal> {
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
         let parsing = Arc::clone(&self.parsing).acquire_owned().await;
         let permit = parsing.expect("the semaphore is never closed");
-        let append = move || -> Result<_, Refusal> {
+        let append = move |ticket: &mut Ticket| -> Result<_, Refusal> {
             let _permit = permit;
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
             let (opening, steps) = stored(&body, rules, form, address, user_agent, point_out)?;
@@ -158,11 +166,16 @@ impl Collector {
                 user_agent: user_agent.map(Cow::Borrowed),
                 body: (*body).into(),
             });
-            Ok(journal.append(&record, Change::Batch { id, opening, steps, room })?)
+            Ok(journal.append_with(ticket, &record, Change::Batch { id, opening, steps, room })?)
         };
         // It may be large, and the threads that serve other players must not be held up.
+        let mut elsewhere = ticket.take();
+        let append = move || (append(&mut elsewhere), elsewhere);
         let committed = match tokio::task::spawn_blocking(append).await {
-            Ok(appended) => appended?,
+            Ok((appended, back)) => {
+                *ticket = back;
+                appended?
+            }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return Err(Unavailable::Closed.into()),
@@ -177,7 +190,7 @@ impl Collector {
     ///
     /// # Errors
     /// [`Refusal`], and then nothing was acknowledged.
-    pub async fn event(&self, id: &str, body: &[u8]) -> Result<(), Refusal> {
+    pub async fn event(&self, id: &str, body: &[u8], ticket: &mut Ticket) -> Result<(), Refusal> {
         let committed = {
             let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
             let id = self.live_id(id)?;
@@ -185,7 +198,7 @@ impl Collector {
             let step = Step::of(&event, record.body());
             self.live.has_room_for(&step)?;
             point_out(&event.unlisted);
-            self.journal.append(&record, Change::Event { id, step })?
+            self.journal.append_with(ticket, &record, Change::Event { id, step })?
         };
         match committed.await.map_err(|_| Unavailable::Closed)?? {
             Outcome::Heard => Ok(()),

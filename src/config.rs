@@ -29,7 +29,7 @@ const ENV_FILE: &str = "MEDIATALLY_CONFIG";
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 1] = ["session.key"];
+const SECRETS: [&str; 2] = ["session.key", "admin.token"];
 
 /// The settings of the server; each room has its own section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The doors.
     pub http: http::Settings,
+    /// The certificates of the doors.
+    pub tls: http::tls::Settings,
+    /// Who may look.
+    pub admin: http::AdminSettings,
     /// How the server stops.
     pub shutdown: http::ShutdownSettings,
     /// The rules for bodies.
@@ -68,6 +72,8 @@ impl Default for Config {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
             data_dir: "./data".into(),
             http: http::Settings::default(),
+            tls: http::tls::Settings::default(),
+            admin: http::AdminSettings::default(),
             shutdown: http::ShutdownSettings::default(),
             validation: wire::Rules::default(),
             session: session::Settings::default(),
@@ -101,6 +107,8 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// Flags: their name, the key they set, their value.
     pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Whether they only tell where another server is, whose guard is its own business.
+    pub of_another: bool,
 }
 
 /// The settings that hold, and how they came to be.
@@ -166,6 +174,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
     let config: Config = effective.try_into().expect("each value was tried against its key");
     for (key, why) in config.contradictions() {
+        if sources.of_another && key == "admin_listen" {
+            continue;
+        }
         let source = origin.get(key).map_or("default", String::as_str);
         let table = Table::try_from(&config).expect("settings are TOML");
         let value = lookup(&table, key).map_or_else(String::new, |value| shown(key, value));
@@ -187,6 +198,16 @@ impl Config {
                 found.push((key, why.to_owned()));
             }
         };
+        hold(
+            self.admin.token.is_none() || !self.admin.has_file(),
+            "admin.token_file",
+            "admin.token is set too; one of them must be empty",
+        );
+        hold(
+            self.admin.has_token() || http::is_local(self.admin_listen),
+            "admin_listen",
+            http::NEEDS_TOKEN,
+        );
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
         let body = self.http.event_bytes_max;
         hold(
@@ -246,6 +267,7 @@ impl Config {
             "journal.uncommitted_bytes_max",
             "must be at least 1 MiB",
         );
+        found.extend(self.tls.contradictions());
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
@@ -424,7 +446,9 @@ fn leaves(table: &Table) -> Vec<(String, &Value)> {
 }
 
 fn shown(key: &str, value: &Value) -> String {
-    if SECRETS.contains(&key) { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
+    // A key that was put where the path of its file belongs is a secret too.
+    let secret = SECRETS.contains(&key) || value.to_string().contains("PRIVATE KEY");
+    if secret { format!("{key} = (hidden)") } else { format!("{key} = {value}") }
 }
 
 #[cfg(test)]
@@ -548,6 +572,26 @@ mod tests {
         ] {
             assert!(text.contains(key), "{key}\nin\n{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_or_a_key_in_place_of_its_path_stops_the_start() {
+        let (_folder, sources) = file("[tls]\ncertificate = \"c.pem\"\nadmin_key = \"k.pem\"");
+        let text = problems(&sources);
+        for expected in [
+            "tls.key = \"\" (default): must name a file, since tls.certificate does",
+            "tls.admin_certificate = \"\" (default): must name a file, since tls.admin_key does",
+        ] {
+            assert!(text.contains(expected), "{expected}\nin\n{text}");
+        }
+        let pem = "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0\\n-----END PRIVATE KEY-----";
+        let (_folder, sources) = file(&format!("[tls]\ncertificate = \"c\"\nkey = \"{pem}\""));
+        let text = problems(&sources);
+        assert!(text.contains("tls.key = (hidden)"), "{text}");
+        assert!(text.contains("must be the path of a file"), "{text}");
+        assert!(!text.contains("c2VjcmV0"), "{text}");
+        let (_folder, sources) = file("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"");
+        assert!(load(&sources).is_ok(), "the files are read when the server starts");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
-use crate::wire::{Event, NotStored, Profile, Rules, Start, StoredForm, Violations};
+use crate::telemetry::labels::{Kind, Label, Opened};
+use crate::telemetry::series;
+use crate::wire::{Event, EventType, NotStored, Profile, Rules, Start, StoredForm, Violations};
 
 /// What a record changes: its content as the fold wants it.
 #[derive(Debug)]
@@ -66,6 +68,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The kind of its record.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Start { .. } => Kind::Start,
+            Self::Event { .. } => Kind::Event,
+            Self::Batch { .. } => Kind::Batch,
+            Self::Close { .. } => Kind::Close,
+            Self::Report { .. } => Kind::Report,
+            Self::Settings { .. } => Kind::Settings,
+            Self::Pause { .. } => Kind::Pause,
+        }
+    }
+}
+
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -91,18 +108,25 @@ pub struct Processor {
     live: Arc<Live>,
     /// Told of each session that ends.
     ended: Option<Sender<SessionId>>,
+    series: series::Sessions,
 }
 
 impl Processor {
     /// A processor that changes `live`; there must be no other.
     pub fn new(live: Arc<Live>) -> Self {
-        Self { live, ended: None }
+        Self { live, ended: None, series: series::Sessions::default() }
     }
 
     /// Tells of each session that ends from now on, so that somebody writes its report.
     #[must_use]
     pub fn telling(self, ended: Sender<SessionId>) -> Self {
         Self { ended: Some(ended), ..self }
+    }
+
+    /// Counts what records make of sessions from now on; what was read back before is not counted.
+    #[must_use]
+    pub fn counting(self, series: series::Sessions) -> Self {
+        Self { series, ..self }
     }
 
     /// When sessions end, as of the last record.
@@ -115,22 +139,35 @@ impl Processor {
         let outcome = match change {
             Change::Start { id, opening, room } => {
                 self.live.open(seq, received_ms, id, opening, room);
+                self.series.opened.of(Opened::Online).inc();
+                self.series.events.of(EventType::SessionStart).inc();
                 Outcome::Opened
             }
             Change::Event { id, step } => {
-                if self.live.hear(seq, received_ms, id, step) {
+                let event_type = step.event_type;
+                if let Some(counted) = self.live.hear(seq, received_ms, id, step) {
+                    self.series.events.of(event_type).inc();
+                    self.series.add(counted);
                     Outcome::Heard
                 } else {
                     Outcome::Gone
                 }
             }
             Change::Batch { id, opening, steps, room } => {
-                self.live.store(seq, received_ms, id, opening, steps, room);
+                let types = types_of(&steps);
+                if let Some(counted) = self.live.store(seq, received_ms, id, opening, steps, room) {
+                    self.series.opened.of(Opened::Downloaded).inc();
+                    self.series.closed.of(CloseReason::Downloaded.into()).inc();
+                    self.series.add_events(types);
+                    self.series.add(counted);
+                }
                 self.tell(id);
                 Outcome::Opened
             }
             Change::Close { id, reason } => {
-                if self.live.close(seq, received_ms, id, reason) {
+                if let Some(counted) = self.live.close(seq, received_ms, id, reason) {
+                    self.series.closed.of(reason.into()).inc();
+                    self.series.add(counted);
                     self.tell(id);
                     Outcome::Closed
                 } else {
@@ -139,6 +176,7 @@ impl Processor {
             }
             Change::Report { id } => {
                 if self.live.reported(seq, id) {
+                    self.series.reported.inc();
                     Outcome::Reported
                 } else {
                     Outcome::Nothing
@@ -199,4 +237,17 @@ impl Processor {
         };
         Ok(self.fold(record.seq, record.received_ms, change))
     }
+}
+
+/// How many events of each type a stored session has, up to its end, by row.
+fn types_of(steps: &[Step]) -> [u64; EventType::ALL.len()] {
+    let mut types = [0; EventType::ALL.len()];
+    types[EventType::SessionStart.row()] += 1;
+    for step in steps {
+        types[step.event_type.row()] += 1;
+        if step.event_type == EventType::SessionEnd {
+            break;
+        }
+    }
+    types
 }

@@ -96,6 +96,7 @@ impl Class {
 #[derive(Debug)]
 pub struct Rejects {
     rings: [Mutex<Ring>; 3],
+    came: [AtomicU64; 3],
     queue: SyncSender<Option<String>>,
     queued_bytes: Arc<AtomicUsize>,
     line_bytes_max: u64,
@@ -149,6 +150,7 @@ impl Rejects {
             Writer { lines, queued_bytes: Arc::clone(&queued_bytes), folder, file_bytes_max };
         let rejects = Self {
             rings: Default::default(),
+            came: Default::default(),
             queue,
             queued_bytes,
             line_bytes_max: file_bytes_max,
@@ -162,6 +164,7 @@ impl Rejects {
     /// Keeps one refusal.
     pub fn keep(&self, reject: &Reject<'_>) {
         let class = Class::of(reject);
+        self.came[class as usize].fetch_add(1, Ordering::Relaxed);
         if class == Class::Gone && !self.gone_sample.lock().takes(reject.received_ms) {
             self.gone_skipped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -195,6 +198,11 @@ impl Rejects {
     /// The last refusals of a class, the oldest first, each as JSON.
     pub fn last(&self, class: Class) -> Vec<String> {
         self.rings[class as usize].lock().lines.iter().cloned().collect()
+    }
+
+    /// How many refusals of each class there were, in their order.
+    pub fn came(&self) -> [u64; 3] {
+        self.came.each_ref().map(|came| came.load(Ordering::Relaxed))
     }
 
     /// How many events for sessions that are not there were only counted.

@@ -2,6 +2,8 @@
 
 mod export;
 
+mod healthcheck;
+
 pub mod serve;
 
 mod table;
@@ -9,12 +11,10 @@ mod table;
 mod verify;
 
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -26,9 +26,6 @@ use crate::wire::{self, Rules};
 
 /// The configuration or the command line is wrong.
 const EXIT_USAGE: u8 = 2;
-
-/// How long `healthcheck` waits for an answer.
-const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Collects media sessions: speaks Adobe's Media Collection API, on a machine of your own.
 #[derive(Debug, Parser)]
@@ -95,19 +92,21 @@ impl SettingFlags {
         let env = std::env::vars_os().map(|(name, text)| {
             (name.to_string_lossy().into_owned(), text.to_string_lossy().into_owned())
         });
-        Sources { file: self.config, env: env.collect(), flags: flags.collect() }
+        let (file, env, flags) = (self.config, env.collect(), flags.collect());
+        Sources { file, env, flags, ..Sources::default() }
     }
 }
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match config::load(&cli.settings.sources()) {
+    let mut sources = cli.settings.sources();
+    sources.of_another = matches!(cli.command, Some(Command::Healthcheck { .. }));
+    let loaded = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             // A container's health check must not end with 2, which means something else there.
-            let healthcheck = matches!(cli.command, Some(Command::Healthcheck { .. }));
-            return failed(&problems.to_string(), if healthcheck { 1 } else { EXIT_USAGE });
+            return failed(&problems.to_string(), if sources.of_another { 1 } else { EXIT_USAGE });
         }
     };
     let result = match cli.command.unwrap_or(Command::Serve) {
@@ -116,7 +115,7 @@ pub fn main() -> ExitCode {
         Command::Export(options) => export::main(&loaded.config.data_dir, &options),
         Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
         Command::Openapi => openapi(loaded.config.validation),
-        Command::Healthcheck { ready } => healthcheck(loaded.config.admin_listen, ready),
+        Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
     };
     result.unwrap_or_else(|error| failed(&format!("{error:#}"), 1))
 }
@@ -185,29 +184,4 @@ fn openapi(rules: Rules) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => Ok(written.map(|()| ExitCode::SUCCESS)?),
     }
-}
-
-/// Liveness by default: a container must not be restarted because it is not ready.
-fn healthcheck(admin_listen: SocketAddr, ready: bool) -> anyhow::Result<ExitCode> {
-    if admin_listen.port() == 0 {
-        bail!("admin_listen has port 0, so nobody knows where to ask");
-    }
-    let ip = match admin_listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let path = if ready { "readyz" } else { "livez" };
-    let url = format!("http://{}/{path}", SocketAddr::new(ip, admin_listen.port()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let client = reqwest::Client::builder().no_proxy().timeout(HEALTHCHECK_TIMEOUT).build()?;
-        let response =
-            client.get(&url).send().await.with_context(|| format!("no answer from {url}"))?;
-        if !response.status().is_success() {
-            let status = response.status();
-            bail!("{url} answered {status}: {}", response.text().await?.trim());
-        }
-        Ok(ExitCode::SUCCESS)
-    })
 }

@@ -2,22 +2,58 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{App, lookup, with_common_routes};
+use super::guard::{self, Guard};
+use super::health::{self, Health, Reader, Readiness};
+use super::{App, error, lookup, series};
 use crate::rejects::Class;
 
 /// Nothing here is reachable from the players' door but health. What was refused and what a session was hold
-/// what players sent, so they are shown only where nobody but this machine can ask.
-pub(super) fn router(app: App, local: bool) -> Router {
-    let mut router = Router::new();
-    if local {
-        router = router.route("/rejects", get(rejects)).merge(lookup::router());
+/// what players sent, so all but health stands behind the guard.
+pub(super) fn router(app: App, guard: Guard) -> Router {
+    let readiness = Readiness::of(app.clone(), Reader::Operator);
+    Router::new()
+        .route("/rejects", get(rejects))
+        .merge(lookup::router())
+        .merge(series::router())
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        // Only what stands above is guarded.
+        .layer(from_fn_with_state(guard, guard::check))
+        .merge(health::router(readiness))
+        .with_state(app)
+}
+
+/// What operators get while the journal is read back.
+pub(super) fn recovering(health: Health, guard: Guard) -> Router {
+    Router::new()
+        .fallback(error::recovering)
+        .layer(from_fn_with_state(guard, guard::check))
+        .merge(health::router(Readiness::recovering(health, Reader::Operator)))
+}
+
+/// Adds what keeps an answer out of caches, frames and other pages. It is of now, and for one reader.
+pub(super) fn secured<B>(mut response: Response<B>) -> Response<B> {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
-    with_common_routes(router).with_state(app)
+    response
 }
 
 /// The last refusals, the oldest first:

@@ -1,5 +1,6 @@
 //! A request's body: whole, in time, and never larger than allowed.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -382,7 +383,7 @@ fn to_usize(bytes: u64) -> usize {
 /// The next piece of the body; trailers are passed over.
 async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|_| broken())?.into_data() {
+        if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
             return Ok(Some(data));
         }
     }
@@ -390,9 +391,26 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
 }
 
 /// A body that ended too early, or whose pieces are not as HTTP wants them.
-fn broken() -> ApiError {
+fn broken(error: &(dyn Error + 'static)) -> ApiError {
     let message = "the body broke off, or it is chunked in a wrong way".to_owned();
-    ApiError::Invalid(Violations::unreadable(message))
+    let violations = Violations::unreadable(message);
+    if is_hung_up(error) { ApiError::BrokenOff(violations) } else { ApiError::Invalid(violations) }
+}
+
+/// Whether the client has gone, or at least sends nothing more.
+fn is_hung_up(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let of_hyper = error.downcast_ref::<hyper::Error>();
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let is_lost =
+            matches!(kind, Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset));
+        if is_lost || of_hyper.is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// How a body is packed.

@@ -15,6 +15,8 @@ use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::live::Full;
 use crate::size::Size;
+use crate::telemetry::labels::{Rejected, Shed};
+use crate::telemetry::ticket::Fate;
 use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
 
 /// When to try again, in seconds, if there is no room now.
@@ -49,10 +51,17 @@ pub(super) enum ApiError {
     UnsupportedEncoding,
     #[error("Request had improper format.")]
     Invalid(Violations),
+    /// Its sender has probably gone.
+    #[error("Request had improper format.")]
+    BrokenOff(Violations),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
     Unavailable(#[source] Unavailable),
+    #[error(
+        "the server has just started and reads its journal back; nothing was kept, try again later"
+    )]
+    Recovering,
     #[error("the server failed; nothing was kept")]
     Internal,
 }
@@ -81,17 +90,43 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Invalid(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What becomes of a request that is answered so.
+    pub(super) fn fate(&self) -> Fate {
+        match self {
+            Self::Invalid(_) => Fate::Rejected(Rejected::Invalid),
+            Self::UnknownSession => Fate::Rejected(Rejected::Unknown),
+            Self::SessionGone => Fate::Rejected(Rejected::Gone),
+            Self::BodyTooLarge(_) | Self::TooManyEvents => Fate::Rejected(Rejected::TooLarge),
+            Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
+            Self::BodyTimeout(_) => Fate::Rejected(Rejected::Timeout),
+            Self::Overloaded => Fate::Shed(Shed::Bodies),
+            Self::Full(full) => Fate::Shed(full.into()),
+            Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
+            Self::Recovering => Fate::Shed(Shed::Starting),
+            // All but the first two are never the answer where players post.
+            Self::BrokenOff(_)
+            | Self::Internal
+            | Self::NotFound
+            | Self::NotKept
+            | Self::UnknownEventType(_)
+            | Self::MethodNotAllowed
+            | Self::LookupBusy => Fate::Aborted,
         }
     }
 
     pub(super) fn violations(&self) -> Option<&Violations> {
         match self {
-            Self::Invalid(violations) => Some(violations),
+            Self::Invalid(violations) | Self::BrokenOff(violations) => Some(violations),
             _ => None,
         }
     }
@@ -106,7 +141,11 @@ impl ApiError {
             Self::BodyTimeout(_) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded | Self::LookupBusy | Self::Full(_) | Self::Unavailable(_) => {
+            Self::Overloaded
+            | Self::LookupBusy
+            | Self::Full(_)
+            | Self::Unavailable(_)
+            | Self::Recovering => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
             }
             _ => {}
@@ -117,13 +156,20 @@ impl ApiError {
 
 /// What an error looks like on the wire.
 #[derive(Serialize)]
-struct ErrorBody<'e> {
+pub(super) struct ErrorBody<'e> {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     violations: Option<&'e Violations>,
     /// How many violations are not listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<usize>,
+}
+
+impl ErrorBody<'_> {
+    /// A body with a message and no more.
+    pub(super) fn saying(message: String) -> Self {
+        Self { message, violations: None, omitted: None }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -142,6 +188,13 @@ pub(super) async fn not_found(request: Request) -> ApiError {
     let (head, body) = request.into_parts();
     body::discard(&head.headers, body).await;
     ApiError::NotFound
+}
+
+/// Whatever was asked, while the journal is read back.
+pub(super) async fn recovering(request: Request) -> ApiError {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body).await;
+    ApiError::Recovering
 }
 
 /// The router adds `Allow`.
@@ -203,9 +256,11 @@ mod tests {
             ApiError::UnsupportedEncoding => {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
-            ApiError::Invalid(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::Invalid(_) => ApiError::BrokenOff(Violations::unreadable(String::new())),
+            ApiError::BrokenOff(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
-            ApiError::Unavailable(_) => ApiError::Internal,
+            ApiError::Unavailable(_) => ApiError::Recovering,
+            ApiError::Recovering => ApiError::Internal,
             ApiError::Internal => return None,
         })
     }

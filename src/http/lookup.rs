@@ -54,6 +54,11 @@ impl Lookup {
     pub(super) fn new(archive: Archive) -> Self {
         Self { archive, readers: Arc::new(Semaphore::new(READERS_MAX)) }
     }
+
+    /// The journal that is looked into.
+    pub(super) fn archive(&self) -> &Archive {
+        &self.archive
+    }
 }
 
 pub(super) fn router() -> Router<App> {

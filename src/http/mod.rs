@@ -1,8 +1,9 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`]), the four CORS headers, the net for panics, the routes
-//! ([`public`], [`documents`], [`admin`]), the bounded body ([`body`]), the collector.
+//! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the four
+//! CORS headers, the net for panics, the routes ([`public`], [`documents`], [`admin`] behind its
+//! [`guard`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
@@ -14,11 +15,19 @@ mod documents;
 
 mod error;
 
+mod gate;
+
+mod guard;
+
 mod health;
 
 mod lookup;
 
 mod public;
+
+mod series;
+
+pub mod tls;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,8 +36,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -43,7 +50,13 @@ use crate::journal::segment::LINE_BYTES_MAX;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
+use crate::telemetry::series::Series;
+use connections::Counts;
+pub use gate::Gate;
+pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
 pub use health::Health;
+use health::Readiness;
+pub use series::counted;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
 pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
@@ -55,6 +68,8 @@ const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
 pub struct Settings {
     /// How many connections players may hold at once.
     pub connections_max: usize,
+    /// How many connections one client address (of IPv6 a /64) may hold at once; 0 for any number.
+    pub connections_per_address_max: usize,
     /// How long a request's head may take from its first byte on.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -84,6 +99,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            // Many players share one address: behind a carrier, or behind a proxy that is not named.
+            connections_per_address_max: 0,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
@@ -129,30 +146,51 @@ struct Shared {
     bodies: body::Bodies,
     documents: documents::Documents,
     lookup: lookup::Lookup,
+    series: Arc<Series>,
+    scrapes: series::Scrapes,
+    public_counts: Arc<Counts>,
+    admin_counts: Arc<Counts>,
+}
+
+/// What an [`App`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Takes bodies.
+    pub collector: Collector,
+    /// Whether the server wants requests.
+    pub health: Health,
+    /// The doors.
+    pub settings: Settings,
+    /// What is kept of a person.
+    pub privacy: privacy::Settings,
+    /// The bodies that were refused.
+    pub rejects: Rejects,
+    /// What sessions left in the journal.
+    pub archive: Archive,
+    /// What the server did.
+    pub series: Arc<Series>,
+    /// The connections of players.
+    pub public_counts: Arc<Counts>,
+    /// The connections of operators.
+    pub admin_counts: Arc<Counts>,
 }
 
 impl App {
     /// Handles for the handlers.
-    pub fn new(
-        collector: Collector,
-        health: Health,
-        settings: Settings,
-        privacy: privacy::Settings,
-        rejects: Rejects,
-        archive: Archive,
-    ) -> Self {
-        let bodies = body::Bodies::default();
-        let documents = documents::Documents::new(collector.rules());
-        let lookup = lookup::Lookup::new(archive);
+    pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
-            collector,
-            health,
-            settings,
-            privacy,
-            rejects,
-            bodies,
-            documents,
-            lookup,
+            bodies: body::Bodies::default(),
+            documents: documents::Documents::new(parts.collector.rules()),
+            lookup: lookup::Lookup::new(parts.archive),
+            scrapes: series::Scrapes::default(),
+            collector: parts.collector,
+            health: parts.health,
+            settings: parts.settings,
+            privacy: parts.privacy,
+            rejects: parts.rejects,
+            series: parts.series,
+            public_counts: parts.public_counts,
+            admin_counts: parts.admin_counts,
         }))
     }
 
@@ -164,6 +202,11 @@ impl App {
     /// What was refused.
     pub fn rejects(&self) -> &Rejects {
         &self.0.rejects
+    }
+
+    /// What the server did.
+    pub fn series(&self) -> &Series {
+        &self.0.series
     }
 
     /// Whether the server is alive and ready.
@@ -180,18 +223,25 @@ pub fn public(app: App) -> impl Door {
     layers.service(public::router(app))
 }
 
-/// The operators' door; `local` if only this machine can reach it.
-pub fn admin(app: App, local: bool) -> impl Door {
-    let layers = ServiceBuilder::new()
-        .map_response(uncached)
-        .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(admin::router(app, local))
+/// The players' door while the journal is read back.
+pub fn recovering_public(health: Health, series: &Arc<Series>) -> impl Door {
+    let tickets = Arc::clone(&series.tickets);
+    ServiceBuilder::new()
+        .map_response(public::with_cors)
+        .service(public::recovering(health, tickets))
 }
 
-/// What an operator sees is of now.
-fn uncached<B>(mut response: Response<B>) -> Response<B> {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// The operators' door, behind its guard.
+pub fn admin(app: App, guard: Guard) -> impl Door {
+    let layers = ServiceBuilder::new()
+        .map_response(admin::secured)
+        .layer(CatchPanicLayer::custom(error::of_panic));
+    layers.service(admin::router(app, guard))
+}
+
+/// The operators' door while the journal is read back.
+pub fn recovering_admin(health: Health, guard: Guard) -> impl Door {
+    ServiceBuilder::new().map_response(admin::secured).service(admin::recovering(health, guard))
 }
 
 /// Answers requests; what a connection calls.
@@ -229,9 +279,9 @@ where
 }
 
 /// What both doors have: health, and answers for what is not there.
-fn with_common_routes(router: Router<App>) -> Router<App> {
+fn with_common_routes(router: Router<App>, readiness: Readiness) -> Router<App> {
     router
-        .merge(health::router())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .merge(health::router(readiness))
 }

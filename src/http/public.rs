@@ -1,5 +1,7 @@
 //! The players' door: start a session, send an event, send a stored session whole, CORS.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -17,11 +19,14 @@ use axum::routing::{MethodRouter, post};
 use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
-use super::{App, body, documents, with_common_routes};
+use super::health::{self, Health, Reader, Readiness};
+use super::{App, body, documents, error, with_common_routes};
 use crate::collector::Client;
 use crate::privacy;
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
+use crate::telemetry::labels::{DataRoute, Route};
+use crate::telemetry::ticket::{Ticket, Tickets};
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
@@ -40,34 +45,64 @@ pub(super) fn router(app: App) -> Router {
         .merge(documents::router())
         // Any other path below /api/ has a preflight too, and nothing else.
         .route("/api/{*path}", axum::routing::any(preflight_only));
-    with_common_routes(router).with_state(app)
+    with_common_routes(router, Readiness::of(app.clone(), Reader::Anybody)).with_state(app)
+}
+
+/// What players get while the journal is read back: a preflight is answered as ever, so that a script can
+/// read that it shall come again.
+pub(super) fn recovering(health: Health, tickets: Arc<Tickets>) -> Router {
+    let preflights = axum::routing::options(preflight).fallback(not_yet);
+    Router::new()
+        .route("/api/{*path}", preflights)
+        .fallback(not_yet)
+        .with_state(tickets)
+        .merge(health::router(Readiness::recovering(health, Reader::Anybody)))
+}
+
+async fn not_yet(State(tickets): State<Arc<Tickets>>, request: Request) -> ApiError {
+    let route = Route::of_public(request.method(), request.uri().path());
+    let mut ticket = route.of_data().map_or_else(Ticket::default, |route| tickets.take(route));
+    let refused = error::recovering(request).await;
+    ticket.settle(refused.fate());
+    refused
 }
 
 async fn start_session(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    begin(&app, request, Takes::Either).await
+    begin(&app, DataRoute::Sessions, request, Takes::Either).await
 }
 
 async fn download(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    begin(&app, request, Takes::Stored).await
+    begin(&app, DataRoute::Downloaded, request, Takes::Stored).await
 }
 
 /// Begins a session with its start, or takes one that was stored whole.
-async fn begin(app: &App, request: Request, takes: Takes) -> Result<Response, ApiError> {
+async fn begin(
+    app: &App,
+    route: DataRoute,
+    request: Request,
+    takes: Takes,
+) -> Result<Response, ApiError> {
+    let mut ticket = app.series().tickets.take(route);
     if let Err(refusal) = app.collector().has_room() {
+        let error = unmet(app, &mut ticket, refusal.into());
         let (head, body) = request.into_parts();
         body::discard(&head.headers, body).await;
-        return Err(refusal.into());
+        return Err(error);
     }
     let (head, body) = request.into_parts();
-    let body = read(app, &head, body, takes).await?;
+    let body = read(app, route, &head, body, takes).await;
+    let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
     let begun = match takes.stored_form(&body.bytes) {
-        None => app.collector().start(&body.bytes, client).await,
-        Some(form) => app.collector().stored(body.bytes.clone(), form, client).await,
+        None => app.collector().start(&body.bytes, client, &mut ticket).await,
+        Some(form) => app.collector().stored(body.bytes.clone(), form, client, &mut ticket).await,
     };
     match begun {
         Ok(id) => Ok(created(id)),
-        Err(refusal) => Err(refused(app, &head, Some(&body.bytes), refusal.into())),
+        Err(refusal) => {
+            let error = refused(app, &head, Some(&body.bytes), refusal.into());
+            Err(unmet(app, &mut ticket, error))
+        }
     }
 }
 
@@ -78,22 +113,41 @@ async fn event(
 ) -> Result<StatusCode, ApiError> {
     // What is no text when decoded is the id of no session; its body is judged all the same.
     let sid = sid.map_or_else(|_| String::new(), |Path(sid)| sid);
+    let mut ticket = app.series().tickets.take(DataRoute::Events);
     let (head, body) = request.into_parts();
-    let body = read(&app, &head, body, Takes::Event).await?;
-    match app.collector().event(&sid, &body.bytes).await {
+    let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
+    let body = body.map_err(|error| unmet(&app, &mut ticket, error))?;
+    match app.collector().event(&sid, &body.bytes, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(refusal) => Err(refused(&app, &head, Some(&body.bytes), refusal.into())),
+        Err(refusal) => {
+            let error = refused(&app, &head, Some(&body.bytes), refusal.into());
+            Err(unmet(&app, &mut ticket, error))
+        }
     }
+}
+
+/// Counts a refusal. What the journal has taken it settles itself.
+fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
+    ticket.settle(error.fate());
+    if let ApiError::Invalid(violations) = &error {
+        for violation in violations.listed() {
+            app.series().http.violations.of(violation.code).inc();
+        }
+    }
+    error
 }
 
 async fn read<'a>(
     app: &'a App,
+    route: DataRoute,
     head: &Parts,
     body: Body,
     takes: Takes,
 ) -> Result<Received<'a>, ApiError> {
     let read = body::read(&head.headers, body, takes, &app.0.settings, &app.0.bodies).await;
-    read.map_err(|error| refused(app, head, None, error))
+    let body = read.map_err(|error| refused(app, head, None, error))?;
+    app.series().http.body_bytes.of(route).inc_by(body.bytes.len() as u64);
+    Ok(body)
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
@@ -143,7 +197,7 @@ async fn preflight_only(request: Request) -> Response {
     if request.method() == axum::http::Method::OPTIONS {
         preflight(request.headers().clone()).await
     } else {
-        super::error::not_found(request).await.into_response()
+        error::not_found(request).await.into_response()
     }
 }
 

@@ -4,10 +4,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::disk::{Disk, Space};
 use super::record::Record;
 use super::segment::{self, Segment};
 use crate::session::id::SessionId;
+use crate::telemetry::labels::{Form, Label};
+use crate::telemetry::now::Files;
 
 /// How far into a line the id of its session may stand.
 const SID_WITHIN_BYTES: usize = 160;
@@ -60,6 +62,30 @@ impl Archive {
             }
         }
         Ok(())
+    }
+
+    /// How many segments there are, and how large all files of the journal.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn files(&self) -> io::Result<Files> {
+        let mut files = Files::default();
+        for (name, bytes) in self.0.list()? {
+            files.bytes += bytes;
+            if let Some(is_compressed) = segment::is_compressed(&name) {
+                let form = if is_compressed { Form::Compressed } else { Form::Open };
+                files.segments[form.row()] += 1;
+            }
+        }
+        Ok(files)
+    }
+
+    /// How much room there is; nothing if nobody knows.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn space(&self) -> io::Result<Option<Space>> {
+        self.0.space()
     }
 
     fn each_in(

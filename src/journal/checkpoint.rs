@@ -115,20 +115,22 @@ pub fn to_bytes(live: &Live) -> Vec<u8> {
 /// Saves the live sessions, and removes what is older than the two newest checkpoints.
 ///
 /// While the server runs the disk is left to the journal between two pieces, and nothing is saved if
-/// nothing has changed; at its end neither matters.
+/// nothing has changed; at its end neither matters. Gives the size of what was saved, if anything was.
 ///
 /// # Errors
 /// What the system says; the older checkpoints are then untouched.
-pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Result<()> {
+pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Result<Option<u64>> {
     let floor_seq = live.progress().seq;
     let name = format!("{PREFIX}{floor_seq:020}");
     if running && list(disk)?.iter().any(|(saved_seq, _)| *saved_seq == floor_seq) {
-        return Ok(());
+        return Ok(None);
     }
+    let mut bytes = 0;
     let unfinished = unfinished_name(&name);
     let mut file = disk.create(&unfinished)?;
     let written = write(live, now_ms, |piece, is_last| {
         file.append(piece)?;
+        bytes += piece.len() as u64;
         if running || is_last {
             file.sync()?;
         }
@@ -146,7 +148,7 @@ pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Res
     for (_, old) in list(disk)?.into_iter().skip(KEPT) {
         disk.remove(&old)?;
     }
-    Ok(())
+    Ok(Some(bytes))
 }
 
 /// Writes a checkpoint, piece by piece.

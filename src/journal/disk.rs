@@ -26,6 +26,20 @@ pub trait Disk: Send + Sync {
 
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// How much room there is; nothing if nobody knows.
+    fn space(&self) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
+}
+
+/// The room of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What we may still take.
+    pub free_bytes: u64,
+    /// What it has in all.
+    pub size_bytes: u64,
 }
 
 /// A file that only grows.
@@ -112,6 +126,12 @@ impl Disk for Folder {
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.0.join(name))?;
         self.sync()
+    }
+
+    fn space(&self) -> io::Result<Option<Space>> {
+        let found = rustix::fs::statvfs(&self.0)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Some(Space { free_bytes: bytes(found.f_bavail), size_bytes: bytes(found.f_blocks) }))
     }
 }
 

@@ -10,8 +10,10 @@ use super::disk::{Disk, DiskFile};
 use super::record::Record;
 use super::segment::{self, Segment};
 use super::{Journal, Settings, checkpoint};
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::live::Live;
+use crate::telemetry::labels::Task;
+use crate::telemetry::series;
 
 /// A good ratio for little time; records shrink to about a tenth.
 const ZSTD_LEVEL: i32 = 3;
@@ -26,6 +28,7 @@ pub struct Keeper {
     clock: Clock,
     live: Arc<Live>,
     journal: Journal,
+    series: series::Keeper,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -43,36 +46,48 @@ impl Keeper {
         live: Arc<Live>,
         journal: Journal,
     ) -> Self {
-        Self { settings, disk, clock, live, journal }
+        Self { settings, disk, clock, live, journal, series: series::Keeper::default() }
+    }
+
+    /// Counts what it does.
+    #[must_use]
+    pub fn counting(self, series: series::Keeper) -> Self {
+        Self { series, ..self }
     }
 
     /// Works until the writer has ended, then saves the live sessions a last time.
     pub fn run(self, closed: &Receiver<u64>) {
-        let report = |what: &str, result: io::Result<()>| {
+        let report = |task: Task, result: io::Result<()>| {
             if let Err(error) = result {
+                self.series.failures.of(task).inc();
+                let what = match task {
+                    Task::Compress => "compress a segment",
+                    Task::Checkpoint => "save a checkpoint",
+                    Task::Retain => "remove old segments",
+                };
                 tracing::error!(%error, "the keeper of the journal could not {what}");
             }
         };
-        report("compress a segment", self.compress_closed());
+        report(Task::Compress, self.compress_closed());
         let mut checkpoint_ms = self.clock.now_ms();
         loop {
             let next = Duration::from_millis(checkpoint_ms) + self.settings.checkpoint_interval;
             let now_ms = self.clock.now_ms();
             match closed.recv_timeout(next.saturating_sub(Duration::from_millis(now_ms))) {
                 Ok(_) if Duration::from_millis(now_ms) < next => {
-                    report("compress a segment", self.compress_closed());
+                    report(Task::Compress, self.compress_closed());
                 }
                 // However many segments are closed, a checkpoint that is due comes first.
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {
                     checkpoint_ms = now_ms;
-                    report("save a checkpoint", self.checkpoint());
-                    report("compress a segment", self.compress_closed());
+                    report(Task::Checkpoint, self.checkpoint());
+                    report(Task::Compress, self.compress_closed());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            report("remove old segments", self.retain());
+            report(Task::Retain, self.retain());
         }
-        report("save a checkpoint", self.save(false));
+        report(Task::Checkpoint, self.save(false));
     }
 
     /// Saves the live sessions.
@@ -88,7 +103,14 @@ impl Keeper {
     fn save(&self, running: bool) -> io::Result<()> {
         let up_until_ms = self.journal.up_until_ms();
         let up_until_ms = up_until_ms.unwrap_or_else(|| self.live.progress().received_ms);
-        checkpoint::save(&*self.disk, &self.live, up_until_ms, running)
+        let stopwatch = Stopwatch::start();
+        let saved_bytes = checkpoint::save(&*self.disk, &self.live, up_until_ms, running)?;
+        self.series.saved_at(self.clock.now_ms());
+        if let Some(bytes) = saved_bytes {
+            self.series.checkpoint_seconds.set(stopwatch.seconds());
+            self.series.checkpoint_bytes.set(bytes);
+        }
+        Ok(())
     }
 
     /// Compresses every segment that is closed.

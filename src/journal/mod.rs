@@ -36,9 +36,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use self::record::Encoded;
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome};
 use crate::size::Size;
+use crate::telemetry::ticket::{Fate, Ticket};
 
 // A schedule explorer takes the place of the system's lock and bell in its own tests.
 #[cfg(all(test, shuttle))]
@@ -47,7 +48,7 @@ use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 pub use keeper::Keeper;
-pub use writer::{Start, Writer};
+pub use writer::{Start, Told, Writer};
 
 /// The section `journal` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -134,6 +135,8 @@ struct Queue {
     is_down: bool,
     lines: Vec<u8>,
     waiting: Vec<Waiting>,
+    /// Begun by the first of them.
+    since: Option<Stopwatch>,
     next_seq: u64,
     last_ms: u64,
     /// Bytes that the writer has taken and not committed.
@@ -154,6 +157,17 @@ struct Waiting {
     received_ms: u64,
     change: Change,
     waiter: oneshot::Sender<Committed>,
+    /// The ticket of the request that brought it, if one did.
+    ticket: Ticket,
+}
+
+impl Waiting {
+    /// It is not committed, and never will be.
+    fn refuse(mut self, unavailable: Unavailable) {
+        self.ticket.settle(Fate::Shed(unavailable.into()));
+        // A client that has gone away does not want to know.
+        let _ = self.waiter.send(Err(unavailable));
+    }
 }
 
 impl Shared {
@@ -187,6 +201,7 @@ impl Journal {
             is_down: false,
             lines: Vec::new(),
             waiting: Vec::new(),
+            since: None,
             next_seq,
             last_ms,
             in_writing: 0,
@@ -204,6 +219,20 @@ impl Journal {
         record: &Encoded<'_>,
         change: Change,
     ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
+        self.append_with(&mut Ticket::default(), record, change)
+    }
+
+    /// Appends the record of a request. Its ticket goes with it, unless it cannot be taken; so it is settled
+    /// by what becomes of the record, whoever still waits.
+    ///
+    /// # Errors
+    /// See [`Journal::append`].
+    pub fn append_with(
+        &self,
+        ticket: &mut Ticket,
+        record: &Encoded<'_>,
+        change: Change,
+    ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
         let (waiter, committed) = oneshot::channel();
         let mut queue = self.0.queue();
         match queue.phase {
@@ -217,8 +246,12 @@ impl Journal {
         let (seq, received_ms) = (queue.next_seq, queue.receive(&self.0.clock));
         queue.next_seq += 1;
         record.write_line(&mut queue.lines, seq, received_ms);
-        queue.waiting.push(Waiting { seq, received_ms, change, waiter });
-        let first = queue.waiting.len() == 1;
+        let first = queue.waiting.is_empty();
+        if first {
+            queue.since = Some(Stopwatch::start());
+        }
+        let ticket = ticket.take();
+        queue.waiting.push(Waiting { seq, received_ms, change, waiter, ticket });
         drop(queue);
         if first {
             self.0.wake.notify_one();
@@ -240,6 +273,12 @@ impl Journal {
             Phase::Down => Err(Unavailable::Disk),
             Phase::Closed => Err(Unavailable::Closed),
         }
+    }
+
+    /// How many bytes wait to be written or are being written, and how many may.
+    pub fn uncommitted_bytes(&self) -> (usize, usize) {
+        let queue = self.0.queue();
+        (queue.in_writing + queue.lines.len(), self.0.uncommitted_bytes_max)
     }
 
     /// The time that a record would get now, in ms since the Unix epoch.

@@ -24,6 +24,8 @@ pub struct Recovered {
     pub start: Start,
     /// The checkpoint that was used, by its floor.
     pub checkpoint_seq: Option<u64>,
+    /// When it was saved, in ms since the Unix epoch by the server's clock.
+    pub checkpoint_saved_ms: Option<u64>,
     /// Checkpoints that could not be used.
     pub checkpoints_broken: u64,
     /// Records that were folded.
@@ -44,6 +46,7 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
     remove_leftovers(disk)?;
     let mut recovered = Recovered::default();
     let saved_ms = load_checkpoint(disk, live, &mut recovered)?;
+    recovered.checkpoint_saved_ms = saved_ms;
     let floor_seq = live.progress().seq;
     let segments = segment::list(disk)?;
     let mut reading = Reading {

@@ -127,6 +127,15 @@ pub fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// Whether a file of this name is a compressed segment or one that is not; nothing if it is no segment.
+pub fn is_compressed(name: &str) -> Option<bool> {
+    if name.ends_with(CLOSED_SUFFIX) {
+        Some(true)
+    } else {
+        name.ends_with(OPEN_SUFFIX).then_some(false)
+    }
+}
+
 /// Lists a folder until two listings are alike: one alone can miss a file that gets another name while
 /// it is made.
 fn list_steadily(disk: &dyn Disk) -> io::Result<Vec<(String, u64)>> {

@@ -21,6 +21,7 @@ use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::telemetry::series::Journal as Series;
 use crate::wire::{Event, Profile, Rules, StoredForm};
 
 const BODY: &[u8] = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":
@@ -87,7 +88,7 @@ impl Rig {
             clock.clone(),
             processor,
             start,
-            sender,
+            Told { closed: sender, series: Series::default() },
         );
         let keeper =
             Keeper::new(settings(), shared, clock.clone(), Arc::clone(&live), journal.clone());
@@ -334,7 +335,7 @@ fn without_a_writer_nobody_waits_for_ever() {
     let (_, mut committed) = rig.append_start().unwrap();
     let Rig { journal, writer, .. } = rig;
     drop(writer);
-    assert_eq!(committed.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Closed)));
     assert_eq!(journal.is_up(), Err(Unavailable::Closed));
 }
 

@@ -10,9 +10,12 @@ use std::time::Duration;
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Encoded};
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
-use crate::clock::Clock;
-use crate::processor::{Change, Processor};
+use crate::clock::{Clock, Stopwatch};
+use crate::processor::{Change, Outcome, Processor};
 use crate::session::Timeouts;
+use crate::telemetry::labels::Rejected;
+use crate::telemetry::series;
+use crate::telemetry::ticket::Fate;
 
 /// How long the writer rests between two attempts to write again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -30,6 +33,15 @@ pub struct Start {
     pub last_ms: Option<u64>,
 }
 
+/// Who is told what the writer does.
+#[derive(Debug)]
+pub struct Told {
+    /// The first number of each segment that is begun: those before it are closed.
+    pub closed: Sender<u64>,
+    /// What is written.
+    pub series: series::Journal,
+}
+
 /// Writes what is appended.
 pub struct Writer {
     shared: Arc<Shared>,
@@ -38,16 +50,19 @@ pub struct Writer {
     settings: Settings,
     /// After which times sessions shall end; written where the journal says otherwise.
     timeouts: Timeouts,
-    /// Told the first number of each segment that is begun: those before it are closed.
-    closed: Sender<u64>,
+    told: Told,
     open: Option<Open>,
     lines: Vec<u8>,
     waiting: Vec<Waiting>,
+    /// Begun with the first append of the group.
+    group_since: Option<Stopwatch>,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
     /// Since when nothing can be written, in ms since the Unix epoch.
     down_since_ms: Option<u64>,
+    /// Begun with the outage.
+    outage: Option<Stopwatch>,
 }
 
 /// The segment that grows.
@@ -58,11 +73,18 @@ struct Open {
 }
 
 impl Open {
-    fn write(&mut self, lines: &[u8], durability: Durability) -> io::Result<()> {
+    fn write(
+        &mut self,
+        lines: &[u8],
+        durability: Durability,
+        series: &series::Journal,
+    ) -> io::Result<()> {
         self.file.append(lines)?;
         self.bytes += lines.len() as u64;
         if durability == Durability::Fsync {
+            let stopwatch = Stopwatch::start();
             self.file.sync()?;
+            series.sync_seconds.observe(stopwatch.seconds());
         }
         self.file.still_there()
     }
@@ -74,7 +96,9 @@ impl Drop for Writer {
         let mut queue = self.shared.queue();
         queue.phase = Phase::Closed;
         queue.lines.clear();
-        queue.waiting.clear();
+        for waiting in mem::take(&mut queue.waiting) {
+            waiting.refuse(Unavailable::Closed);
+        }
     }
 }
 
@@ -97,7 +121,7 @@ impl Writer {
         clock: Clock,
         processor: Processor,
         start: Start,
-        closed: Sender<u64>,
+        told: Told,
     ) -> (Journal, Self) {
         let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
@@ -109,13 +133,15 @@ impl Writer {
             processor,
             settings,
             timeouts,
-            closed,
+            told,
             open: None,
             lines: Vec::new(),
             waiting: Vec::new(),
+            group_since: None,
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             down_since_ms: None,
+            outage: None,
         };
         let begun = writer.begin_anew(start.last_ms);
         if let Err(error) = begun {
@@ -126,6 +152,7 @@ impl Writer {
             drop(queue);
             let now_ms = writer.shared.clock.now_ms();
             writer.down_since_ms = Some(start.last_ms.unwrap_or(now_ms));
+            writer.begin_outage();
         }
         (journal, writer)
     }
@@ -170,6 +197,7 @@ impl Writer {
         }
         mem::swap(&mut queue.lines, &mut self.lines);
         mem::swap(&mut queue.waiting, &mut self.waiting);
+        self.group_since = queue.since.take();
         queue.in_writing = self.lines.len();
         true
     }
@@ -188,14 +216,36 @@ impl Writer {
         self.lines = lines;
         written?;
         self.shared.queue().in_writing = 0;
+        self.observe_group();
         self.lines.clear();
-        for Waiting { seq, received_ms, change, waiter } in self.waiting.drain(..) {
+        for Waiting { seq, received_ms, change, waiter, mut ticket } in self.waiting.drain(..) {
             self.committed_seq = seq;
+            self.told.series.records.of(change.kind()).inc();
             let outcome = self.processor.fold(seq, received_ms, change);
+            ticket.settle(match outcome {
+                Outcome::Gone => Fate::Rejected(Rejected::Gone),
+                _ => Fate::Committed,
+            });
             // A client that has gone away does not want to know.
             let _ = waiter.send(Ok(outcome));
         }
         Ok(())
+    }
+
+    /// Tells how the group was committed whose lines are still here.
+    fn observe_group(&mut self) {
+        let series = &self.told.series;
+        series.bytes.inc_by(self.lines.len() as u64);
+        let records = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        series.group_records.observe(f64::from(records));
+        if let Some(since) = self.group_since.take() {
+            series.commit_seconds.observe(since.seconds());
+        }
+    }
+
+    fn begin_outage(&mut self) {
+        self.told.series.outages.inc();
+        self.outage = Some(Stopwatch::start());
     }
 
     /// Writes lines to the segment that grows, as durably as the settings want.
@@ -204,7 +254,7 @@ impl Writer {
             Some(open) => (open, false),
             None => (self.begin_segment()?, true),
         };
-        let written = open.write(lines, self.settings.durability);
+        let written = open.write(lines, self.settings.durability, &self.told.series);
         self.open = Some(open);
         if begun && written.is_ok() {
             self.tell_closed();
@@ -220,6 +270,7 @@ impl Writer {
     /// for long before it fails.
     fn refuse_group(&mut self, error: &io::Error) -> u64 {
         tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
+        self.begin_outage();
         self.open = None;
         let first_ms = self.waiting.first().map(|waiting| waiting.received_ms);
         let since_ms = first_ms.unwrap_or_else(|| self.shared.clock.now_ms());
@@ -235,8 +286,8 @@ impl Writer {
             queue.lines.clear();
             queue.in_writing = 0;
         }
-        for Waiting { waiter, .. } in refused {
-            let _ = waiter.send(Err(Unavailable::Disk));
+        for waiting in refused {
+            waiting.refuse(Unavailable::Disk);
         }
         since_ms
     }
@@ -268,6 +319,9 @@ impl Writer {
             queue.phase = Phase::Up;
         }
         self.down_since_ms = None;
+        if let Some(outage) = self.outage.take() {
+            self.told.series.outage_seconds.inc_by(outage.seconds());
+        }
         tracing::info!("the journal is written again");
         true
     }
@@ -291,8 +345,10 @@ impl Writer {
             Encoded::new(content).write_line(&mut lines, seq, now_ms);
         }
         self.write(&lines)?;
+        self.told.series.bytes.inc_by(lines.len() as u64);
         for change in changes {
             self.committed_seq += 1;
+            self.told.series.records.of(change.kind()).inc();
             self.processor.fold(self.committed_seq, now_ms, change);
         }
         self.shared.queue().next_seq = self.committed_seq + 1;
@@ -310,7 +366,7 @@ impl Writer {
     /// Tells that the segments before the one that grows are closed.
     fn tell_closed(&self) {
         // Nobody listens any more when the server ends.
-        let _ = self.closed.send(self.committed_seq + 1);
+        let _ = self.told.closed.send(self.committed_seq + 1);
     }
 
     /// Closes the segment that grows, if it has any record.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Closing, Opening, Session, Step, Timeouts};
+use crate::session::{CloseReason, Closing, Counts, Opening, Session, Step, Timeouts};
 use crate::size::Size;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
@@ -170,6 +170,16 @@ impl Live {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    /// The number of sessions that are in the map. Asks every shard.
+    pub fn begun(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().sessions.len()).sum()
+    }
+
+    /// How many sessions may be live, and how many bytes they may hold.
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.settings.sessions_max, self.settings.bytes_max.as_usize())
+    }
+
     /// The number of sessions that have ended and whose report is not in the journal yet.
     pub fn unreported(&self) -> usize {
         self.unreported.load(Ordering::Relaxed)
@@ -271,7 +281,7 @@ impl Live {
         shard.insert(id, session, &progress.timeouts);
     }
 
-    /// Folds a stored session, which has ended with its last event.
+    /// Folds a stored session, which has ended with its last event. Gives what it counted, if it is new.
     pub(crate) fn store(
         &self,
         seq: u64,
@@ -280,12 +290,13 @@ impl Live {
         opening: Opening,
         steps: Vec<Step>,
         room: Option<Room>,
-    ) {
+    ) -> Option<Counts> {
         let up_ms = self.progress().up_ms(received_ms);
         let session = Session::downloaded(opening, steps, received_ms, up_ms);
+        let counted = session.counts;
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return;
+            return None;
         }
         let bytes = SESSION_BYTES + session.heap_bytes();
         match room {
@@ -293,6 +304,7 @@ impl Live {
             None => self.count(bytes),
         }
         self.end(&mut shard, id, session);
+        Some(counted)
     }
 
     /// Folds that the report of a session is in the journal. Says whether one was wanted.
@@ -307,17 +319,23 @@ impl Live {
         true
     }
 
-    /// Folds an event. Says whether its session took it.
-    pub(crate) fn hear(&self, seq: u64, received_ms: u64, id: SessionId, step: Step) -> bool {
+    /// Folds an event. Gives what its session counted for it, if it took it.
+    pub(crate) fn hear(
+        &self,
+        seq: u64,
+        received_ms: u64,
+        id: SessionId,
+        step: Step,
+    ) -> Option<Counts> {
         let progress = self.progress();
         let timeouts = progress.timeouts;
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return false;
+            return None;
         }
         let Shard { sessions, deadlines, .. } = &mut *shard;
-        let Some(held) = sessions.get_mut(&Hashed(id)) else { return false };
-        let bytes_before = held.session.heap_bytes();
+        let held = sessions.get_mut(&Hashed(id))?;
+        let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
         let up_ms = progress.up_ms(received_ms);
         let heard = held.session.hear(received_ms, up_ms, step, &timeouts);
         self.recount(bytes_before, held.session.heap_bytes());
@@ -326,40 +344,42 @@ impl Live {
         if held.noted_up_ms.is_some_and(|noted_up_ms| deadline_up_ms < noted_up_ms) {
             held.note(deadlines, id, deadline_up_ms);
         }
-        heard
+        heard.then(|| held.session.counts.since(counts_before))
     }
 
-    /// Folds that a deadline passed: the session is closed if it still stands. Says whether it was.
+    /// Folds that a deadline passed: the session is closed if it still stands. Gives what it counted in the
+    /// end, if it was.
     pub(crate) fn close(
         &self,
         seq: u64,
         received_ms: u64,
         id: SessionId,
         reason: CloseReason,
-    ) -> bool {
+    ) -> Option<Counts> {
         let progress = self.progress();
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return false;
+            return None;
         }
         let up_ms = progress.up_ms(received_ms);
         let hashbrown::hash_map::Entry::Occupied(held) = shard.sessions.entry(Hashed(id)) else {
-            return false;
+            return None;
         };
         let deadline = held.get().session.deadline(&progress.timeouts);
         let (deadline_up_ms, stands) = deadline;
         if stands != reason || up_ms < deadline_up_ms {
-            return false;
+            return None;
         }
         let Held { mut session, noted_up_ms } = *held.remove();
         if let Some(noted_up_ms) = noted_up_ms {
             shard.deadlines.remove(noted_up_ms, id);
         }
-        let bytes_before = session.heap_bytes();
+        let (bytes_before, counts_before) = (session.heap_bytes(), session.counts);
         session.close(Closing::at(deadline, received_ms, up_ms));
         self.recount(bytes_before, session.heap_bytes());
+        let counted = session.counts.since(counts_before);
         self.end(&mut shard, id, session);
-        true
+        Some(counted)
     }
 
     /// A session that was counted among the live ones waits for its report from now on.
@@ -624,11 +644,11 @@ mod tests {
         assert_eq!(live.take_due(1_100, 9).0, [], "it is taken out once");
         live.put_back(id(1));
         assert_eq!(live.take_due(1_100, 9).0, [(id(1), NO_EVENTS)]);
-        assert!(live.close(3, 1_100, id(1), NO_EVENTS));
+        assert!(live.close(3, 1_100, id(1), NO_EVENTS).is_some());
         assert!(!live.contains(id(1)) && live.contains(id(2)));
-        assert!(!live.close(4, 1_100, id(1), NO_EVENTS), "it is closed already");
-        assert!(!live.close(5, 1_149, id(2), NO_EVENTS), "its deadline has not passed");
-        assert!(live.close(6, 1_150, id(2), NO_EVENTS));
+        assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_none(), "it is closed already");
+        assert!(live.close(5, 1_149, id(2), NO_EVENTS).is_none(), "its deadline has not passed");
+        assert!(live.close(6, 1_150, id(2), NO_EVENTS).is_some());
         assert_eq!((live.sessions(), live.unreported()), (0, 2));
         assert!(live.bytes() > 0, "what waits for its report takes room");
         assert!(live.reported(7, id(1)) && live.reported(8, id(2)));
@@ -642,7 +662,7 @@ mod tests {
         open(&live, 1, 1_000, 1).unwrap();
         live.pause(2, 1_500, 500);
         assert_eq!(live.take_due(1_599, 9).0, []);
-        assert!(!live.close(3, 1_599, id(1), NO_EVENTS));
+        assert!(live.close(3, 1_599, id(1), NO_EVENTS).is_none());
         assert_eq!(live.take_due(1_600, 9).0, [(id(1), NO_EVENTS)]);
         open(&live, 4, 1_600, 2).unwrap();
         assert_eq!(live.take_due(1_699, 9).0, [], "a later session is not older for it");
@@ -659,7 +679,7 @@ mod tests {
         assert_eq!(open(&live, 2, 1_000, 3), Err(Full::Sessions(2)));
         drop(room);
         open(&live, 3, 1_000, 3).unwrap();
-        assert!(live.close(4, 1_100, id(1), NO_EVENTS));
+        assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
         open(&live, 5, 1_000, 4).unwrap();
     }
 

@@ -224,6 +224,24 @@ pub struct Counts {
     /// Events beyond the most that a session takes.
     #[serde(skip_serializing_if = "is_default")]
     pub beyond: u32,
+    /// Events that the window put before one that came before them.
+    #[serde(skip_serializing_if = "is_default")]
+    pub reordered: u32,
+}
+
+impl Counts {
+    /// What was counted since it was `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            events: self.events - before.events,
+            late: self.late - before.late,
+            duplicates: self.duplicates - before.duplicates,
+            clock_jumps: self.clock_jumps - before.clock_jumps,
+            beyond: self.beyond - before.beyond,
+            reordered: self.reordered - before.reordered,
+        }
+    }
 }
 
 impl Session {
@@ -295,7 +313,8 @@ impl Session {
         } else {
             let first = self.window.flush_full();
             self.process_all(first);
-            self.window.add(received_ms, up_ms, step);
+            let is_moved = self.window.add(received_ms, up_ms, step);
+            self.counts.reordered += u32::from(is_moved);
         }
         true
     }

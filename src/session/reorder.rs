@@ -82,12 +82,15 @@ impl Window {
         if waiting >= WAITING_MAX { self.sorted() } else { Vec::new() }
     }
 
-    /// Lets an event wait.
-    pub(super) fn add(&mut self, received_ms: u64, up_ms: u64, step: Step) {
+    /// Lets an event wait. Says whether it will be processed before one that came before it.
+    pub(super) fn add(&mut self, received_ms: u64, up_ms: u64, step: Step) -> bool {
+        // All that waits is processed together, and the end after it.
+        let overtaken = |waiting: &Waiting| place(&waiting.step) > place(&step);
+        let is_end = step.event_type == EventType::SessionEnd;
+        let is_moved = !is_end && (self.end.is_some() || self.waiting.iter().any(overtaken));
         if self.waiting.is_empty() {
             self.opened_up_ms = up_ms;
         }
-        let is_end = step.event_type == EventType::SessionEnd;
         let waiting = Waiting { received_ms, step };
         if is_end {
             let closes_up_ms = up_ms.saturating_add(LINGER_MS);
@@ -97,6 +100,7 @@ impl Window {
             self.waiting.reserve_exact(1);
             self.waiting.push(waiting);
         }
+        is_moved
     }
 
     /// All that waits, in order, because the session closes.
@@ -117,9 +121,14 @@ impl Window {
     fn sorted(&mut self) -> Vec<Waiting> {
         let mut waiting = mem::take(&mut self.waiting);
         // The sort is stable, so what is equal stays in order of arrival.
-        waiting.sort_by_key(|waiting| (waiting.step.player_time.ts, rank(waiting.step.event_type)));
+        waiting.sort_by_key(|waiting| place(&waiting.step));
         waiting
     }
+}
+
+/// Where an event stands among others.
+fn place(step: &Step) -> (u64, u8) {
+    (step.player_time.ts, rank(step.event_type))
 }
 
 /// Which of several events that are stamped alike comes first.
@@ -147,8 +156,8 @@ mod tests {
         events.iter().map(|e| (e.step.event_type, e.step.player_time.ts)).collect()
     }
 
-    fn add(window: &mut Window, up_ms: u64, event_type: EventType, ts: u64) {
-        window.add(up_ms, up_ms, step(event_type, ts, 0.0));
+    fn add(window: &mut Window, up_ms: u64, event_type: EventType, ts: u64) -> bool {
+        window.add(up_ms, up_ms, step(event_type, ts, 0.0))
     }
 
     #[test]
@@ -162,6 +171,21 @@ mod tests {
         add(&mut window, 6_000, EventType::Play, 30);
         assert_eq!(shown(&window.flush_due(10_999)), [], "the next one opened with its first");
         assert_eq!(window.flush_due(11_000).len(), 1);
+    }
+
+    #[test]
+    fn an_event_that_is_put_before_an_earlier_one_is_told() {
+        use EventType::*;
+        let mut window = Window::default();
+        assert!(!add(&mut window, 0, Play, 20), "nothing waits");
+        assert!(!add(&mut window, 0, Ping, 30), "it came and stays behind");
+        assert!(add(&mut window, 0, Ping, 25), "one that is later had come");
+        assert!(!add(&mut window, 0, PauseStart, 30), "in order of arrival");
+        assert!(add(&mut window, 0, AdStart, 30), "the kind puts it before the ping");
+        assert!(!add(&mut window, 0, SessionEnd, 10), "an end is always the last");
+        assert!(add(&mut window, 0, SessionComplete, 10), "the end had come");
+        window.close();
+        assert!(!add(&mut window, 0, Ping, 5), "nothing waits any more");
     }
 
     #[test]

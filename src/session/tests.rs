@@ -111,7 +111,7 @@ fn events_act_in_the_order_of_the_players_clock() {
     assert_eq!(rig.0.state, State::default(), "they wait");
     rig.close();
     assert_eq!(rig.0.state.ad, Some(AdState::Playing));
-    assert_eq!(rig.0.counts, Counts { events: 4, ..Counts::default() });
+    assert_eq!(rig.0.counts, Counts { events: 4, reordered: 1, ..Counts::default() });
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn after_its_end_it_lingers_for_what_the_end_overtook() {
     assert!(!rig.stamped(1_300, E::Ping, 700, 1.0));
     rig.close();
     assert!(rig.0.state.completed);
-    assert_eq!(rig.0.counts, Counts { events: 5, ..Counts::default() });
+    assert_eq!(rig.0.counts, Counts { events: 5, reordered: 2, ..Counts::default() });
 }
 
 #[test]

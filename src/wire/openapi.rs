@@ -162,7 +162,7 @@ fn paths(schemas: Schemas) -> Value {
         },
         "/livez": health("Livez", "Whether the process lives", false),
         "/healthz": health("Healthz", "The same as `/livez`", false),
-        "/readyz": health("Readyz", "Whether to send requests here", true),
+        "/readyz": health("Readyz", "Whether to send requests here; with `?verbose` every check, one a line", true),
     })
 }
 
@@ -264,7 +264,7 @@ fn get_schema(id: &str, body: bool) -> Value {
         "description": "A draft-04 document of all that the server checks of a body of that type, but for \
             what is said to be checked beside the schema.",
         "parameters": [if_none_match()],
-        "responses": responses(document_or_unchanged(body.then_some(schema)), &[404, 405, 500]),
+        "responses": responses(document_or_unchanged(body.then_some(schema)), &[404, 405, 500, 503]),
     })
 }
 
@@ -280,7 +280,7 @@ fn get_openapi(id: &str, body: bool) -> Value {
         "summary": if body { "This document" } else { "Its headers" },
         "description": "`mediatally openapi` writes the same.",
         "parameters": [if_none_match()],
-        "responses": responses(document_or_unchanged(body.then_some(schema)), &[405, 500]),
+        "responses": responses(document_or_unchanged(body.then_some(schema)), &[405, 500, 503]),
     })
 }
 
@@ -330,11 +330,20 @@ fn health(name: &str, summary: &str, may_be_red: bool) -> Value {
             }
             answer
         };
-        let mut answers = vec![("200", text("Yes.", json!({"type": "string", "const": "ok\n"})))];
+        let verbose = |verdict: &str| {
+            let pattern = format!("^(\\[[+-]\\][a-z]+ [a-z ]+\\n)+readyz check {verdict}\\n$");
+            json!({"type": "string", "pattern": pattern})
+        };
+        let mut yes = json!({"type": "string", "const": "ok\n"});
+        let mut no = None;
         if may_be_red {
-            let why = json!({"type": "string", "enum": ["stopping\n", "cannot write\n", "busy\n"]});
-            answers.push(("503", text("Not now, and why.", why)));
+            yes = json!({"anyOf": [yes, verbose("passed")]});
+            let words = ["stopping\n", "recovering\n", "cannot write\n", "busy\n"];
+            let why = json!({"type": "string", "enum": words});
+            let why = json!({"anyOf": [why, verbose("failed")]});
+            no = Some(("503", text("Not now, and why.", why)));
         }
+        let answers = [("200", text("Yes.", yes))].into_iter().chain(no);
         json!({
             "operationId": format!("{method}{name}"),
             "tags": ["health"],

@@ -49,7 +49,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub(super) const ALL: [Self; 13] = [
+    pub const ALL: [Self; 13] = [
         Self::Json,
         Self::Type,
         Self::Required,
@@ -64,6 +64,25 @@ impl Code {
         Self::AnyOf,
         Self::MinItems,
     ];
+
+    /// The code as answers show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Type => "type",
+            Self::Required => "required",
+            Self::Enum => "enum",
+            Self::Const => "const",
+            Self::Minimum => "minimum",
+            Self::Maximum => "maximum",
+            Self::MinLength => "minLength",
+            Self::Pattern => "pattern",
+            Self::AdditionalProperties => "additionalProperties",
+            Self::PropertyNames => "propertyNames",
+            Self::AnyOf => "anyOf",
+            Self::MinItems => "minItems",
+        }
+    }
 }
 
 /// One fault of a body.
@@ -176,6 +195,7 @@ mod tests {
     fn all_codes_are_listed() {
         for (place, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, place);
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
             // A new code does not compile until it stands here; then it belongs into the list too.
             match code {
                 Code::Json

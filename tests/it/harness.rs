@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mediatally::clock::Clock;
 use mediatally::commands::serve::{Server, Stop};
 use mediatally::config::Config;
 use mediatally::http::App;
+use mediatally::http::connections::Counts;
 use mediatally::live::Live;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
+};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
@@ -34,6 +39,8 @@ pub(crate) struct TestServer {
     pub(crate) clock: Clock,
     pub(crate) folder: TempDir,
     pub(crate) client: reqwest::Client,
+    pub(crate) public_counts: Arc<Counts>,
+    pub(crate) admin_counts: Arc<Counts>,
     app: App,
     stops: mpsc::Sender<Stop>,
     running: JoinHandle<std::process::ExitCode>,
@@ -45,7 +52,6 @@ impl TestServer {
     }
 
     /// A server with other settings than the defaults.
-    #[expect(clippy::unused_async, reason = "a server can only be started in a runtime")]
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config {
@@ -56,7 +62,7 @@ impl TestServer {
         };
         change(&mut config);
         let clock = Clock::manual(NOW_MS);
-        let server = Server::start(config, clock.clone()).unwrap();
+        let server = Server::start(config, clock.clone()).await.unwrap();
         let (stops, receiver) = mpsc::channel(2);
         Self {
             listen: server.listen,
@@ -64,6 +70,8 @@ impl TestServer {
             clock,
             folder,
             client: client(),
+            public_counts: Arc::clone(&server.public_counts),
+            admin_counts: Arc::clone(&server.admin_counts),
             app: server.app.clone(),
             stops,
             running: tokio::spawn(server.run(receiver)),
@@ -136,16 +144,32 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-/// A socket on which a test says exactly what it means.
-pub(crate) struct Raw(pub(crate) TcpStream);
+pub(crate) fn count(figure: &AtomicU64) -> u64 {
+    figure.load(Ordering::Relaxed)
+}
+
+/// Waits until a figure has this value.
+pub(crate) async fn until_it_is(figure: &AtomicU64, value: u64) {
+    until(|| count(figure) == value).await;
+}
+
+/// A connection on which a test says exactly what it means.
+pub(crate) struct Raw<S = TcpStream>(pub(crate) S);
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.unwrap())
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn send(&mut self, text: impl AsRef<[u8]>) {
-        self.0.write_all(text.as_ref()).await.unwrap();
+        self.try_send(text).await.unwrap();
+    }
+
+    pub(crate) async fn try_send(&mut self, text: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.0.write_all(text.as_ref()).await?;
+        self.0.flush().await
     }
 
     /// The next answer: its head and its body, by its `Content-Length`; nothing if the server closed.
@@ -192,6 +216,8 @@ pub(crate) struct Process {
     pub(crate) admin_listen: String,
     /// The log line that tells what was read back from the journal.
     pub(crate) read_back: Value,
+    /// The log lines that were read.
+    pub(crate) seen: Vec<String>,
 }
 
 impl Process {
@@ -209,6 +235,59 @@ impl Process {
 
     /// Starts the server in `folder`, with these settings in its environment, and reads its start line.
     pub(crate) async fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(folder, settings);
+        process.started(folder).await;
+        process
+    }
+
+    /// Starts the server like that, and waits only until it listens and reads its journal back.
+    pub(crate) async fn begin(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut process = Self::spawn(folder, settings);
+        let line = process
+            .line(|line| {
+                let message = line["message"].as_str().unwrap();
+                message.starts_with("the journal is being read back")
+            })
+            .await;
+        process.note_addresses(&line);
+        process
+    }
+
+    /// Reads the log up to the start line.
+    pub(crate) async fn started(&mut self, folder: &Path) {
+        let line = self.line(|line| line["target"] == "mediatally::start").await;
+        self.note_addresses(&line);
+        assert_eq!(line["version"], env!("CARGO_PKG_VERSION"));
+        let data_dir = PathBuf::from(line["data_dir"].as_str().unwrap());
+        assert_eq!(data_dir, folder.join("data").canonicalize().unwrap());
+    }
+
+    /// Reads the log up to a line.
+    async fn line(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
+        let lines = self.lines.as_mut().expect("the log is read");
+        within(async {
+            loop {
+                let text = lines.next_line().await.unwrap().expect("a line more");
+                let line: Value =
+                    serde_json::from_str(&text).expect("logs are JSON off a terminal");
+                self.seen.push(text);
+                if line["message"] == "the journal is read back" {
+                    self.read_back = line.clone();
+                }
+                if is_it(&line) {
+                    return line;
+                }
+            }
+        })
+        .await
+    }
+
+    fn note_addresses(&mut self, line: &Value) {
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        (self.listen, self.admin_listen) = (text("listen"), text("admin_listen"));
+    }
+
+    fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = Self::command(folder)
             .envs([
                 ("MEDIATALLY_LISTEN", "127.0.0.1:0"),
@@ -218,31 +297,15 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut read_back = Value::Null;
-        let started = within(async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("a start line");
-                let line: Value =
-                    serde_json::from_str(&line).expect("logs are JSON off a terminal");
-                if line["message"] == "the journal is read back" {
-                    read_back = line.clone();
-                }
-                if line["target"] == "mediatally::start" {
-                    return line;
-                }
-            }
-        })
-        .await;
-        let text = |key: &str| started[key].as_str().unwrap().to_owned();
-        assert_eq!(text("version"), env!("CARGO_PKG_VERSION"));
-        assert_eq!(PathBuf::from(text("data_dir")), folder.join("data").canonicalize().unwrap());
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (listen, admin_listen) = (String::new(), String::new());
         Self {
             child,
             lines: Some(lines),
-            listen: text("listen"),
-            admin_listen: text("admin_listen"),
-            read_back,
+            listen,
+            admin_listen,
+            read_back: Value::Null,
+            seen: Vec::new(),
         }
     }
 

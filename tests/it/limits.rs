@@ -1,15 +1,25 @@
 //! The bounds of all that an outsider controls.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mediatally::size::Size;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Raw, SAMPLE, TestServer, post_request, within};
+use crate::certificates::{ByHand, Certificates};
+use crate::harness::{Raw, SAMPLE, TestServer, count, post_request, until_it_is, within};
 
 const SOON: Duration = Duration::from_millis(150);
+
+/// A time-out in which a slow machine finishes a handshake.
+const UNHURRIED: Duration = Duration::from_secs(1);
+
+const FOREVER: Duration = Duration::from_hours(1);
 
 /// The sample, blown up with blanks to exactly this many bytes.
 fn sample_of(bytes: usize) -> String {
@@ -133,6 +143,80 @@ async fn a_head_that_trickles_is_closed_though_bytes_keep_coming() {
 }
 
 #[tokio::test]
+async fn below_tls_whoever_is_slow_is_closed_in_time_while_others_are_served() {
+    let certificates = Certificates::new();
+    let server = certificates
+        .server(|config| {
+            config.http.header_timeout = UNHURRIED;
+            config.http.body_timeout = UNHURRIED;
+            config.http.keep_alive = UNHURRIED;
+        })
+        .await;
+    let (client, request) = (certificates.client(), post_request(SAMPLE));
+    let begun = tokio::time::Instant::now();
+    let mut silent = server.connect().await;
+    let mut shaking = ByHand::connect(&client, server.listen).await;
+    let hello = shaking.says();
+    let mut cut = ByHand::connect(&client, server.listen).await;
+    cut.shake_hands().await;
+    let sealed = cut.seals(&request);
+    let mut head = client.connect(server.listen).await;
+    head.send("GET /livez HTTP/1.1\r\n").await;
+    let mut body = client.connect(server.listen).await;
+    body.send(&request[..request.len() - SAMPLE.len()]).await;
+    let mut idle = client.connect(server.listen).await;
+    idle.send(&request).await;
+    assert!(idle.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    let slow = tokio::spawn(async move {
+        tokio::join!(
+            async { assert_eq!(silent.closed().await, "") },
+            async { assert_eq!(idle.closed().await, "") },
+            trickle(shaking.stream, hello),
+            trickle(cut.stream, sealed),
+            async { while pause_then(head.try_send("x")).await.is_ok() {} },
+            async {
+                let (mut answer, mut bytes) = tokio::io::split(body.0);
+                let mut said = Vec::new();
+                tokio::select! {
+                    // A reset is an end too.
+                    _ = answer.read_to_end(&mut said) => {}
+                    () = async {
+                        for byte in SAMPLE.as_bytes()[..SAMPLE.len() - 1].chunks(1) {
+                            let _ = pause_then(bytes.write_all(byte)).await;
+                        }
+                        panic!("the whole body was waited for");
+                    } => {}
+                }
+                assert!(said.starts_with(b"HTTP/1.1 408 "));
+            },
+        );
+        assert!(begun.elapsed() >= UNHURRIED, "nobody is closed before the time");
+    });
+    while !slow.is_finished() {
+        let mut raw = client.connect(server.listen).await;
+        raw.send(&request).await;
+        assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    }
+    slow.await.unwrap();
+    assert_eq!(count(&server.public_counts.tls_handshake_failures), 1, "that of who was slow");
+}
+
+/// Sends these bytes one by one, each well inside any time-out, until the server has enough of it.
+async fn trickle(mut stream: TcpStream, bytes: Vec<u8>) {
+    for byte in bytes.chunks(1) {
+        if pause_then(stream.write_all(byte)).await.is_err() {
+            return;
+        }
+    }
+    panic!("all of it was waited for");
+}
+
+async fn pause_then<F: Future>(then: F) -> F::Output {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    then.await
+}
+
+#[tokio::test]
 async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
     let server = TestServer::with(|config| config.http.connections_max = 1).await;
     let mut first = server.connect().await;
@@ -146,6 +230,114 @@ async fn a_connection_beyond_the_cap_waits_for_one_to_close() {
     assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
     assert!(head.contains("connection: close"), "at the cap connections make room: {head}");
     assert_eq!(second.closed().await, "");
+}
+
+#[tokio::test]
+async fn who_shakes_hands_has_a_place_below_the_cap() {
+    let certificates = Certificates::new();
+    let server = certificates.server(|config| config.http.connections_max = 1).await;
+    let client = certificates.client();
+    let mut first = ByHand::connect(&client, server.listen).await;
+    let hello = first.says();
+    first.send(&hello[..1]).await;
+    until_it_is(&server.public_counts.open, 1).await;
+    let mut second = Box::pin(client.connect(server.listen));
+    assert!(tokio::time::timeout(SOON, &mut second).await.is_err(), "there is no room yet");
+    drop(first);
+    let mut second = second.await;
+    second.send(post_request(SAMPLE)).await;
+    assert!(second.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_others_have_theirs() {
+    let server = TestServer::with(|config| {
+        config.http.connections_per_address_max = 2;
+        config.http.trusted_proxies = vec!["127.0.0.3/32".parse().unwrap()];
+    })
+    .await;
+    let counts = &server.public_counts;
+    let answered = async |raw: &mut Raw| {
+        raw.send(post_request(SAMPLE)).await;
+        assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    };
+    let mut first = connect_from("127.0.0.1", server.listen).await;
+    let mut second = connect_from("127.0.0.1", server.listen).await;
+    answered(&mut first).await;
+    answered(&mut second).await;
+    assert_eq!(connect_from("127.0.0.1", server.listen).await.closed().await, "");
+    assert_eq!((count(&counts.accepted), count(&counts.refused_by_address)), (2, 1));
+    answered(&mut first).await;
+
+    let mut other = connect_from("127.0.0.2", server.listen).await;
+    answered(&mut other).await;
+    let mut proxied = Vec::new();
+    for _ in 0..5 {
+        let mut raw = connect_from("127.0.0.3", server.listen).await;
+        answered(&mut raw).await;
+        proxied.push(raw);
+    }
+    let mut operators = Vec::new();
+    for _ in 0..5 {
+        let mut raw = Raw::connect(server.admin_listen).await;
+        raw.send("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 200 "));
+        operators.push(raw);
+    }
+    assert_eq!((count(&counts.accepted), count(&counts.refused_by_address)), (8, 1));
+
+    drop(second);
+    until_it_is(&counts.open, 7).await;
+    answered(&mut connect_from("127.0.0.1", server.listen).await).await;
+    assert_eq!(count(&counts.refused_by_address), 1);
+}
+
+async fn connect_from(address: &str, to: SocketAddr) -> Raw {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    Raw(socket.connect(to).await.unwrap())
+}
+
+#[tokio::test]
+async fn five_thousand_idle_connections_keep_nobody_waiting_and_leave_nothing_behind() {
+    const IDLE: usize = 5_000;
+    // Both ends of each are files of this process.
+    if !may_open(2 * IDLE + 1_000) {
+        return;
+    }
+    let server = TestServer::with(|config| config.http.header_timeout = FOREVER).await;
+    let open = &server.public_counts.open;
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(server.connect().await);
+    }
+    until_it_is(open, IDLE as u64).await;
+    for _ in 0..20 {
+        let mut raw = server.connect().await;
+        raw.send(post_request(SAMPLE)).await;
+        assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    }
+    until_it_is(open, IDLE as u64).await;
+    // And they are no less connections than others.
+    let last = idle.last_mut().unwrap();
+    last.send(post_request(SAMPLE)).await;
+    assert!(last.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
+    drop(idle);
+    until_it_is(open, 0).await;
+    assert_eq!(server.live().sessions(), 21);
+    assert_eq!(count(&server.public_counts.accept_errors), 0);
+}
+
+/// Raises the limit of open files as far as the system lets us; tells whether that is enough.
+#[expect(clippy::print_stderr, reason = "who runs the tests should know what was not tested")]
+fn may_open(files: usize) -> bool {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
+    let enough = limit.is_none_or(|limit| limit >= files as u64);
+    if !enough {
+        eprintln!("skipped: {files} open files are needed, {limit:?} are allowed");
+    }
+    enough
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
+mod certificates;
 mod commands;
 mod cors;
 mod dashboards;
@@ -11,10 +13,14 @@ mod events;
 mod harness;
 mod health;
 mod limits;
+mod logs;
+mod metrics;
 mod recovery;
 mod reports;
 mod scenarios;
 mod sessions;
 mod shutdown;
+mod soak;
+mod tls;
 mod tree;
 mod violations;

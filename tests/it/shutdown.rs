@@ -1,15 +1,21 @@
 //! How the server stops: in order, and without losing a request that it began to read.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{Request, Version};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mediatally::commands::serve::Stop;
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::certificates::{ByHand, Certificates, Client, HOST};
 use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, until};
 
 const FOREVER: Duration = Duration::from_hours(1);
@@ -41,6 +47,51 @@ async fn requests_that_have_begun_are_answered_and_idle_connections_closed() {
         assert!(head.starts_with("HTTP/1.1 201 ") && head.contains("connection: close"), "{head}");
         assert_eq!(raw.closed().await, "");
     }
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn below_tls_too_requests_that_have_begun_are_answered_and_idle_connections_closed() {
+    let certificates = Certificates::new();
+    let server = certificates.server(|_| {}).await;
+    let (client, request) = (certificates.client(), post_request(SAMPLE));
+    let mut idle = client.connect(server.listen).await;
+    idle.send(&request).await;
+    idle.answer().await.unwrap();
+    let mut begun = Vec::new();
+    // In the header of a record, in what it holds, and a record whose head of HTTP is not complete.
+    for (text, bytes) in [(&*request, 1), (&request, 5), (&request, 100), (&request[..10], 32)] {
+        // The first request of its connection, and the second.
+        for used in [false, true] {
+            let mut hand = ByHand::connect(&client, server.listen).await;
+            hand.shake_hands().await;
+            if used {
+                assert!(hand.post(&request).await.starts_with("HTTP/1.1 201 "));
+            }
+            let mut sealed = hand.seals(text);
+            let rest = sealed.split_off(bytes);
+            hand.send(&sealed).await;
+            begun.push((bytes, used, hand, rest, &request[text.len()..]));
+        }
+    }
+    // Half a handshake, too.
+    let mut shaking = ByHand::connect(&client, server.listen).await;
+    let hello = shaking.says();
+    shaking.send(&hello[..3]).await;
+    server.stop(Stop::Now).await;
+    assert_eq!(idle.closed().await, "");
+    for (bytes, used, mut hand, mut rest, then) in begun {
+        rest.extend(hand.seals(then));
+        hand.send(&rest).await;
+        let said = hand.closed().await;
+        assert!(said.starts_with("HTTP/1.1 201 "), "{bytes} bytes were read, {used}: {said}");
+        assert!(said.contains("connection: close"), "{said}");
+    }
+    shaking.send(&hello[3..]).await;
+    shaking.shake_hands().await;
+    let sealed = shaking.seals(&request);
+    shaking.send(&sealed).await;
+    assert!(shaking.closed().await.starts_with("HTTP/1.1 201 "));
     assert_eq!(server.ended().await, ExitCode::SUCCESS);
 }
 
@@ -87,6 +138,36 @@ async fn a_request_on_http2_that_has_begun_is_finished() {
     sender.send(()).unwrap();
     let response = request.await.unwrap().unwrap();
     assert_eq!((response.status().as_u16(), response.version()), (201, reqwest::Version::HTTP_2));
+    assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn http2_on_tls_finishes_what_has_slow_and_leaves() {
+    let certificates = Certificates::new();
+    let server = certificates.server(|config| config.shutdown.grace = FOREVER).await;
+    let raw = certificates.client_offering(&["h2"]).connect(server.listen).await;
+    let (mut requests, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(raw.0)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut post = |body| {
+        let request = Request::post(format!("https://{HOST}/api/v1/sessions"));
+        requests.send_request(request.body(body).unwrap())
+    };
+    assert_eq!(post(Body::from(SAMPLE)).await.unwrap().status(), 201);
+    let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let (begin, rest) = SAMPLE.split_at(100);
+    let late = async move { receiver.await.map(|()| rest) };
+    let body = futures_util::stream::once(async move { Ok(begin) });
+    let body = futures_util::StreamExt::chain(body, futures_util::stream::once(late));
+    let slow = tokio::spawn(post(Body::from_stream(body)));
+    // That it has arrived is known when one that was sent after it is answered.
+    assert_eq!(post(Body::from(SAMPLE)).await.unwrap().status(), 201);
+    server.stop(Stop::Now).await;
+    until(|| std::net::TcpStream::connect(server.listen).is_err()).await;
+    sender.send(()).unwrap();
+    let response = slow.await.unwrap().unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (201, Version::HTTP_2));
+    connection.await.unwrap().unwrap();
     assert_eq!(server.ended().await, ExitCode::SUCCESS);
 }
 
@@ -143,28 +224,25 @@ struct Load {
 }
 
 impl Load {
-    fn start(address: &str, players: usize) -> Self {
+    /// On TLS, if they have a client for it.
+    fn start(address: &str, players: usize, client: Option<&Client>) -> Self {
         let (answered, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let player = || {
-            let (address, answered, over) =
-                (address.to_owned(), Arc::clone(&answered), Arc::clone(&over));
+            let address: SocketAddr = address.parse().unwrap();
+            let (client, answered, over) =
+                (client.cloned(), Arc::clone(&answered), Arc::clone(&over));
             tokio::spawn(async move {
-                let request = post_request(SAMPLE);
                 while !over.load(Ordering::Relaxed) {
-                    let Ok(stream) = TcpStream::connect(&address).await else {
+                    let Ok(stream) = TcpStream::connect(address).await else {
                         return;
                     };
-                    let mut raw = Raw(stream);
-                    // A connection is used again until its answer says that it is the last.
-                    while raw.0.write_all(request.as_bytes()).await.is_ok() {
-                        let Some((head, _)) = raw.answer().await else {
-                            break;
-                        };
-                        assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
-                        answered.fetch_add(1, Ordering::Relaxed);
-                        if head.contains("connection: close") {
-                            break;
-                        }
+                    let Some(client) = &client else {
+                        post_until_told(Raw(stream), &answered).await;
+                        continue;
+                    };
+                    // In the drain nobody may be there to shake hands with.
+                    if let Ok(raw) = client.over(stream).await {
+                        post_until_told(raw, &answered).await;
                     }
                 }
             })
@@ -186,11 +264,45 @@ impl Load {
     }
 }
 
+/// Uses a connection again and again, until its answer says that it is the last.
+async fn post_until_told<S: AsyncRead + AsyncWrite + Unpin>(
+    mut raw: Raw<S>,
+    answered: &AtomicUsize,
+) {
+    let request = post_request(SAMPLE);
+    while raw.try_send(&request).await.is_ok() {
+        let Some((head, _)) = raw.answer().await else {
+            return;
+        };
+        assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
+        answered.fetch_add(1, Ordering::Relaxed);
+        if head.contains("connection: close") {
+            return;
+        }
+    }
+}
+
 #[tokio::test]
 async fn sigterm_under_load_answers_every_request_that_it_took_and_exits_with_0() {
+    sigterm_under_load(&[], None).await;
+}
+
+#[tokio::test]
+async fn sigterm_under_load_loses_nothing_below_tls_either() {
+    let certificates = Certificates::new();
+    let (certificate, key) = (certificates.certificate(), certificates.key());
+    let settings = [
+        ("MEDIATALLY_TLS__CERTIFICATE", certificate.to_str().unwrap()),
+        ("MEDIATALLY_TLS__KEY", key.to_str().unwrap()),
+    ];
+    sigterm_under_load(&settings, Some(&certificates.client())).await;
+}
+
+async fn sigterm_under_load(settings: &[(&str, &str)], client: Option<&Client>) {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "300ms")]).await;
-    let load = Load::start(&process.listen, 32);
+    let settings = [settings, &[("MEDIATALLY_SHUTDOWN__GRACE", "300ms")]].concat();
+    let process = Process::start(folder.path(), &settings).await;
+    let load = Load::start(&process.listen, 32, client);
     until(|| load.answered() > 500).await;
     process.signal(Signal::TERM);
     let (status, lines) = process.ended().await;

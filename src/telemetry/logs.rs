@@ -1,4 +1,4 @@
-//! What the server did: logs, to standard error.
+//! Logs, to standard error.
 
 use std::io::IsTerminal;
 
@@ -32,16 +32,25 @@ impl Settings {
     /// Why it cannot be read. A single word that is no level would be taken for the name of a target,
     /// and mute everything.
     pub fn filter(&self) -> Result<EnvFilter, String> {
+        let mut directives = Vec::new();
         for directive in self.level.split(',') {
-            if !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_err() {
-                return Err(format!(
-                    "{directive:?} is no level (off, error, warn, info, debug, trace)"
-                ));
+            match directive.parse::<LevelFilter>() {
+                // Libraries show parts of requests there, so they are asked by their names.
+                Ok(level) if level > LevelFilter::INFO => {
+                    directives.push(format!("info,{}={level}", env!("CARGO_PKG_NAME")));
+                }
+                Err(_) if !directive.contains(['=', '[']) => {
+                    return Err(format!(
+                        "{directive:?} is no level (off, error, warn, info, debug, trace)"
+                    ));
+                }
+                _ => directives.push(directive.to_owned()),
             }
         }
         let start =
             format!("{START_TARGET}=info").parse().map_err(|e: ParseError| e.to_string())?;
-        let filter = EnvFilter::builder().parse(&self.level).map_err(|error| error.to_string())?;
+        let filter =
+            EnvFilter::builder().parse(directives.join(",")).map_err(|error| error.to_string())?;
         Ok(filter.add_directive(start))
     }
 }

@@ -1,0 +1,148 @@
+//! Both doors: bound, under TLS if they have certificates, and answering from the first moment on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::connections::{self, Counts, Stage};
+use crate::http::tls::{self, Follower, Tls};
+use crate::http::{self, App, Gate, Guard, Health};
+use crate::telemetry::labels::Listener;
+use crate::telemetry::series::Series;
+
+/// How many connections operators and health checks may hold at once.
+const ADMIN_CONNECTIONS_MAX: usize = 128;
+
+/// Open files beside the connections of players: the admin side, logs, the data folder.
+const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
+
+/// Both doors.
+#[derive(Debug)]
+pub(super) struct Doors {
+    /// A port 0 of the settings has become the real one.
+    pub(super) listen: SocketAddr,
+    pub(super) admin_listen: SocketAddr,
+    pub(super) public_counts: Arc<Counts>,
+    pub(super) admin_counts: Arc<Counts>,
+    pub(super) public_stage: watch::Sender<Stage>,
+    pub(super) admin_stage: watch::Sender<Stage>,
+    pub(super) public: JoinHandle<()>,
+    pub(super) admin: JoinHandle<()>,
+    /// Those who see when certificates change.
+    pub(super) followers: Vec<JoinHandle<()>>,
+}
+
+/// Opens both doors for what they are there for.
+pub(super) type Open = Box<dyn FnOnce(&App) + Send>;
+
+impl Doors {
+    /// Listens, and answers that the journal is being read back until the doors are opened.
+    ///
+    /// # Errors
+    /// The address that cannot be bound, the token or the certificate that cannot be used.
+    pub(super) fn build(
+        config: &Config,
+        clock: &Clock,
+        health: &Health,
+        series: &Arc<Series>,
+    ) -> anyhow::Result<(Self, Open)> {
+        // Nobody is let in before it is known who may.
+        let guard = Guard::new(&config.admin, config.admin_listen)?;
+        let (public_counts, admin_counts) = (Arc::<Counts>::default(), Arc::<Counts>::default());
+        let (public_tls, public_follower) = open_tls(config.tls.public(), clock, &public_counts)?;
+        let (admin_tls, admin_follower) = open_tls(config.tls.admin(), clock, &admin_counts)?;
+        let public = bind(config.listen, "listen")?;
+        let admin = bind(config.admin_listen, "admin_listen")?;
+        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
+        let (public_stage, public_stages) = watch::channel(Stage::Open);
+        let (admin_stage, admin_stages) = watch::channel(Stage::Open);
+        let public_gate = Gate::new(http::recovering_public(health.clone(), series));
+        let admin_gate = Gate::new(http::recovering_admin(health.clone(), guard.clone()));
+        let settings = config.http.clone();
+        let admin_settings = http::Settings {
+            connections_max: ADMIN_CONNECTIONS_MAX,
+            connections_per_address_max: 0,
+            ..settings.clone()
+        };
+        let doors = Self {
+            listen,
+            admin_listen,
+            public_stage,
+            admin_stage,
+            public: tokio::spawn(connections::serve(
+                public,
+                http::counted(Listener::Public, series, public_gate.clone()),
+                settings,
+                public_tls,
+                Arc::clone(&public_counts),
+                public_stages,
+            )),
+            admin: tokio::spawn(connections::serve(
+                admin,
+                http::counted(Listener::Admin, series, admin_gate.clone()),
+                admin_settings,
+                admin_tls,
+                Arc::clone(&admin_counts),
+                admin_stages,
+            )),
+            public_counts,
+            admin_counts,
+            followers: [public_follower, admin_follower]
+                .into_iter()
+                .flatten()
+                .map(|follower| tokio::spawn(follower.run()))
+                .collect(),
+        };
+        let open = move |app: &App| {
+            public_gate.open(http::public(app.clone()));
+            admin_gate.open(http::admin(app.clone(), guard));
+        };
+        Ok((doors, Box::new(open)))
+    }
+}
+
+/// The TLS of a listener, if it has one, and who sees its files change.
+fn open_tls(
+    pair: Option<tls::Pair>,
+    clock: &Clock,
+    counts: &Arc<Counts>,
+) -> anyhow::Result<(Option<Arc<Tls>>, Option<Follower>)> {
+    let Some(pair) = pair else { return Ok((None, None)) };
+    let (tls, follower) = Tls::open(pair, clock.clone(), Arc::clone(counts))?;
+    Ok((Some(tls), Some(follower)))
+}
+
+fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    connections::listen(address)
+        .with_context(|| format!("cannot listen on {address} ({key}); choose another address"))
+}
+
+/// Raises the limit of open files as far as the system lets us, says so, and keeps the cap of
+/// connections below it.
+pub(super) fn fit_to_open_files(settings: &mut http::Settings) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return;
+    };
+    tracing::info!(from = before.current, to = limit, "limit of open files");
+    let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED).max(1);
+    if settings.connections_max > room {
+        tracing::warn!(
+            configured = settings.connections_max,
+            connections_max = room,
+            "http.connections_max is lowered to fit the limit of open files"
+        );
+        settings.connections_max = room;
+    }
+}

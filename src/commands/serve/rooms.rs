@@ -1,0 +1,158 @@
+//! The rooms behind the doors: built once the journal is read back.
+
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::clock::{Clock, Stopwatch};
+use crate::collector::Collector;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::http::connections::Counts;
+use crate::http::{App, Health, Parts};
+use crate::journal::archive::Archive;
+use crate::journal::disk::{Disk, Folder};
+use crate::journal::{Journal, Keeper, Told, Writer, recovery};
+use crate::live::Live;
+use crate::processor::Processor;
+use crate::rejects::Rejects;
+use crate::reporter::Reporter;
+use crate::session::id::Key;
+use crate::telemetry::series::Series;
+
+/// What doors and rooms share.
+pub(super) struct Seams {
+    pub(super) health: Health,
+    pub(super) series: Arc<Series>,
+    pub(super) public_counts: Arc<Counts>,
+    pub(super) admin_counts: Arc<Counts>,
+}
+
+/// What stands behind the doors.
+pub(super) struct Rooms {
+    pub(super) app: App,
+    pub(super) threads: Threads,
+    pub(super) rejects_thread: thread::JoinHandle<()>,
+    pub(super) data_dir: DataDir,
+}
+
+impl Rooms {
+    /// Reads the journal back and builds the rooms, which may take minutes.
+    ///
+    /// # Errors
+    /// The folder that cannot be used.
+    pub(super) fn build(
+        config: Config,
+        key: Key,
+        clock: Clock,
+        seams: Seams,
+        data_dir: DataDir,
+    ) -> anyhow::Result<Self> {
+        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
+        let rejects_thread =
+            thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
+        let path = data_dir.journal();
+        let disk =
+            Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let archive = Archive::new(Arc::clone(&disk));
+        let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series)
+            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        let collector = Collector::new(key, config.validation, clock, live, journal);
+        let app = App::new(Parts {
+            collector,
+            health: seams.health,
+            settings: config.http,
+            privacy: config.privacy,
+            rejects,
+            archive,
+            series: seams.series,
+            public_counts: seams.public_counts,
+            admin_counts: seams.admin_counts,
+        });
+        Ok(Self { app, threads, rejects_thread, data_dir })
+    }
+}
+
+/// The threads of the journal.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) handles: [thread::JoinHandle<()>; 3],
+    /// Tells that one of them has ended, or what else the server cannot go on without.
+    pub(super) ends: mpsc::Sender<()>,
+    pub(super) ended: mpsc::Receiver<()>,
+}
+
+/// Tells that a thread has ended, in whatever way.
+pub(super) struct Ends(pub(super) mpsc::Sender<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // The first word is enough, and at the end nobody listens.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Reads the journal back, and starts the threads that write it and look after it.
+fn open_journal(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    clock: &Clock,
+    series: &Series,
+) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
+    let live = Arc::new(Live::new(config.live.clone()));
+    let mut processor = Processor::new(Arc::clone(&live));
+    let stopwatch = Stopwatch::start();
+    let recovered = recovery::recover(&*disk, &live, &mut processor)?;
+    series.recovery.set(&recovered, stopwatch.seconds(), &live);
+    if let Some(saved_ms) = recovered.checkpoint_saved_ms {
+        series.keeper.saved_at(saved_ms);
+    }
+    let (ended, sessions_ended) = std::sync::mpsc::channel();
+    let processor = processor.telling(ended).counting(series.sessions.clone());
+    tracing::info!(
+        live_sessions = live.sessions(),
+        unreported = live.unreported(),
+        records = recovered.records,
+        checkpoint_seq = recovered.checkpoint_seq,
+        next_seq = recovered.start.next_seq,
+        damaged = recovered.damaged,
+        missing = recovered.missing,
+        cut_bytes = recovered.cut_bytes,
+        "the journal is read back"
+    );
+    let settings = config.journal.clone();
+    let (closed, segments_closed) = std::sync::mpsc::channel();
+    let timeouts = config.session.timeouts();
+    let (journal, writer) = Writer::start(
+        settings.clone(),
+        timeouts,
+        Arc::clone(&disk),
+        clock.clone(),
+        processor,
+        recovered.start,
+        Told { closed, series: series.journal.clone() },
+    );
+    let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone())
+        .counting(series.keeper.clone());
+    let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
+    let (ends, ended) = mpsc::channel(1);
+    let [writer_ends, keeper_ends, reporter_ends] = [(); 3].map(|()| Ends(ends.clone()));
+    let handles = [
+        thread::Builder::new().name("journal".into()).spawn(|| {
+            let _ends = writer_ends;
+            writer.run();
+        })?,
+        thread::Builder::new().name("keeper".into()).spawn(move || {
+            let _ends = keeper_ends;
+            keeper.run(&segments_closed);
+        })?,
+        thread::Builder::new().name("reporter".into()).spawn(move || {
+            let _ends = reporter_ends;
+            reporter.run();
+        })?,
+    ];
+    Ok((live, journal, Threads { handles, ends, ended }))
+}
