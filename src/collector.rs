@@ -10,10 +10,13 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
+use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
 use crate::live::{Full, Live};
+use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
 use crate::session::{Opening, Step, stored};
+use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
 use crate::wire::{
     Event, NotStored, Rules, STORED_EVENTS_MAX, Start, StoredForm, Unlisted, Violations,
@@ -33,7 +36,9 @@ pub struct Collector {
     clock: Clock,
     live: Arc<Live>,
     journal: Journal,
+    limits: Arc<Limits>,
     parsing: Arc<Semaphore>,
+    redactor: Option<Arc<Redactor>>,
 }
 
 /// Who sent a body, as far as the privacy settings keep it.
@@ -51,9 +56,18 @@ pub enum Refusal {
     /// The body breaks rules; the player has to be mended.
     #[error("the body breaks {} rules", .0.listed().len() + .0.omitted())]
     Invalid(Violations),
+    /// Sessions are not collected for whom it names.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// Its sender, or its report suite, asks too often; the player may try again.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
     /// A stored session has more events than are taken.
     #[error("more than {STORED_EVENTS_MAX} events")]
     TooMany,
+    /// What would be kept of it is too large for the journal.
+    #[error("what would be kept is larger than {0}")]
+    TooLarge(Size),
     /// The session's id was never given out here; the player should begin a new one.
     #[error("nobody knows this session")]
     Unknown,
@@ -77,11 +91,40 @@ impl From<NotStored> for Refusal {
     }
 }
 
+impl From<Unredacted> for Refusal {
+    fn from(unredacted: Unredacted) -> Self {
+        match unredacted {
+            Unredacted::TooLarge => Self::TooLarge(Size::bytes(REDACTED_BYTES_MAX as u64)),
+            // A body that was accepted can be read; if not, it must not be kept as it came.
+            Unredacted::Unreadable => Self::Invalid(Violations::unreadable(unredacted.to_string())),
+        }
+    }
+}
+
 impl Collector {
     /// A collector that appends to `journal`, whose fold is `live`.
-    pub fn new(key: Key, rules: Rules, clock: Clock, live: Arc<Live>, journal: Journal) -> Self {
+    pub fn new(
+        key: Key,
+        rules: Rules,
+        clock: Clock,
+        live: Arc<Live>,
+        journal: Journal,
+        limits: Limits,
+    ) -> Self {
         let parsing = Arc::new(Semaphore::new(PARSED_AT_ONCE));
-        Self { key, rules, clock, live, journal, parsing }
+        let limits = Arc::new(limits);
+        Self { key, rules, clock, live, journal, limits, parsing, redactor: None }
+    }
+
+    /// Keeps bodies as this leaves them, from now on.
+    #[must_use]
+    pub fn redacting(self, redactor: Option<Redactor>) -> Self {
+        Self { redactor: redactor.map(Arc::new), ..self }
+    }
+
+    /// What takes parameters out of bodies, if any are to be taken out.
+    pub fn redactor(&self) -> Option<&Redactor> {
+        self.redactor.as_deref()
     }
 
     /// The rules that bodies are held to.
@@ -92,6 +135,11 @@ impl Collector {
     /// The live sessions.
     pub fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// What clients and report suites may ask.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The journal.
@@ -121,15 +169,22 @@ impl Collector {
         let (id, committed) = {
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
             point_out(&start.event.unlisted);
-            let opening =
-                Opening::of(&start, client.address.as_deref(), client.user_agent.as_deref());
+            let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
+            let mut opening = Opening::of(&start, address, user_agent);
+            admit(&self.limits, &opening)?;
+            let kept = kept(self.redactor(), body)?;
+            // The fold knows what the journal has, and nothing else.
+            if let Cow::Owned(kept) = &kept {
+                let start = Start::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                opening = Opening::of(&start, address, user_agent);
+            }
             let room = Some(self.live.keep_room(opening.heap_bytes())?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
                 client: client.address.map(Cow::Owned),
                 user_agent: client.user_agent,
-                body: body.into(),
+                body: Cow::Borrowed(&kept),
             });
             (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
         };
@@ -150,13 +205,22 @@ impl Collector {
     ) -> Result<SessionId, Refusal> {
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
+        let limits = Arc::clone(&self.limits);
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
+        let redactor = self.redactor.clone();
         let parsing = Arc::clone(&self.parsing).acquire_owned().await;
         let permit = parsing.expect("the semaphore is never closed");
         let append = move |ticket: &mut Ticket| -> Result<_, Refusal> {
             let _permit = permit;
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
-            let (opening, steps) = stored(&body, rules, form, address, user_agent, point_out)?;
+            let (mut opening, mut steps) =
+                stored(&body, rules, form, address, user_agent, point_out)?;
+            admit(&limits, &opening)?;
+            let kept = kept(redactor.as_deref(), &body)?;
+            if let Cow::Owned(kept) = &kept {
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                (opening, steps) = stored(kept, rules, form, address, user_agent, |_| {})?;
+            }
             let steps_bytes: usize =
                 steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
             let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);
@@ -164,7 +228,7 @@ impl Collector {
                 sid: id,
                 client: address.map(Cow::Borrowed),
                 user_agent: user_agent.map(Cow::Borrowed),
-                body: (*body).into(),
+                body: Cow::Borrowed(&kept),
             });
             Ok(journal.append_with(ticket, &record, Change::Batch { id, opening, steps, room })?)
         };
@@ -194,8 +258,16 @@ impl Collector {
         let committed = {
             let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
             let id = self.live_id(id)?;
-            let record = Encoded::new(Content::Event { sid: id, body: body.into() });
-            let step = Step::of(&event, record.body());
+            self.limits.take_suites(|| self.live.facts_of(id)?.text(REPORT_SUITE))?;
+            let kept = kept(self.redactor(), body)?;
+            let record = Encoded::new(Content::Event { sid: id, body: Cow::Borrowed(&kept) });
+            let step = match &kept {
+                Cow::Borrowed(_) => Step::of(&event, record.body()),
+                Cow::Owned(kept) => {
+                    let event = Event::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                    Step::of(&event, record.body())
+                }
+            };
             self.live.has_room_for(&step)?;
             point_out(&event.unlisted);
             self.journal.append_with(ticket, &record, Change::Event { id, step })?
@@ -256,6 +328,18 @@ impl Collector {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Whether a session is collected that begins like this, and not too often.
+fn admit(limits: &Limits, opening: &Opening) -> Result<(), Refusal> {
+    limits.allow(&opening.facts)?;
+    limits.take_suites(|| opening.facts.text(REPORT_SUITE))?;
+    Ok(())
+}
+
+/// An accepted body as it is kept: the same, unless something is to be taken out of it.
+fn kept<'b>(redactor: Option<&Redactor>, body: &'b [u8]) -> Result<Cow<'b, [u8]>, Unredacted> {
+    redactor.map_or(Ok(Cow::Borrowed(body)), |redactor| redactor.accepted(body))
 }
 
 fn random() -> [u8; 10] {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::size::Size;
-use crate::{http, journal, live, privacy, rejects, session, telemetry, wire};
+use crate::{http, journal, limits, live, privacy, rejects, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -53,6 +53,8 @@ pub struct Config {
     pub validation: wire::Rules,
     /// The life of a session.
     pub session: session::Settings,
+    /// What clients and report suites may ask.
+    pub limits: limits::Settings,
     /// The bounds of the live sessions.
     pub live: live::Settings,
     /// The journal.
@@ -77,6 +79,7 @@ impl Default for Config {
             shutdown: http::ShutdownSettings::default(),
             validation: wire::Rules::default(),
             session: session::Settings::default(),
+            limits: limits::Settings::default(),
             live: live::Settings::default(),
             journal: journal::Settings::default(),
             privacy: privacy::Settings::default(),
@@ -209,6 +212,11 @@ impl Config {
             http::NEEDS_TOKEN,
         );
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
+        hold(
+            self.http.trusted_proxies.iter().all(|network| network.prefix_len() > 0),
+            "http.trusted_proxies",
+            "must not hold everybody, or every client chooses who it is; name the networks of the proxies",
+        );
         let body = self.http.event_bytes_max;
         hold(
             (Size::kib(1)..=Size::mib(16)).contains(&body),
@@ -255,6 +263,11 @@ impl Config {
             "http.bodies_bytes_max",
             "must be at least http.stored_bytes_max",
         );
+        hold(
+            session::EVENTS_MAX_RANGE.contains(&self.session.events_max),
+            "session.events_max",
+            "must be from 10 to 100000",
+        );
         hold(self.live.sessions_max > 0, "live.sessions_max", "must be at least 1");
         hold(
             self.live.bytes_max >= Size::mib(1),
@@ -268,6 +281,9 @@ impl Config {
             "must be at least 1 MiB",
         );
         found.extend(self.tls.contradictions());
+        let limits = self.limits.contradictions().into_iter();
+        found.extend(limits.map(|(key, why)| (key, why.to_owned())));
+        found.extend(self.privacy.contradictions());
         if let Err(problem) = self.log.filter() {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
@@ -558,7 +574,7 @@ mod tests {
     fn values_that_cannot_work_are_problems() {
         let (_folder, sources) = file(
             "[http]\nconnections_max = 0\nevent_bytes_max = \"1GiB\"\nbody_timeout = \"0s\"\n\
-             keep_alive = \"500000years\"\n[live]\nsessions_max = 0\nbytes_max = 1\n[log]\nlevel = \"inof\"",
+             keep_alive = \"500000years\"\ntrusted_proxies = [\"::/0\"]\n[live]\nsessions_max = 0\nbytes_max = 1\n[session]\nevents_max = 9\n[limits]\nclient_burst = 0\n[log]\nlevel = \"inof\"",
         );
         let text = problems(&sources);
         for key in [
@@ -567,8 +583,11 @@ mod tests {
             "http.body_timeout = \"0s\"",
             "live.sessions_max = 0",
             "live.bytes_max",
+            "session.events_max = 9",
+            "limits.client_burst = 0",
             "log.level = \"inof\"",
             "http.keep_alive",
+            "http.trusted_proxies = [\"::/0\"]",
         ] {
             assert!(text.contains(key), "{key}\nin\n{text}");
         }

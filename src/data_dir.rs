@@ -9,12 +9,17 @@ use rand::Rng;
 
 use crate::session::id::Key;
 
-const KEY_FILE: &str = "session.key";
+/// The file of the key that signs session ids.
+pub const SESSION_KEY: &str = "session.key";
 
-const LOCK_FILE: &str = "lock";
+/// The file that is locked as long as a server uses the folder.
+pub const LOCK_FILE: &str = "lock";
 
 /// The folder of the journal.
 pub const JOURNAL: &str = "journal";
+
+/// The folder of the journal in a backup that is not finished.
+pub const UNFINISHED_BACKUP: &str = "journal.unfinished";
 
 /// The data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,14 @@ pub enum DataDirError {
          --data-dir", path.display()
     )]
     InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It is a backup that was not finished.
+    #[error(
+        "{} is a backup that was not finished, so it must not be used; take another one", path.display()
+    )]
+    Unfinished {
         /// The folder.
         path: PathBuf,
     },
@@ -80,9 +93,12 @@ impl DataDir {
     /// Opens the folder, and makes it if it is missing.
     ///
     /// # Errors
-    /// [`DataDirError::NotWritable`] or [`DataDirError::InUse`].
+    /// [`DataDirError::NotWritable`], [`DataDirError::InUse`] or [`DataDirError::Unfinished`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if path.join(UNFINISHED_BACKUP).is_dir() {
+            return Err(DataDirError::Unfinished { path });
+        }
         let lock = make(&path).map_err(|error| not_writable(&path, error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
@@ -107,7 +123,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`].
     pub fn session_key(&self) -> Result<Key, DataDirError> {
-        let path = self.path.join(KEY_FILE);
+        let path = self.path.join(SESSION_KEY);
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 warn_if_others_can_read(&path);
@@ -122,7 +138,7 @@ impl DataDir {
                 let mut bytes = [0; Key::BYTES];
                 rand::rng().fill_bytes(&mut bytes);
                 let key = Key::new(bytes);
-                self.write_durably(KEY_FILE, &format!("{}\n", key.to_secret_hex()))
+                self.write_durably(SESSION_KEY, &format!("{}\n", key.to_secret_hex()))
                     .map_err(|error| not_writable(&self.path, error))?;
                 Ok(key)
             }
@@ -189,7 +205,7 @@ mod tests {
         let path = parent.path().join("deep/er");
         let folder = DataDir::open(&path).unwrap();
         let key = folder.session_key().unwrap();
-        let mode = std::fs::metadata(path.join(KEY_FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(path.join(SESSION_KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
         drop(folder);
@@ -204,10 +220,10 @@ mod tests {
     #[test]
     fn a_broken_key_is_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(KEY_FILE), "garbage").unwrap();
+        std::fs::write(folder.path().join(SESSION_KEY), "garbage").unwrap();
         let error = DataDir::open(folder.path()).unwrap().session_key().unwrap_err();
         assert!(matches!(error, DataDirError::KeyMalformed { .. }), "{error}");
-        assert_eq!(std::fs::read_to_string(folder.path().join(KEY_FILE)).unwrap(), "garbage");
+        assert_eq!(std::fs::read_to_string(folder.path().join(SESSION_KEY)).unwrap(), "garbage");
     }
 
     #[test]
@@ -217,7 +233,7 @@ mod tests {
         std::fs::create_dir(folder.journal()).unwrap();
         folder.session_key().unwrap();
         std::fs::write(folder.journal().join("1"), "").unwrap();
-        std::fs::remove_file(parent.path().join(KEY_FILE)).unwrap();
+        std::fs::remove_file(parent.path().join(SESSION_KEY)).unwrap();
         let error = folder.session_key().unwrap_err();
         assert!(matches!(error, DataDirError::KeyLost { .. }), "{error}");
     }

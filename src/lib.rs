@@ -37,6 +37,8 @@ pub mod http;
 
 pub mod collector;
 
+pub mod limits;
+
 pub mod privacy;
 
 pub mod rejects;

@@ -9,10 +9,10 @@ use std::sync::mpsc::Sender;
 use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::session::{CloseReason, Opening, Step, Terms, stored};
 use crate::telemetry::labels::{Kind, Label, Opened};
 use crate::telemetry::series;
-use crate::wire::{Event, EventType, NotStored, Profile, Rules, Start, StoredForm, Violations};
+use crate::wire::{Event, EventType, NotStored, Rules, Start, StoredForm, Violations};
 
 /// What a record changes: its content as the fold wants it.
 #[derive(Debug)]
@@ -56,10 +56,10 @@ pub enum Change {
         /// The session.
         id: SessionId,
     },
-    /// Sessions end after other times from now on.
+    /// Other terms hold for sessions from now on.
     Settings {
         /// These.
-        timeouts: Timeouts,
+        terms: Terms,
     },
     /// Nothing could be received for a while.
     Pause {
@@ -129,9 +129,9 @@ impl Processor {
         Self { series, ..self }
     }
 
-    /// When sessions end, as of the last record.
-    pub fn timeouts(&self) -> Timeouts {
-        self.live.progress().timeouts
+    /// When sessions end and how much they take, as of the last record.
+    pub fn terms(&self) -> Terms {
+        self.live.progress().terms
     }
 
     /// Folds one record.
@@ -182,8 +182,8 @@ impl Processor {
                     Outcome::Nothing
                 }
             }
-            Change::Settings { timeouts } => {
-                self.live.set_timeouts(seq, received_ms, timeouts);
+            Change::Settings { terms } => {
+                self.live.set_terms(seq, received_ms, terms);
                 Outcome::Noted
             }
             Change::Pause { down_ms } => {
@@ -207,32 +207,36 @@ impl Processor {
     /// # Errors
     /// What keeps it from being folded, for the operator; then nothing has changed.
     pub fn replay(&mut self, record: Record<'_>) -> Result<Outcome, String> {
-        /// A body was accepted once; what was required then does not matter now.
-        const ACCEPTED: Rules = Rules { profile: Profile::Open, strict: false };
         let broken = |found: Violations| format!("its body breaks the rules: {:?}", found.listed());
         let change = match record.content {
             Content::Start { sid, client, user_agent, body } => {
-                let start = Start::parse(&body, ACCEPTED).map_err(broken)?;
+                let start = Start::parse(&body, Rules::ACCEPTED).map_err(broken)?;
                 let opening = Opening::of(&start, client.as_deref(), user_agent.as_deref());
                 Change::Start { id: sid, opening, room: None }
             }
             Content::Event { sid, body } => {
-                let event = Event::parse(&body, ACCEPTED).map_err(broken)?;
+                let event = Event::parse(&body, Rules::ACCEPTED).map_err(broken)?;
                 Change::Event { id: sid, step: Step::of(&event, &body) }
             }
             Content::Batch { sid, client, user_agent, body } => {
                 let (client, user_agent) = (client.as_deref(), user_agent.as_deref());
-                let (opening, steps) =
-                    stored(&body, ACCEPTED, StoredForm::Downloaded, client, user_agent, |_| {})
-                        .map_err(|refused| match refused {
-                            NotStored::Invalid(found) => broken(found),
-                            NotStored::TooMany => "it has too many events".to_owned(),
-                        })?;
+                let (opening, steps) = stored(
+                    &body,
+                    Rules::ACCEPTED,
+                    StoredForm::Downloaded,
+                    client,
+                    user_agent,
+                    |_| {},
+                )
+                .map_err(|refused| match refused {
+                    NotStored::Invalid(found) => broken(found),
+                    NotStored::TooMany => "it has too many events".to_owned(),
+                })?;
                 Change::Batch { id: sid, opening, steps, room: None }
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },
-            Content::Settings { timeouts } => Change::Settings { timeouts },
+            Content::Settings { terms } => Change::Settings { terms },
             Content::Pause { down_ms } => Change::Pause { down_ms },
         };
         Ok(self.fold(record.seq, record.received_ms, change))

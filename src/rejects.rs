@@ -63,12 +63,14 @@ pub struct Reject<'r> {
     pub client: Option<&'r str>,
     /// The client's user agent, likewise.
     pub user_agent: Option<&'r str>,
-    /// Why it was refused, if its body was read.
+    /// Why it was refused, if its body broke rules.
     pub violations: Option<&'r Violations>,
     /// The message of the answer.
     pub message: &'r str,
-    /// The body, if it was read.
+    /// The body, if it was read and may be kept.
     pub body: Option<&'r [u8]>,
+    /// How long the body was, if it was read and may not be kept.
+    pub withheld_bytes: Option<usize>,
 }
 
 /// Which ring a refusal goes into.
@@ -76,7 +78,7 @@ pub struct Reject<'r> {
 pub enum Class {
     /// The body broke rules, or a stored session is too long.
     Invalid,
-    /// The body was not read.
+    /// The body was not read, or is for somebody for whom nothing is collected.
     Unread,
     /// The body was right, but its session is over or was never there.
     Gone,
@@ -84,10 +86,10 @@ pub enum Class {
 
 impl Class {
     fn of(reject: &Reject<'_>) -> Self {
-        match (reject.body, reject.status) {
-            (None, _) => Self::Unread,
-            (Some(_), 404 | 410) => Self::Gone,
-            (Some(_), _) => Self::Invalid,
+        match reject.status {
+            _ if reject.body.is_none() && reject.withheld_bytes.is_none() => Self::Unread,
+            404 | 410 => Self::Gone,
+            _ => Self::Invalid,
         }
     }
 }
@@ -171,7 +173,7 @@ impl Rejects {
         }
         let mut line = line_of(reject, RING_BODY_BYTES_MAX);
         self.rings[class as usize].lock().push(line.clone());
-        // A body that was not read has nothing to lose, one whose session is gone has nowhere to go, and a
+        // A body that is not kept has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
         if class != Class::Invalid || self.line_bytes_max == 0 {
             return;
@@ -254,7 +256,7 @@ fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
         violations: reject.violations,
         body: text,
         body_hex: reject.body.filter(|_| text.is_none()).map(|_| hex::encode(bytes)),
-        body_bytes: (whole.len() > body_bytes_max).then_some(whole.len()),
+        body_bytes: (whole.len() > body_bytes_max).then_some(whole.len()).or(reject.withheld_bytes),
     };
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
@@ -326,6 +328,7 @@ mod tests {
             violations: body.map(|_| &violations),
             message: "Request had improper format.",
             body,
+            withheld_bytes: None,
         });
     }
 
@@ -351,6 +354,29 @@ mod tests {
             std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
         assert_eq!(written.lines().count(), 2, "there is nothing to lose of the third");
         assert_eq!(written.lines().next(), Some(last[0].as_str()));
+    }
+
+    #[test]
+    fn of_a_body_that_may_not_be_kept_the_rest_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        rejects.keep(&Reject {
+            received_ms: 5,
+            status: 400,
+            path: "/api/v1/sessions",
+            client: None,
+            user_agent: None,
+            violations: Some(&Violations::unreadable("broken".into())),
+            message: "Request had improper format.",
+            body: None,
+            withheld_bytes: Some(77),
+        });
+        let last = rejects.last(Class::Invalid);
+        assert!(last[0].ends_with("\"message\":\"broken\"}],\"body_bytes\":77}"), "{last:?}");
+        rejects.close();
+        writer.run();
+        let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
+        assert_eq!(file.trim_end(), last[0]);
     }
 
     #[test]
@@ -386,6 +412,7 @@ mod tests {
                 violations: None,
                 message: "this session is over",
                 body: Some(b"{}"),
+                withheld_bytes: None,
             });
         };
         (0..500).for_each(|_| gone(7_999));

@@ -127,6 +127,7 @@ struct Row<'r> {
     no_events_ms: Option<u64>,
     no_playhead_ms: Option<u64>,
     age_ms: Option<u64>,
+    events_max: Option<u32>,
     down_ms: Option<u64>,
     body: Option<&'r str>,
     report: Option<&'r str>,
@@ -146,6 +147,7 @@ impl<'r> Row<'r> {
             no_events_ms: None,
             no_playhead_ms: None,
             age_ms: None,
+            events_max: None,
             down_ms: None,
             body: None,
             report: None,
@@ -160,10 +162,11 @@ impl<'r> Row<'r> {
             Content::Event { body, .. } => row.body = str::from_utf8(body).ok(),
             Content::Report { report, .. } => row.report = str::from_utf8(report).ok(),
             Content::Close { reason, .. } => row.reason = Some(*reason),
-            Content::Settings { timeouts } => {
-                row.no_events_ms = Some(timeouts.no_events_ms);
-                row.no_playhead_ms = Some(timeouts.no_playhead_ms);
-                row.age_ms = Some(timeouts.age_ms);
+            Content::Settings { terms } => {
+                row.no_events_ms = Some(terms.no_events_ms);
+                row.no_playhead_ms = Some(terms.no_playhead_ms);
+                row.age_ms = Some(terms.age_ms);
+                row.events_max = Some(terms.events_max);
             }
             Content::Pause { down_ms } => row.down_ms = Some(*down_ms),
         }

@@ -1,5 +1,7 @@
 //! What an operator can ask for: flags and commands.
 
+mod backup;
+
 mod export;
 
 mod healthcheck;
@@ -54,6 +56,8 @@ enum Command {
     Export(export::Options),
     /// Hold the journal to its promises: numbers, checksums, structure; exit code 1 if it breaks one
     Verify(verify::Options),
+    /// Copy the data folder into an empty one, on which a server can be started; the server may run meanwhile
+    Backup(backup::Options),
     /// Write the API as an OpenAPI document, under the configured rules
     Openapi,
     /// Ask the admin address whether the server is alive; exit code 0 if so
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig => check_config(&loaded),
         Command::Export(options) => export::main(&loaded.config.data_dir, &options),
         Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
+        Command::Backup(options) => backup::main(&loaded.config.data_dir, &options),
         Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
     };

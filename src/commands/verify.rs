@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::{journal_of, progress_over};
 use crate::journal::checkpoint;
+use crate::journal::disk::Folder;
 use crate::journal::record::{Content, Damage, Record};
 use crate::journal::segment::{self, Line, Segment};
 use crate::live::{self, Live};
@@ -31,39 +32,43 @@ pub(super) struct Options {
 
 /// Reads the whole journal and says what is wrong with it.
 pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
-    let disk = journal_of(data_dir)?;
-    let mut progress = progress_over(&disk)?;
-    let mut audit = Audit::default();
-    for segment in segment::list(&disk)? {
-        audit.segments += 1;
-        audit.compressed += u64::from(segment.compressed);
-        audit.bytes += segment.bytes;
-    }
-    // Listed before the records are read: a running server saves newer ones meanwhile.
-    let checkpoints = checkpoint::list(&disk)?;
-    segment::each_line(&disk, |segment, line, record| {
-        progress.at(segment, line);
-        audit.line(segment, line, record);
-        anyhow::Ok(())
-    })?;
-    audit.end(&segment::list(&disk)?, &checkpoints);
+    let mut audit = audit(&journal_of(data_dir)?)?;
     if let Some(path) = &options.ledger {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the ledger {}", path.display()))?;
         audit.ledger(&text);
     }
-    drop(progress);
     match audit.summary(&mut std::io::stdout().lock()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         result => result?,
     }
-    Ok(if audit.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if audit.keeps_promises() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads a whole journal and holds it to its promises.
+pub(super) fn audit(disk: &Folder) -> anyhow::Result<Audit> {
+    let mut progress = progress_over(disk)?;
+    let mut audit = Audit::default();
+    for segment in segment::list(disk)? {
+        audit.segments += 1;
+        audit.compressed += u64::from(segment.compressed);
+        audit.bytes += segment.bytes;
+    }
+    // Listed before the records are read: a running server saves newer ones meanwhile.
+    let checkpoints = checkpoint::list(disk)?;
+    segment::each_line(disk, |segment, line, record| {
+        progress.at(segment, line);
+        audit.line(segment, line, record);
+        anyhow::Ok(())
+    })?;
+    audit.end(&segment::list(disk)?, &checkpoints);
+    Ok(audit)
 }
 
 /// What was seen of a journal.
 #[derive(Default)]
-struct Audit {
+pub(super) struct Audit {
     segments: u64,
     compressed: u64,
     bytes: u64,
@@ -258,7 +263,12 @@ impl Audit {
         }
     }
 
-    fn summary(&self, out: &mut impl Write) -> std::io::Result<()> {
+    /// Whether nothing is wrong with it.
+    pub(super) fn keeps_promises(&self) -> bool {
+        self.problems == 0
+    }
+
+    pub(super) fn summary(&self, out: &mut impl Write) -> std::io::Result<()> {
         for problem in &self.listed {
             writeln!(out, "problem    {problem}")?;
         }

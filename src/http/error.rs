@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
+use crate::limits::{Exceeded, NotAllowed};
 use crate::live::Full;
 use crate::size::Size;
 use crate::telemetry::labels::{Rejected, Shed};
@@ -54,6 +55,10 @@ pub(super) enum ApiError {
     /// Its sender has probably gone.
     #[error("Request had improper format.")]
     BrokenOff(Violations),
+    #[error("{0}; sessions are collected only for who is listed, ask who runs this server")]
+    NotAllowed(#[source] NotAllowed),
+    #[error("{0}; nothing was kept, try again in {wait} s", wait = .0.wait_s())]
+    TooManyRequests(#[source] Exceeded),
     #[error("there is no room for more now; nothing was kept, try again later")]
     Full(#[source] Full),
     #[error("{0}; nothing was acknowledged, try again")]
@@ -70,7 +75,10 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(violations) => Self::Invalid(violations),
+            Refusal::NotAllowed(not_allowed) => Self::NotAllowed(not_allowed),
+            Refusal::Exceeded(exceeded) => Self::TooManyRequests(exceeded),
             Refusal::TooMany => Self::TooManyEvents,
+            Refusal::TooLarge(bytes_max) => Self::BodyTooLarge(bytes_max),
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),
@@ -86,6 +94,8 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::SessionGone => StatusCode::GONE,
+            Self::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
@@ -108,6 +118,8 @@ impl ApiError {
             Self::SessionGone => Fate::Rejected(Rejected::Gone),
             Self::BodyTooLarge(_) | Self::TooManyEvents => Fate::Rejected(Rejected::TooLarge),
             Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
+            Self::NotAllowed(_) => Fate::Rejected(Rejected::Forbidden),
+            Self::TooManyRequests(_) => Fate::Rejected(Rejected::Rate),
             Self::BodyTimeout(_) => Fate::Rejected(Rejected::Timeout),
             Self::Overloaded => Fate::Shed(Shed::Bodies),
             Self::Full(full) => Fate::Shed(full.into()),
@@ -147,6 +159,9 @@ impl ApiError {
             | Self::Unavailable(_)
             | Self::Recovering => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+            }
+            Self::TooManyRequests(exceeded) => {
+                headers.insert(header::RETRY_AFTER, exceeded.wait_s().into());
             }
             _ => {}
         }
@@ -257,7 +272,11 @@ mod tests {
                 ApiError::Invalid(Violations::unreadable(String::new()))
             }
             ApiError::Invalid(_) => ApiError::BrokenOff(Violations::unreadable(String::new())),
-            ApiError::BrokenOff(_) => ApiError::Full(Full::Sessions(0)),
+            ApiError::BrokenOff(_) => ApiError::NotAllowed(NotAllowed::default()),
+            ApiError::NotAllowed(_) => {
+                ApiError::TooManyRequests(Exceeded::Client { per_second: 1, wait_s: 1 })
+            }
+            ApiError::TooManyRequests(_) => ApiError::Full(Full::Sessions(0)),
             ApiError::Full(_) => ApiError::Unavailable(Unavailable::Busy),
             ApiError::Unavailable(_) => ApiError::Recovering,
             ApiError::Recovering => ApiError::Internal,

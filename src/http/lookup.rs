@@ -138,7 +138,7 @@ fn known_id(app: &App, sid: Sid) -> Result<SessionId, ApiError> {
 fn running(app: &App, id: SessionId, session: &Session) -> Response {
     let progress = app.collector().live().progress();
     let copy = session.running_copy();
-    let deadlines = session.deadlines(&progress.timeouts).map(|(up_ms, reason)| Deadline {
+    let deadlines = session.deadlines(&progress.terms).map(|(up_ms, reason)| Deadline {
         reason,
         at_ms: up_ms.saturating_add(progress.paused_ms),
     });

@@ -3,7 +3,7 @@
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the four
 //! CORS headers, the net for panics, the routes ([`public`], [`documents`], [`admin`] behind its
-//! [`guard`]), the bounded body ([`body`]), the collector.
+//! [`guard`]), who it is from ([`forwarded`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 
@@ -14,6 +14,8 @@ pub mod connections;
 mod documents;
 
 mod error;
+
+pub mod forwarded;
 
 mod gate;
 
@@ -93,6 +95,8 @@ pub struct Settings {
     pub bodies_bytes_max: Size,
     /// The networks of the proxies in front of us: peers from there speak for others.
     pub trusted_proxies: Vec<IpNet>,
+    /// In which header they do.
+    pub forwarded_header: forwarded::Header,
 }
 
 impl Default for Settings {
@@ -110,6 +114,7 @@ impl Default for Settings {
             stored_timeout: Duration::from_mins(1),
             bodies_bytes_max: Size::mib(256),
             trusted_proxies: Vec::new(),
+            forwarded_header: forwarded::Header::XForwardedFor,
         }
     }
 }

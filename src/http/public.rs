@@ -1,5 +1,7 @@
 //! The players' door: start a session, send an event, send a stored session whole, CORS.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,8 +22,8 @@ use super::body::{Received, Takes};
 use super::connections::Peer;
 use super::error::ApiError;
 use super::health::{self, Health, Reader, Readiness};
-use super::{App, body, documents, error, with_common_routes};
-use crate::collector::Client;
+use super::{App, body, documents, error, forwarded, with_common_routes};
+use crate::collector::{Client, Refusal};
 use crate::privacy;
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
@@ -83,13 +85,8 @@ async fn begin(
     takes: Takes,
 ) -> Result<Response, ApiError> {
     let mut ticket = app.series().tickets.take(route);
-    if let Err(refusal) = app.collector().has_room() {
-        let error = unmet(app, &mut ticket, refusal.into());
-        let (head, body) = request.into_parts();
-        body::discard(&head.headers, body).await;
-        return Err(error);
-    }
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let body = admit(app, &mut ticket, &mut head, body, app.collector().has_room()).await?;
     let body = read(app, route, &head, body, takes).await;
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
@@ -114,7 +111,8 @@ async fn event(
     // What is no text when decoded is the id of no session; its body is judged all the same.
     let sid = sid.map_or_else(|_| String::new(), |Path(sid)| sid);
     let mut ticket = app.series().tickets.take(DataRoute::Events);
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let body = admit(&app, &mut ticket, &mut head, body, Ok(())).await?;
     let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
     let body = body.map_err(|error| unmet(&app, &mut ticket, error))?;
     match app.collector().event(&sid, &body.bytes, &mut ticket).await {
@@ -122,6 +120,27 @@ async fn event(
         Err(refusal) => {
             let error = refused(&app, &head, Some(&body.bytes), refusal.into());
             Err(unmet(&app, &mut ticket, error))
+        }
+    }
+}
+
+/// What is checked before a body is read: that there is room, and that its client does not ask too often. A
+/// small body of one that is refused is read to its end, so that the answer is read too.
+async fn admit(
+    app: &App,
+    ticket: &mut Ticket,
+    head: &mut Parts,
+    body: Body,
+    room: Result<(), Refusal>,
+) -> Result<Body, ApiError> {
+    forwarded::believe(head, &app.0.settings);
+    let rate = || app.collector().limits().take_client(|| peer_of(head)).map_err(Refusal::from);
+    match room.and_then(|()| rate()) {
+        Ok(()) => Ok(body),
+        Err(refusal) => {
+            let error = unmet(app, ticket, refusal.into());
+            body::discard(&head.headers, body).await;
+            Err(error)
         }
     }
 }
@@ -151,19 +170,28 @@ async fn read<'a>(
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
-/// has no room takes it later.
+/// has no room, or is asked too often, takes it later. What is for others is not ours to keep.
 fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> ApiError {
-    if error.status().is_client_error() {
+    let body = body.filter(|_| !matches!(error, ApiError::NotAllowed(_)));
+    if error.status().is_client_error() && !matches!(error, ApiError::TooManyRequests(_)) {
         let client = client_of(head, &app.0.privacy);
+        let redactor = app.collector().redactor();
+        let violations = error.violations();
+        let kept = body.and_then(|body| match redactor {
+            None => Some(Cow::Borrowed(body)),
+            Some(redactor) => redactor.refused(body, violations),
+        });
+        let told = redactor.zip(violations).map(|(redactor, all)| redactor.violations(all));
         app.rejects().keep(&Reject {
             received_ms: app.collector().journal().now_ms(),
             status: error.status().as_u16(),
             path: head.uri.path(),
             client: client.address.as_deref(),
             user_agent: client.user_agent.as_deref(),
-            violations: error.violations(),
+            violations: told.as_ref().or(violations),
             message: &error.to_string(),
-            body,
+            body: kept.as_deref(),
+            withheld_bytes: body.filter(|_| kept.is_none()).map(<[u8]>::len),
         });
     }
     error
@@ -171,12 +199,16 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
 
 /// Who sent a request, as far as it is kept.
 fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
-    let peer = head.extensions.get::<Peer>();
     let user_agent = head.headers.get(USER_AGENT);
     Client {
-        address: peer.and_then(|Peer(address)| privacy.address(*address)),
+        address: peer_of(head).and_then(|address| privacy.address(address)),
         user_agent: user_agent.and_then(|header| privacy.user_agent(header.as_bytes())),
     }
+}
+
+/// The address of the client.
+fn peer_of(head: &Parts) -> Option<IpAddr> {
+    head.extensions.get::<Peer>().map(|Peer(address)| *address)
 }
 
 /// 201, with the place of the new session; relative, so that it holds behind any proxy.

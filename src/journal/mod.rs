@@ -11,6 +11,8 @@ pub mod archive;
 
 pub mod checkpoint;
 
+pub mod copy;
+
 pub mod disk;
 
 mod keeper;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Timeouts};
+use crate::session::{CloseReason, Terms};
 
 /// What stands before the digits of the checksum.
 const CRC_KEY: &[u8] = b",\"crc\":\"";
@@ -44,14 +44,14 @@ pub enum Content<'a> {
         client: Option<Cow<'a, str>>,
         /// The client's user agent, if the privacy settings keep it.
         user_agent: Option<Cow<'a, str>>,
-        /// The body as it came, without line breaks.
+        /// The body as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// Something happened in a session.
     Event {
         /// The session.
         sid: SessionId,
-        /// The body as it came, without line breaks.
+        /// The body as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// A stored session came whole, and ended at once.
@@ -62,7 +62,7 @@ pub enum Content<'a> {
         client: Option<Cow<'a, str>>,
         /// The client's user agent, if the privacy settings keep it.
         user_agent: Option<Cow<'a, str>>,
-        /// The array of its events as it came, without line breaks.
+        /// The array of its events as it came but for what the privacy settings take out, without line breaks.
         body: Cow<'a, [u8]>,
     },
     /// A deadline of a session passed.
@@ -79,10 +79,10 @@ pub enum Content<'a> {
         /// The report, as JSON on one line.
         report: Cow<'a, [u8]>,
     },
-    /// Sessions end after these times from here on; in a journal without it, after the default ones.
+    /// These terms hold for sessions from here on; in a journal without it, the default ones.
     Settings {
-        /// After which times.
-        timeouts: Timeouts,
+        /// The terms.
+        terms: Terms,
     },
     /// The server was down or could not write; this time counts against no session.
     Pause {
@@ -120,8 +120,9 @@ struct Members<'a> {
     user_agent: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     reason: Option<CloseReason>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    timeouts: Option<Timeouts>,
+    /// It has its name from when it told of time-outs alone.
+    #[serde(rename = "timeouts", skip_serializing_if = "Option::is_none", default)]
+    terms: Option<Terms>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
     /// Written by hand, so that it is copied only once; so is the next.
@@ -167,7 +168,7 @@ impl<'a> Encoded<'a> {
             client: None,
             user_agent: None,
             reason: None,
-            timeouts: None,
+            terms: None,
             down_ms: None,
             body: None,
             report: None,
@@ -180,7 +181,7 @@ impl<'a> Encoded<'a> {
             Content::Event { body, .. } => (empty, Some(Tail::Body(on_one_line(body)))),
             Content::Report { report, .. } => (empty, Some(Tail::Report(report))),
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
-            Content::Settings { timeouts } => (Members { timeouts: Some(timeouts), ..empty }, None),
+            Content::Settings { terms } => (Members { terms: Some(terms), ..empty }, None),
             Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
         };
         let mut head = Vec::with_capacity(256);
@@ -303,7 +304,7 @@ impl<'a> Members<'a> {
                 reason: self.reason.ok_or_else(|| lacks("reason"))?,
             }),
             "settings" => {
-                Ok(Content::Settings { timeouts: self.timeouts.ok_or_else(|| lacks("timeouts"))? })
+                Ok(Content::Settings { terms: self.terms.ok_or_else(|| lacks("timeouts"))? })
             }
             "pause" => {
                 Ok(Content::Pause { down_ms: self.down_ms.ok_or_else(|| lacks("down_ms"))? })
@@ -417,6 +418,17 @@ mod tests {
         assert!(matches!(Record::read(&foreign), Err(Damage::Unknown(_))));
     }
 
+    #[test]
+    fn settings_of_older_journals_take_as_many_events_as_sessions_did_then() {
+        let mut line = b"{\"seq\":1,\"received_ms\":5,\"kind\":\"settings\",\"timeouts\":\
+              {\"no_events_ms\":1,\"no_playhead_ms\":2,\"age_ms\":3}"
+            .to_vec();
+        let crc = crc32c::crc32c(&line);
+        write!(line, ",\"crc\":\"{crc:08x}\"}}").unwrap();
+        let terms = Terms { no_events_ms: 1, no_playhead_ms: 2, age_ms: 3, events_max: 100_000 };
+        assert_eq!(Record::read(&line).unwrap().content, Content::Settings { terms });
+    }
+
     fn any_content() -> impl Strategy<Value = Content<'static>> {
         let text = || prop::option::of(".{0,20}".prop_map(Cow::Owned));
         prop_oneof![
@@ -437,8 +449,8 @@ mod tests {
                 Content::Report { sid: sid(), report: report.into() }
             }),
             Just(Content::Close { sid: sid(), reason: CloseReason::TimeoutNoEvents }),
-            any::<u64>().prop_map(|no_events_ms| Content::Settings {
-                timeouts: Timeouts { no_events_ms, ..Timeouts::default() }
+            any::<(u64, u32)>().prop_map(|(no_events_ms, events_max)| Content::Settings {
+                terms: Terms { no_events_ms, events_max, ..Terms::default() }
             }),
             any::<u64>().prop_map(|down_ms| Content::Pause { down_ms }),
         ]

@@ -20,7 +20,7 @@ use crate::processor::Processor;
 use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, Timeouts, stored};
+use crate::session::{CloseReason, Opening, Step, Terms, stored};
 use crate::telemetry::series::Journal as Series;
 use crate::wire::{Event, Profile, Rules, StoredForm};
 
@@ -70,11 +70,11 @@ impl Rig {
 
     /// Starts on what is on a disk.
     fn on(disk: SimDisk, clock: Clock) -> std::io::Result<Self> {
-        Self::with(disk, clock, Timeouts::default())
+        Self::with(disk, clock, Terms::default())
     }
 
     /// Starts with settings that say when sessions end.
-    fn with(disk: SimDisk, clock: Clock, timeouts: Timeouts) -> std::io::Result<Self> {
+    fn with(disk: SimDisk, clock: Clock, terms: Terms) -> std::io::Result<Self> {
         let live = Arc::new(Live::new(live::Settings::default()));
         let mut processor = Processor::new(Arc::clone(&live));
         let recovered = recover(&disk, &live, &mut processor)?;
@@ -83,7 +83,7 @@ impl Rig {
         let start = recovered.start;
         let (journal, mut writer) = Writer::start(
             settings(),
-            timeouts,
+            terms,
             Arc::clone(&shared),
             clock.clone(),
             processor,
@@ -209,7 +209,7 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                     Content::Report { sid, report: report.into_owned().into() }
                 }
                 Content::Close { sid, reason } => Content::Close { sid, reason },
-                Content::Settings { timeouts } => Content::Settings { timeouts },
+                Content::Settings { terms } => Content::Settings { terms },
                 Content::Pause { down_ms } => Content::Pause { down_ms },
             };
             found.push((record.seq, record.received_ms, content));
@@ -522,13 +522,13 @@ fn a_session_is_closed_where_it_was_closed_whatever_the_settings_say_later() {
     rig.writer.turn();
     assert_eq!(closed.try_recv(), Ok(Ok(Outcome::Closed)));
     let before = sessions_of(&rig.live);
-    let minute = Timeouts { no_events_ms: 60_000, ..Timeouts::default() };
-    let day = Timeouts { no_events_ms: 86_400_000, ..Timeouts::default() };
-    for timeouts in [minute, day, Timeouts::default(), minute] {
+    let minute = Terms { no_events_ms: 60_000, ..Terms::default() };
+    let day = Terms { no_events_ms: 86_400_000, ..Terms::default() };
+    for terms in [minute, day, Terms::default(), minute] {
         let disk = rig.disk.after_crash(0);
-        rig = Rig::with(disk, rig.clock.clone(), timeouts).unwrap();
+        rig = Rig::with(disk, rig.clock.clone(), terms).unwrap();
         assert_eq!(sessions_of(&rig.live), before);
-        assert_eq!(rig.live.progress().timeouts, timeouts, "and for what comes they hold");
+        assert_eq!(rig.live.progress().terms, terms, "and for what comes they hold");
     }
     rig.clock.advance(58_999);
     assert_eq!(rig.live.take_due(rig.clock.now_ms(), 9).0, []);
@@ -537,6 +537,32 @@ fn a_session_is_closed_where_it_was_closed_whatever_the_settings_say_later() {
         rig.live.take_due(rig.clock.now_ms(), 9).0,
         [(second, CloseReason::TimeoutNoEvents)]
     );
+}
+
+#[test]
+fn a_session_takes_as_many_events_as_it_took_whatever_the_settings_say_later() {
+    let ten = Terms { events_max: 10, ..Terms::default() };
+    let mut rig = Rig::with(SimDisk::default(), Clock::manual(1_700_000_000_000), ten).unwrap();
+    let [first, second] = [rig.commit(1)[0], rig.commit(1)[0]];
+    let counts = |rig: &Rig, id| {
+        let counts = rig.live.copy_of(id).unwrap().running_copy().counts;
+        (counts.events, counts.beyond)
+    };
+    let hear = |rig: &mut Rig, id, ts| {
+        let (_, mut heard) = rig.append_event(id, "ping", ts, 1).unwrap();
+        rig.writer.turn();
+        assert_eq!(heard.try_recv(), Ok(Ok(Outcome::Heard)), "it is taken in any case");
+    };
+    (1..=12).for_each(|ts| hear(&mut rig, first, ts));
+    assert_eq!(counts(&rig, first), (10, 3));
+    for events_max in [100_000, 12, 10] {
+        let terms = Terms { events_max, ..Terms::default() };
+        rig = Rig::with(rig.disk.after_crash(0), rig.clock.clone(), terms).unwrap();
+        assert_eq!(counts(&rig, first).1, 3, "what was left out stays out");
+        hear(&mut rig, second, u64::from(events_max));
+    }
+    (21..=40).for_each(|ts| hear(&mut rig, second, ts));
+    assert_eq!(counts(&rig, second), (10, 14), "three by other settings, six by this one");
 }
 
 #[test]
@@ -772,8 +798,8 @@ enum Act {
     Fault(u32, u32, usize),
     /// The machine goes down at an operation in the next steps.
     CrashAfter(u32, usize),
-    /// Down for some time, with settings that say when sessions end.
-    Restart(u64, Timeouts),
+    /// Down for some time, with settings that say when sessions end and how much they take.
+    Restart(u64, Terms),
 }
 
 /// An event of one of the sessions there ever were.
@@ -822,9 +848,15 @@ fn any_said() -> impl Strategy<Value = Said> {
     )
 }
 
-fn any_timeouts() -> impl Strategy<Value = Timeouts> {
-    let shorter = Timeouts { no_events_ms: 90_000, no_playhead_ms: 150_000, age_ms: 400_000 };
-    prop_oneof![3 => Just(Timeouts::default()), 1 => Just(shorter)]
+fn any_terms() -> impl Strategy<Value = Terms> {
+    let shorter = Terms {
+        no_events_ms: 90_000,
+        no_playhead_ms: 150_000,
+        age_ms: 400_000,
+        ..Terms::default()
+    };
+    let fewer = (2..12_u32).prop_map(|events_max| Terms { events_max, ..Terms::default() });
+    prop_oneof![3 => Just(Terms::default()), 1 => Just(shorter), 2 => fewer]
 }
 
 fn any_act() -> impl Strategy<Value = Act> {
@@ -840,7 +872,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Compress),
         3 => (0..4_u32, 1..5_u32, 0..900_usize).prop_map(|(b, f, t)| Act::Fault(b, f, t)),
         3 => (0..12_u32, 0..2_000_usize).prop_map(|(budget, t)| Act::CrashAfter(budget, t)),
-        2 => (0..900_000_u64, any_timeouts()).prop_map(|(ms, timeouts)| Act::Restart(ms, timeouts)),
+        2 => (0..900_000_u64, any_terms()).prop_map(|(ms, terms)| Act::Restart(ms, terms)),
     ]
 }
 
@@ -849,7 +881,7 @@ fn drive(acts: &[Act]) {
     let mut rig = Rig::new();
     let mut history = History::default();
     let mut crash: Option<usize> = None;
-    let restart = |down_ms| Act::Restart(down_ms, Timeouts::default());
+    let restart = |down_ms| Act::Restart(down_ms, Terms::default());
     // Each fault of the disk has passed after so many attempts.
     let reports = std::iter::repeat_n(Act::Report, 9);
     let end: Vec<_> = [restart(5)].into_iter().chain(reports).chain([restart(0)]).collect();
@@ -922,11 +954,11 @@ fn drive(acts: &[Act]) {
                 crash = Some(*torn);
             }
             Act::Fault(..) | Act::CrashAfter(..) => {}
-            Act::Restart(down_ms, timeouts) => {
+            Act::Restart(down_ms, terms) => {
                 let before = (sessions_of(&rig.live), rig.live.bytes());
                 let went_on = crash.is_none();
                 rig.clock.advance(*down_ms);
-                rig = hold_to_promises(&rig, crash.take(), *timeouts, &history);
+                rig = hold_to_promises(&rig, crash.take(), *terms, &history);
                 if went_on {
                     let after = (sessions_of(&rig.live), rig.live.bytes());
                     assert_eq!(after, before, "replay is what was live");
@@ -976,10 +1008,10 @@ fn turn(
     }
 }
 
-fn hold_to_promises(rig: &Rig, crash: Option<usize>, timeouts: Timeouts, history: &History) -> Rig {
+fn hold_to_promises(rig: &Rig, crash: Option<usize>, terms: Terms, history: &History) -> Rig {
     let disk = rig.disk.after_crash(crash.unwrap_or(0));
     let clock = rig.clock.clone();
-    let rig = Rig::with(disk, clock.clone(), timeouts).unwrap();
+    let rig = Rig::with(disk, clock.clone(), terms).unwrap();
     let found = records(&rig.disk);
     in_order(&found);
     let mut starts = BTreeSet::new();
@@ -1003,7 +1035,7 @@ fn hold_to_promises(rig: &Rig, crash: Option<usize>, timeouts: Timeouts, history
     for (id, answered) in &history.answered {
         assert!(events.get(id).copied().unwrap_or(0) >= *answered, "and so is every event");
     }
-    assert_eq!(rig.live.progress().timeouts, timeouts);
+    assert_eq!(rig.live.progress().terms, terms);
     assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
     // The same state without any checkpoint, from the records alone.
     let replayed = rig.disk.after_crash(0);

@@ -12,7 +12,7 @@ use super::record::{Content, Encoded};
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
-use crate::session::Timeouts;
+use crate::session::Terms;
 use crate::telemetry::labels::Rejected;
 use crate::telemetry::series;
 use crate::telemetry::ticket::Fate;
@@ -49,7 +49,7 @@ pub struct Writer {
     processor: Processor,
     settings: Settings,
     /// After which times sessions shall end; written where the journal says otherwise.
-    timeouts: Timeouts,
+    terms: Terms,
     told: Told,
     open: Option<Open>,
     lines: Vec<u8>,
@@ -116,7 +116,7 @@ impl Writer {
     /// journal begins in an outage, and tries on once it is run.
     pub fn start(
         settings: Settings,
-        timeouts: Timeouts,
+        terms: Terms,
         disk: Arc<dyn Disk>,
         clock: Clock,
         processor: Processor,
@@ -132,7 +132,7 @@ impl Writer {
             disk,
             processor,
             settings,
-            timeouts,
+            terms,
             told,
             open: None,
             lines: Vec::new(),
@@ -327,16 +327,16 @@ impl Writer {
     }
 
     /// Opens a segment that begins with what holds from here on: how long nothing could be written, if it
-    /// ever could, and when sessions end, if that is not what held before.
+    /// ever could, and the terms of sessions, if they are not those that held before.
     fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
         let pause = since_ms.map(|since_ms| {
             let down_ms = now_ms.saturating_sub(since_ms);
             (Content::Pause { down_ms }, Change::Pause { down_ms })
         });
-        let timeouts = self.timeouts;
-        let settings = (timeouts != self.processor.timeouts())
-            .then_some((Content::Settings { timeouts }, Change::Settings { timeouts }));
+        let terms = self.terms;
+        let settings = (terms != self.processor.terms())
+            .then_some((Content::Settings { terms }, Change::Settings { terms }));
         let mut lines = Vec::new();
         let mut changes = Vec::new();
         for (content, change) in pause.into_iter().chain(settings) {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::deadlines::Deadlines;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Closing, Counts, Opening, Session, Step, Timeouts};
+use crate::session::{CloseReason, Closing, Counts, Facts, Opening, Session, Step, Terms};
 use crate::size::Size;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
@@ -85,8 +85,9 @@ pub struct Progress {
     pub received_ms: u64,
     /// All the time that the server was down or could not write, in ms, up to this record.
     pub paused_ms: u64,
-    /// When sessions end, as of this record.
-    pub timeouts: Timeouts,
+    /// When sessions end and how much they take, as of this record.
+    #[serde(rename = "timeouts")]
+    pub terms: Terms,
 }
 
 #[derive(Debug, Default)]
@@ -203,6 +204,12 @@ impl Live {
         self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.session.clone())
     }
 
+    /// What the start of a live session said: a copy, because reading takes longer than a lock may be held.
+    pub fn facts_of(&self, id: SessionId) -> Option<Facts> {
+        let shard = self.shard(id).lock();
+        shard.sessions.get(&Hashed(id)).map(|held| held.session.opening.facts.clone())
+    }
+
     /// The memory that sessions hold, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -226,7 +233,7 @@ impl Live {
                 looks += 1;
                 let Some(held) = sessions.get_mut(&Hashed(id)) else { continue };
                 held.noted_up_ms = None;
-                let (deadline_up_ms, reason) = held.session.deadline(&progress.timeouts);
+                let (deadline_up_ms, reason) = held.session.deadline(&progress.terms);
                 if deadline_up_ms <= now_up_ms {
                     due.push((id, reason));
                 } else {
@@ -242,7 +249,7 @@ impl Live {
     pub fn due(&self, now_ms: u64) -> usize {
         let progress = self.progress();
         let now_up_ms = progress.up_ms(now_ms);
-        let is_due = |session: &Session| session.deadline(&progress.timeouts).0 <= now_up_ms;
+        let is_due = |session: &Session| session.deadline(&progress.terms).0 <= now_up_ms;
         let in_shard = |shard: &Mutex<Shard>| {
             shard.lock().sessions.values().filter(|held| is_due(&held.session)).count()
         };
@@ -251,10 +258,10 @@ impl Live {
 
     /// Notes the deadline of a session again that could not be closed.
     pub fn put_back(&self, id: SessionId) {
-        let timeouts = self.progress().timeouts;
+        let terms = self.progress().terms;
         let Shard { sessions, deadlines, .. } = &mut *self.shard(id).lock();
         if let Some(held) = sessions.get_mut(&Hashed(id)) {
-            let (deadline_up_ms, _) = held.session.deadline(&timeouts);
+            let (deadline_up_ms, _) = held.session.deadline(&terms);
             held.note(deadlines, id, deadline_up_ms);
         }
     }
@@ -278,7 +285,7 @@ impl Live {
             Some(room) => room.used(SESSION_BYTES + session.heap_bytes()),
             None => self.count(SESSION_BYTES + session.heap_bytes()),
         }
-        shard.insert(id, session, &progress.timeouts);
+        shard.insert(id, session, &progress.terms);
     }
 
     /// Folds a stored session, which has ended with its last event. Gives what it counted, if it is new.
@@ -291,8 +298,9 @@ impl Live {
         steps: Vec<Step>,
         room: Option<Room>,
     ) -> Option<Counts> {
-        let up_ms = self.progress().up_ms(received_ms);
-        let session = Session::downloaded(opening, steps, received_ms, up_ms);
+        let progress = self.progress();
+        let up_ms = progress.up_ms(received_ms);
+        let session = Session::downloaded(opening, steps, received_ms, up_ms, &progress.terms);
         let counted = session.counts;
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
@@ -328,7 +336,7 @@ impl Live {
         step: Step,
     ) -> Option<Counts> {
         let progress = self.progress();
-        let timeouts = progress.timeouts;
+        let terms = progress.terms;
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return None;
@@ -337,10 +345,10 @@ impl Live {
         let held = sessions.get_mut(&Hashed(id))?;
         let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
         let up_ms = progress.up_ms(received_ms);
-        let heard = held.session.hear(received_ms, up_ms, step, &timeouts);
+        let heard = held.session.hear(received_ms, up_ms, step, &terms);
         self.recount(bytes_before, held.session.heap_bytes());
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
-        let (deadline_up_ms, _) = held.session.deadline(&timeouts);
+        let (deadline_up_ms, _) = held.session.deadline(&terms);
         if held.noted_up_ms.is_some_and(|noted_up_ms| deadline_up_ms < noted_up_ms) {
             held.note(deadlines, id, deadline_up_ms);
         }
@@ -365,7 +373,7 @@ impl Live {
         let hashbrown::hash_map::Entry::Occupied(held) = shard.sessions.entry(Hashed(id)) else {
             return None;
         };
-        let deadline = held.get().session.deadline(&progress.timeouts);
+        let deadline = held.get().session.deadline(&progress.terms);
         let (deadline_up_ms, stands) = deadline;
         if stands != reason || up_ms < deadline_up_ms {
             return None;
@@ -393,19 +401,19 @@ impl Live {
     pub(crate) fn pause(&self, seq: u64, received_ms: u64, down_ms: u64) {
         let mut progress = self.progress.lock();
         let paused_ms = progress.paused_ms + down_ms;
-        *progress = Progress { seq, received_ms, paused_ms, timeouts: progress.timeouts };
+        *progress = Progress { seq, received_ms, paused_ms, terms: progress.terms };
     }
 
-    /// Folds that sessions end after other times from now on.
-    pub(crate) fn set_timeouts(&self, seq: u64, received_ms: u64, timeouts: Timeouts) {
+    /// Folds that other terms hold for sessions from now on.
+    pub(crate) fn set_terms(&self, seq: u64, received_ms: u64, terms: Terms) {
         {
             let mut progress = self.progress.lock();
-            *progress = Progress { seq, received_ms, paused_ms: progress.paused_ms, timeouts };
+            *progress = Progress { seq, received_ms, paused_ms: progress.paused_ms, terms };
         }
         for shard in &self.shards {
             let Shard { sessions, deadlines, .. } = &mut *shard.lock();
             for (id, held) in sessions {
-                let (deadline_up_ms, _) = held.session.deadline(&timeouts);
+                let (deadline_up_ms, _) = held.session.deadline(&terms);
                 held.note(deadlines, id.0, deadline_up_ms);
             }
         }
@@ -444,12 +452,12 @@ impl Live {
     /// Restores one saved session.
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
         self.count(SESSION_BYTES + session.heap_bytes());
-        let timeouts = self.progress().timeouts;
+        let terms = self.progress().terms;
         let mut shard = self.shard(id).lock();
         if session.closing.is_some() {
             self.end(&mut shard, id, session);
         } else {
-            shard.insert(id, session, &timeouts);
+            shard.insert(id, session, &terms);
         }
     }
 
@@ -529,8 +537,8 @@ impl Shard {
         is_new
     }
 
-    fn insert(&mut self, id: SessionId, session: Session, timeouts: &Timeouts) {
-        let (deadline_up_ms, _) = session.deadline(timeouts);
+    fn insert(&mut self, id: SessionId, session: Session, terms: &Terms) {
+        let (deadline_up_ms, _) = session.deadline(terms);
         let mut held = Box::new(Held { session, noted_up_ms: None });
         held.note(&mut self.deadlines, id, deadline_up_ms);
         self.sessions.insert(Hashed(id), held);
@@ -620,7 +628,7 @@ mod tests {
 
     fn live(settings: Settings) -> Arc<Live> {
         let live = Arc::new(Live::new(settings));
-        live.set_timeouts(0, 0, Timeouts { no_events_ms: 100, ..Timeouts::default() });
+        live.set_terms(0, 0, Terms { no_events_ms: 100, ..Terms::default() });
         live
     }
 

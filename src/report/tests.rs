@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::session::id::{Key, SessionId};
-use crate::session::{Closing, Opening, Session, Step, Timeouts, stored};
+use crate::session::{Closing, Opening, Session, Step, Terms, stored};
 use crate::wire::{Event, Profile, Rules, Start, StoredForm};
 
 /// Bodies need say no more than a report wants.
@@ -48,7 +48,7 @@ impl Played {
         };
         let Ok(event) = Event::parse(&body, self.rules) else { return 400 };
         let step = Step::of(&event, &body);
-        if session.hear(arrive_ms, arrive_ms, step, &Timeouts::default()) { 204 } else { 410 }
+        if session.hear(arrive_ms, arrive_ms, step, &Terms::default()) { 204 } else { 410 }
     }
 
     /// Closes the session by the deadline that comes first.
@@ -61,7 +61,7 @@ impl Played {
 
 /// Closes a session by the deadline that comes first.
 pub(crate) fn close(session: &mut Session) {
-    let deadline = session.deadline(&Timeouts::default());
+    let deadline = session.deadline(&Terms::default());
     session.close(Closing::at(deadline, deadline.0 + 7, deadline.0 + 7));
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn stored_report_of(received_ms: u64, bodies: &[Value]) -> Value {
     let (address, user_agent) = CLIENT;
     let (opening, steps) =
         stored(&body, OPEN, StoredForm::Downloaded, address, user_agent, |_| {}).unwrap();
-    json_of(&Session::downloaded(opening, steps, received_ms, received_ms))
+    json_of(&Session::downloaded(opening, steps, received_ms, received_ms, &Terms::default()))
 }
 
 /// The report of a session, as JSON.
@@ -130,7 +130,7 @@ fn report_of_scenario(scenario: &Value) -> Value {
         assert_eq!(event["status"], *status, "{}: {event}", scenario["name"]);
     }
     let session = played.session.as_ref().unwrap();
-    let (deadline_ms, _) = session.deadline(&Timeouts::default());
+    let (deadline_ms, _) = session.deadline(&Terms::default());
     if deadline_ms <= T_MS + scenario["end_ms"].as_u64().unwrap() {
         json_of(&played.closed())
     } else {
@@ -471,7 +471,7 @@ fn live_content_is_measured_from_where_it_was_first_played() {
 fn a_session_that_is_given_up_tells_for_how_long_by_the_time_that_the_server_was_up() {
     let bodies = [start(9.0), event(10, "play", 0.0), event(1_000, "ping", 1.0)];
     let mut session = Played::of(&bodies, OPEN).session.unwrap();
-    let deadline = session.deadline(&Timeouts::default());
+    let deadline = session.deadline(&Terms::default());
     assert_eq!(deadline.0, T_MS + 601_000);
     // The server was down for an hour, and noticed the deadline half a second late.
     let hour_ms = 3_600_000;

@@ -61,6 +61,11 @@ impl Facts {
         serde_json::from_str(self.0.get()).unwrap_or_default()
     }
 
+    /// A listed parameter, if it is text.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        serde_json::from_str(self.read().params.get(key)?.get()).ok()
+    }
+
     /// The memory that it holds beside itself, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.0.get().len()
@@ -130,6 +135,8 @@ mod tests {
         assert_eq!((facts.0.get(), facts.heap_bytes()), (text, text.len()));
         let read = facts.read();
         assert_eq!(read.params["media.ad.playerName"].get(), "\"p\\\"\"");
+        assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p\""));
+        assert_eq!((facts.text("media.ad.length"), facts.text("media.ad.name")), (None, None));
         assert_eq!(read.custom_metadata["plan"].get(), "\"é\"");
     }
 

@@ -36,6 +36,11 @@ impl Key {
         Some(Self(bytes))
     }
 
+    /// A key for another purpose: who has it can tell nothing of this one.
+    pub fn derived(&self, purpose: &str) -> [u8; Self::BYTES] {
+        blake3::derive_key(purpose, &self.0)
+    }
+
     /// The key as 64 hexadecimal digits, to be written where only the server can read it.
     pub fn to_secret_hex(&self) -> String {
         hex::encode(self.0)

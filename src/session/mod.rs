@@ -35,6 +35,7 @@ mod quality;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -54,8 +55,8 @@ pub(crate) use state::End;
 pub use state::{Ad as AdState, Main, PlayerState, State, StateName};
 pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
 
-/// How many events a session takes; what comes beyond only moves its deadlines.
-const SESSION_EVENTS_MAX: u32 = 100_000;
+/// The least and the most that `events_max` may be set to.
+pub const EVENTS_MAX_RANGE: RangeInclusive<u32> = 10..=100_000;
 
 /// A playhead that differs by more than this, in seconds, has moved.
 const MOVED_S: f64 = 0.001;
@@ -76,56 +77,69 @@ pub struct Settings {
     /// A session ends when it is this old.
     #[serde(with = "humantime_serde")]
     pub age_max: Duration,
+    /// How many events a session takes; what comes beyond only keeps it alive, or ends it.
+    pub events_max: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let Timeouts { no_events_ms, no_playhead_ms, age_ms } = Timeouts::default();
+        let Terms { no_events_ms, no_playhead_ms, age_ms, events_max } = Terms::default();
         Self {
             key: None,
             no_events_timeout: Duration::from_millis(no_events_ms),
             no_playhead_timeout: Duration::from_millis(no_playhead_ms),
             age_max: Duration::from_millis(age_ms),
+            events_max,
         }
     }
 }
 
 impl Settings {
-    /// The time-outs as the fold takes them.
-    pub fn timeouts(&self) -> Timeouts {
+    /// The terms of a session as the fold takes them.
+    pub fn terms(&self) -> Terms {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Timeouts {
+        Terms {
             no_events_ms: ms(self.no_events_timeout),
             no_playhead_ms: ms(self.no_playhead_timeout),
             age_ms: ms(self.age_max),
+            events_max: self.events_max,
         }
     }
 }
 
-/// After how much up time sessions end.
+/// After how much up time sessions end, and how much they take before.
 ///
-/// They are part of what the journal tells, because a replay must close sessions where they were closed,
-/// whatever the settings say by then. A journal begins with the default, and a record says what holds from
-/// there on.
+/// These terms are part of what the journal tells, because a replay must close sessions where they were closed
+/// and leave out what they left out, whatever the settings say by then. A journal begins with the default, and a
+/// record says what holds from there on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeouts {
+pub struct Terms {
     /// Without an event, in ms.
     pub no_events_ms: u64,
     /// Without a change of the playhead, in ms.
     pub no_playhead_ms: u64,
     /// Since its start, in ms.
     pub age_ms: u64,
+    /// How many events a session takes, its start among them; what comes beyond only moves its deadlines.
+    #[serde(default = "events_max_before_it_was_told")]
+    pub events_max: u32,
 }
 
-impl Default for Timeouts {
+impl Default for Terms {
     fn default() -> Self {
         const MINUTE_MS: u64 = 60_000;
         Self {
             no_events_ms: 10 * MINUTE_MS,
             no_playhead_ms: 30 * MINUTE_MS,
             age_ms: 48 * 60 * MINUTE_MS,
+            events_max: events_max_before_it_was_told(),
         }
     }
+}
+
+/// What held for journals that do not tell.
+fn events_max_before_it_was_told() -> u32 {
+    *EVENTS_MAX_RANGE.end()
 }
 
 #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
@@ -273,11 +287,12 @@ impl Session {
         steps: impl IntoIterator<Item = Step>,
         received_ms: u64,
         up_ms: u64,
+        terms: &Terms,
     ) -> Self {
         let mut session = Self::new(opening, received_ms, up_ms);
         for step in steps {
             let is_end = step.event_type == EventType::SessionEnd;
-            if session.is_full() && !is_end {
+            if session.is_full(terms) && !is_end {
                 session.counts.beyond += 1;
                 continue;
             }
@@ -293,8 +308,8 @@ impl Session {
 
     /// Takes an event, unless the session is over for it: its deadline has come, or it has ended and the
     /// event is none of those that the end may have overtaken. Says whether it was taken.
-    pub fn hear(&mut self, received_ms: u64, up_ms: u64, step: Step, timeouts: &Timeouts) -> bool {
-        let (deadline_up_ms, _) = self.deadline(timeouts);
+    pub fn hear(&mut self, received_ms: u64, up_ms: u64, step: Step, terms: &Terms) -> bool {
+        let (deadline_up_ms, _) = self.deadline(terms);
         if up_ms >= deadline_up_ms || !self.window.takes(&step) {
             return false;
         }
@@ -308,7 +323,7 @@ impl Session {
         self.process_all(due);
         if self.window.holds(step.print) {
             self.counts.duplicates += 1;
-        } else if self.is_full() && step.event_type != EventType::SessionEnd {
+        } else if self.is_full(terms) && step.event_type != EventType::SessionEnd {
             self.counts.beyond += 1;
         } else {
             let first = self.window.flush_full();
@@ -320,20 +335,20 @@ impl Session {
     }
 
     /// The instant from which on the session is over, in ms of up time, and why.
-    pub fn deadline(&self, timeouts: &Timeouts) -> (u64, CloseReason) {
-        let all = self.deadlines(timeouts);
+    pub fn deadline(&self, terms: &Terms) -> (u64, CloseReason) {
+        let all = self.deadlines(terms);
         all.min_by_key(|(up_ms, _)| *up_ms).expect("there is one at least")
     }
 
     /// The instants from each of which on the session is over, in ms of up time, and why. Once it has ended
     /// nothing else ends it.
-    pub fn deadlines(&self, timeouts: &Timeouts) -> impl Iterator<Item = (u64, CloseReason)> {
+    pub fn deadlines(&self, terms: &Terms) -> impl Iterator<Item = (u64, CloseReason)> {
         let end = self.window.closes_up_ms().map(|up_ms| (up_ms, CloseReason::SessionEnd));
         let after = |since_up_ms: u64, ms, reason| (since_up_ms.saturating_add(ms), reason);
         let timeouts = [
-            after(self.heard_up_ms, timeouts.no_events_ms, CloseReason::TimeoutNoEvents),
-            after(self.moved_up_ms, timeouts.no_playhead_ms, CloseReason::TimeoutNoPlayhead),
-            after(self.started_up_ms, timeouts.age_ms, CloseReason::Lifetime),
+            after(self.heard_up_ms, terms.no_events_ms, CloseReason::TimeoutNoEvents),
+            after(self.moved_up_ms, terms.no_playhead_ms, CloseReason::TimeoutNoPlayhead),
+            after(self.started_up_ms, terms.age_ms, CloseReason::Lifetime),
         ];
         let has_ended = end.is_some();
         end.into_iter().chain(timeouts.into_iter().filter(move |_| !has_ended))
@@ -412,8 +427,8 @@ impl Session {
         self.metrics.act(content, step, effects, before, &self.state);
     }
 
-    fn is_full(&self) -> bool {
-        self.counts.events as usize + self.window.len() >= SESSION_EVENTS_MAX as usize
+    fn is_full(&self, terms: &Terms) -> bool {
+        self.counts.events as usize + self.window.len() >= terms.events_max as usize
     }
 }
 

@@ -20,7 +20,8 @@ pub(crate) fn step(event_type: EventType, ts: u64, playhead: f64) -> Step {
     }
 }
 
-const TIMEOUTS: Timeouts = Timeouts { no_events_ms: 1_000, no_playhead_ms: 3_000, age_ms: 20_000 };
+const TERMS: Terms =
+    Terms { no_events_ms: 1_000, no_playhead_ms: 3_000, age_ms: 20_000, events_max: 30 };
 
 /// When the sessions of these tests begin, by the server's clock; up time and the player's clock begin
 /// at 0.
@@ -44,11 +45,11 @@ impl Rig {
     }
 
     fn stamped(&mut self, up_ms: u64, event_type: EventType, ts: u64, playhead: f64) -> bool {
-        self.0.hear(T_MS + up_ms, up_ms, step(event_type, ts, playhead), &TIMEOUTS)
+        self.0.hear(T_MS + up_ms, up_ms, step(event_type, ts, playhead), &TERMS)
     }
 
     fn deadline(&self) -> (u64, CloseReason) {
-        self.0.deadline(&TIMEOUTS)
+        self.0.deadline(&TERMS)
     }
 
     fn close(&mut self) {
@@ -118,7 +119,7 @@ fn events_act_in_the_order_of_the_players_clock() {
 fn a_repeat_that_finds_its_body_waiting_is_dropped_and_counted_and_moves_the_deadline() {
     let mut rig = Rig::new();
     let play = step(E::Play, 100, 0.0);
-    let hear = |rig: &mut Rig, up_ms| rig.0.hear(T_MS + up_ms, up_ms, play.clone(), &TIMEOUTS);
+    let hear = |rig: &mut Rig, up_ms| rig.0.hear(T_MS + up_ms, up_ms, play.clone(), &TERMS);
     assert!(hear(&mut rig, 100) && hear(&mut rig, 900));
     assert_eq!(rig.deadline(), (1_900, CloseReason::TimeoutNoEvents));
     for up_ms in (1_700..5_700).step_by(800) {
@@ -163,7 +164,7 @@ fn after_its_end_it_lingers_for_what_the_end_overtook() {
 #[test]
 fn what_comes_beyond_the_most_events_only_moves_the_deadlines_and_the_end_ends() {
     let mut rig = Rig::new();
-    rig.0.counts.events = SESSION_EVENTS_MAX - 2;
+    rig.0.counts.events = TERMS.events_max - 2;
     assert!(rig.at(10, E::Play, 1.0) && rig.at(20, E::Ping, 2.0));
     assert!(rig.at(700, E::PauseStart, 3.0));
     assert_eq!(rig.deadline(), (1_700, CloseReason::TimeoutNoEvents));

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Number;
 
+pub(crate) use parameters::PARAMS;
 pub use parameters::{EventType, Profile};
 pub use validate::Unlisted;
 pub(crate) use violations::quoted;
@@ -33,6 +34,11 @@ pub struct Rules {
     pub profile: Profile,
     /// Whether names that the documentation does not list are violations.
     pub strict: bool,
+}
+
+impl Rules {
+    /// For a body that was accepted once: what was required then does not matter any more.
+    pub const ACCEPTED: Self = Self { profile: Profile::Open, strict: false };
 }
 
 /// The body of one event.

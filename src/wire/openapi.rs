@@ -25,7 +25,8 @@ body or in an object directly below it. No schema can say this; a body that is n
 code `json`.
 
 **Answers.** Every error has a body with a `message`; 400 lists every violation with its JSON pointer. A \
-request is checked in this order: path and method, room, encoding and size, body, session. What is no HTTP \
+request is checked in this order: path and method, room, rate, encoding and size, body, for whom it is, session. \
+What is no HTTP \
 request at all gets a bare 400, and a head that is too large a bare 431.";
 
 const START: &str = "\
@@ -51,8 +52,13 @@ after its playhead last moved; then it answers 410 for good. After 404 or 410 a 
 session.";
 
 /// The refusals that a request may meet: status, name, meaning.
-const REFUSALS: [(u16, &str, &str); 9] = [
+const REFUSALS: [(u16, &str, &str); 11] = [
     (400, "Invalid", "The body breaks rules; `violations` names them all. Mend the player."),
+    (
+        403,
+        "NotAllowed",
+        "This server does not collect sessions for the organisation or the report suite that the body names.",
+    ),
     (
         404,
         "NotFound",
@@ -63,6 +69,12 @@ const REFUSALS: [(u16, &str, &str); 9] = [
     (410, "Closed", "The session has ended. Start a new one."),
     (413, "TooLarge", "The body is too large, or a stored session has more than 100 000 events."),
     (415, "UnsupportedEncoding", "The body has a `Content-Encoding` other than gzip."),
+    (
+        429,
+        "TooManyRequests",
+        "This client, or the report suite, asks too often; nothing was kept. Wait `Retry-After` seconds, try \
+         again.",
+    ),
     (500, "Failed", "The server failed; nothing was kept."),
     (
         503,
@@ -72,7 +84,10 @@ const REFUSALS: [(u16, &str, &str); 9] = [
 ];
 
 /// What may go wrong with any request that has a body.
-const POST_REFUSALS: [u16; 7] = [400, 405, 408, 413, 415, 500, 503];
+const POST_REFUSALS: [u16; 8] = [400, 405, 408, 413, 415, 429, 500, 503];
+
+/// What may go wrong with a request that begins a session.
+const START_REFUSALS: [u16; 9] = [400, 403, 405, 408, 413, 415, 429, 500, 503];
 
 /// The document in OpenAPI 3.1.
 pub fn document(rules: Rules) -> String {
@@ -185,7 +200,7 @@ fn start_session(schemas: Schemas) -> Value {
                 "examples": examples,
             }},
         },
-        "responses": responses([("201", created("The session is open"))], &POST_REFUSALS),
+        "responses": responses([("201", created("The session is open"))], &START_REFUSALS),
     })
 }
 
@@ -202,7 +217,7 @@ fn send_stored(schemas: Schemas) -> Value {
                 "examples": Map::from_iter([stored_example("A stored session")]),
             }},
         },
-        "responses": responses([("201", created("The session is kept"))], &POST_REFUSALS),
+        "responses": responses([("201", created("The session is kept"))], &START_REFUSALS),
     })
 }
 
@@ -421,7 +436,7 @@ fn refusals() -> Map<String, Value> {
         let header = match status {
             405 => Some("Allow"),
             415 => Some("Accept-Encoding"),
-            503 => Some("Retry-After"),
+            429 | 503 => Some("Retry-After"),
             _ => None,
         };
         let header =

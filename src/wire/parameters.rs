@@ -235,6 +235,16 @@ impl Parameter {
         self
     }
 
+    /// Whether sessions could not be followed, or their figures not computed, without its value.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.required == Required::Always || COMPUTED_FROM.contains(&self.key)
+    }
+
+    /// Whether its value is text, or an object of ids that are.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.kind, Text | NonEmptyText | StateName | CustomerIds)
+    }
+
     pub(crate) fn is_required(&self, event_type: EventType, profile: Profile) -> bool {
         self.allowed_on.contains(event_type)
             && match self.required {
@@ -366,6 +376,28 @@ pub(crate) static QOE: &[Parameter] = &[
     parameter("media.qoe.timeToStart", Number, EventSet::ALL, "Milliseconds from the play request to the first frame."),
     parameter("media.qoe.errorID", Text, EventSet::ALL, "Identifier of a player error."),
     parameter("media.qoe.errorSource", Text, EventSet::ALL, "player or external; anything else counts as player."),
+];
+
+/// Keys of `params` by which a session is followed or its figures are computed, beside those that are always
+/// required. All others are only repeated in the report.
+const COMPUTED_FROM: [&str; 17] = [
+    "media.streamType",
+    "media.resume",
+    "media.pass.auth",
+    "media.ad.podIndex",
+    "media.ad.podSecond",
+    "media.chapter.index",
+    "media.chapter.offset",
+    "statesStart",
+    "statesEnd",
+    "media.errorId",
+    "media.errorSource",
+    "media.qoe.bitrate",
+    "media.qoe.droppedFrames",
+    "media.qoe.framesPerSecond",
+    "media.qoe.timeToStart",
+    "media.qoe.errorID",
+    "media.qoe.errorSource",
 ];
 
 /// The members of an event body.
@@ -528,6 +560,13 @@ mod tests {
                 "media.state.name"
             ]
         );
+    }
+
+    #[test]
+    fn what_figures_are_computed_from_is_in_the_table() {
+        assert!(COMPUTED_FROM.iter().all(|key| PARAMS_INDEX.get(key).is_some()));
+        let needed = PARAMS.iter().filter(|parameter| parameter.is_needed()).count();
+        assert_eq!(needed, COMPUTED_FROM.len() + 5);
     }
 
     #[test]

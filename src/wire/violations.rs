@@ -122,6 +122,20 @@ impl Violations {
         self.omitted
     }
 
+    /// Whether the body could not be read at all.
+    pub fn is_unreadable(&self) -> bool {
+        let first = self.listed.first();
+        first.is_some_and(|first| first.pointer.is_empty() && first.code == Code::Json)
+    }
+
+    /// The same violations, each listed one as it is made here.
+    #[must_use]
+    pub fn mapped(&self, make: impl FnMut(&Violation) -> Violation) -> Self {
+        let listed: Vec<_> = self.listed.iter().map(make).collect();
+        let bytes = |violation: &Violation| violation.pointer.len() + violation.message.len();
+        Self { listed_bytes: listed.iter().map(bytes).sum(), listed, omitted: self.omitted }
+    }
+
     /// How many violations there are, listed or not.
     pub(super) fn count(&self) -> usize {
         self.listed.len() + self.omitted

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admin;
+mod backup;
 mod certificates;
 mod commands;
 mod cors;
@@ -15,6 +16,8 @@ mod health;
 mod limits;
 mod logs;
 mod metrics;
+mod privacy;
+mod rates;
 mod recovery;
 mod reports;
 mod scenarios;

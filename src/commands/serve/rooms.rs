@@ -15,6 +15,7 @@ use crate::http::{App, Health, Parts};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Told, Writer, recovery};
+use crate::limits::Limits;
 use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
@@ -60,7 +61,10 @@ impl Rooms {
         let archive = Archive::new(Arc::clone(&disk));
         let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
-        let collector = Collector::new(key, config.validation, clock, live, journal);
+        let limits = Limits::new(&config.limits, &clock);
+        let redactor = config.privacy.redactor(&key);
+        let collector = Collector::new(key, config.validation, clock, live, journal, limits)
+            .redacting(redactor);
         let app = App::new(Parts {
             collector,
             health: seams.health,
@@ -125,10 +129,10 @@ fn open_journal(
     );
     let settings = config.journal.clone();
     let (closed, segments_closed) = std::sync::mpsc::channel();
-    let timeouts = config.session.timeouts();
+    let terms = config.session.terms();
     let (journal, writer) = Writer::start(
         settings.clone(),
-        timeouts,
+        terms,
         Arc::clone(&disk),
         clock.clone(),
         processor,

@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::generate::{any_batch, any_long_session, any_session};
 use self::slow::{answers, expected, expected_downloaded, seen};
 use super::tests::{Played, close, json_of, stored_report_of};
-use crate::session::Timeouts;
+use crate::session::Terms;
 use crate::wire::Rules;
 
 /// When stored sessions are received, in ms since the Unix epoch.
@@ -76,7 +76,7 @@ fn instants() -> impl Strategy<Value = u64> {
 fn report_at(bodies: &[(u64, Value)], read_ms: u64) -> Value {
     let heard = bodies.partition_point(|(received_ms, _)| *received_ms <= read_ms);
     let mut session = Played::of(&bodies[..heard], Rules::default()).session.unwrap();
-    let (deadline_ms, _) = session.deadline(&Timeouts::default());
+    let (deadline_ms, _) = session.deadline(&Terms::default());
     if deadline_ms <= read_ms {
         close(&mut session);
         json_of(&session)

@@ -1,0 +1,559 @@
+//! What one client or report suite may ask of the server, and for whom the server collects.
+//!
+//! Nothing is limited unless it is set, and what is not set costs nothing. A rate is a bucket for each client or
+//! report suite: full it holds a burst, it is filled at the rate, and each request takes one out.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::ShrinkableKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::session::Facts;
+use crate::wire::quoted;
+
+/// For how many clients, and for how many report suites, buckets are kept that are not full. One takes some 40
+/// bytes.
+pub const KEYS_MAX: usize = 1 << 18;
+
+/// How many locks guard them, so that two threads rarely meet.
+const SHARDS: usize = 64;
+
+const SHARD_KEYS_MAX: usize = KEYS_MAX / SHARDS;
+
+/// How many of the report suites that one session names are held to the rate, so that a request costs no more
+/// than that. Real ones name one or two.
+const SUITES_MAX: usize = 8;
+
+/// How many of them a refusal names.
+const NAMED_MAX: usize = 8;
+
+const ORGANIZATION: &str = "visitor.marketingCloudOrgId";
+/// The key under which a start names its report suites.
+pub const REPORT_SUITE: &str = "analytics.reportSuite";
+
+/// The section `limits` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How many requests a second one client address may post, on average; zero sets no limit.
+    pub client_requests_per_second: u32,
+    /// How many it may post at once after it was silent.
+    pub client_burst: u32,
+    /// How many requests a second may be posted for one report suite, on average; zero sets no limit.
+    pub report_suite_requests_per_second: u32,
+    /// How many may be posted at once after silence.
+    pub report_suite_burst: u32,
+    /// The organisation ids for which sessions are collected; empty, for all.
+    pub organizations: Vec<String>,
+    /// The report suites for which sessions are collected; empty, for all.
+    pub report_suites: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            client_requests_per_second: 0,
+            client_burst: 100,
+            report_suite_requests_per_second: 0,
+            report_suite_burst: 1_000,
+            organizations: Vec::new(),
+            report_suites: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Values that are right by themselves and wrong for what they do, each with its key.
+    pub(crate) fn contradictions(&self) -> Vec<(&'static str, &'static str)> {
+        // The clock shows whole milliseconds: a smaller bucket could not be emptied as fast as it is filled.
+        let least = |per_second: u32| per_second.div_ceil(1_000).max(1);
+        let is_name = |name: &String| !name.is_empty() && name.trim() == name;
+        let held = [
+            (
+                self.client_burst >= least(self.client_requests_per_second),
+                "limits.client_burst",
+                "must be at least 1 and a thousandth of limits.client_requests_per_second",
+            ),
+            (
+                self.report_suite_burst >= least(self.report_suite_requests_per_second),
+                "limits.report_suite_burst",
+                "must be at least 1 and a thousandth of limits.report_suite_requests_per_second",
+            ),
+            (
+                self.organizations.iter().all(is_name),
+                "limits.organizations",
+                "must not have empty items, nor items with blanks around them",
+            ),
+            (
+                self.report_suites.iter().all(|name| is_name(name) && !name.contains(',')),
+                "limits.report_suites",
+                "must not have empty items, nor items with blanks around them or with commas",
+            ),
+        ];
+        let broken = held.into_iter().filter(|(holds, ..)| !holds);
+        broken.map(|(_, key, why)| (key, why)).collect()
+    }
+}
+
+/// The limits of one server.
+#[derive(Debug)]
+pub struct Limits {
+    clients: Option<Rate>,
+    suites: Option<Rate>,
+    organizations: HashSet<String>,
+    report_suites: HashSet<String>,
+}
+
+/// Somebody asks too often.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Exceeded {
+    /// A client.
+    #[error(
+        "this client posts more than {per_second} requests a second, which limits.client_requests_per_second allows"
+    )]
+    Client {
+        /// The rate that is set.
+        per_second: u32,
+        /// After how many seconds a request will be taken.
+        wait_s: u64,
+    },
+    /// The players of a report suite, all together.
+    #[error(
+        "the report suite {suite} gets more than {per_second} requests a second, which \
+         limits.report_suite_requests_per_second allows"
+    )]
+    ReportSuite {
+        /// Its name, quoted and cut.
+        suite: String,
+        /// The rate that is set.
+        per_second: u32,
+        /// After how many seconds a request will be taken.
+        wait_s: u64,
+    },
+}
+
+impl Exceeded {
+    /// After how many seconds a request will be taken; at least one.
+    pub fn wait_s(&self) -> u64 {
+        let (Self::Client { wait_s, .. } | Self::ReportSuite { wait_s, .. }) = self;
+        *wait_s
+    }
+}
+
+/// A session is for somebody for whom this server does not collect.
+#[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
+pub struct NotAllowed(Vec<Unlisted>);
+
+/// One value that is not on its list.
+#[derive(Debug, PartialEq, Eq)]
+struct Unlisted {
+    key: &'static str,
+    /// The value, quoted and cut; nothing if there is none.
+    value: Option<String>,
+    setting: &'static str,
+}
+
+impl fmt::Display for NotAllowed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, Unlisted { key, value, setting }) in self.0.iter().enumerate() {
+            let before = if place == 0 { "" } else { "; " };
+            match value {
+                Some(value) => {
+                    write!(formatter, "{before}{key} {value} is not on the list {setting}")?;
+                }
+                None => write!(formatter, "{before}{key} is missing, and {setting} is a list")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    /// Limits that hold from now on.
+    pub fn new(settings: &Settings, clock: &Clock) -> Self {
+        let rate =
+            |per_second, burst| Some(Rate::new(NonZeroU32::new(per_second)?, burst, clock.clone()));
+        Self {
+            clients: rate(settings.client_requests_per_second, settings.client_burst),
+            suites: rate(settings.report_suite_requests_per_second, settings.report_suite_burst),
+            organizations: settings.organizations.iter().cloned().collect(),
+            report_suites: settings.report_suites.iter().cloned().collect(),
+        }
+    }
+
+    /// Counts a request of a client, whose address is asked for only if that matters.
+    ///
+    /// # Errors
+    /// [`Exceeded`], and then it was not counted.
+    pub fn take_client(&self, address: impl FnOnce() -> Option<IpAddr>) -> Result<(), Exceeded> {
+        let Some(rate) = &self.clients else { return Ok(()) };
+        let Some(address) = address() else { return Ok(()) };
+        let per_second = rate.per_second;
+        rate.take(network_of(address)).map_err(|wait_s| Exceeded::Client { per_second, wait_s })
+    }
+
+    /// Counts a request for report suites, as a session names them, which is asked for only if that matters.
+    ///
+    /// # Errors
+    /// [`Exceeded`]; then it was counted for those that stand before the one that it names.
+    pub fn take_suites(&self, named: impl FnOnce() -> Option<String>) -> Result<(), Exceeded> {
+        let Some(rate) = &self.suites else { return Ok(()) };
+        for suite in suites_of(&named().unwrap_or_default()).take(SUITES_MAX) {
+            rate.take(suite).map_err(|wait_s| Exceeded::ReportSuite {
+                suite: quoted(suite),
+                per_second: rate.per_second,
+                wait_s,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether sessions are collected for whom a start names.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn allow(&self, facts: &Facts) -> Result<(), NotAllowed> {
+        let mut unlisted = Vec::new();
+        if !self.organizations.is_empty() {
+            let setting = "limits.organizations";
+            match facts.text(ORGANIZATION).filter(|name| !name.is_empty()) {
+                Some(name) if self.organizations.contains(&name) => {}
+                other => {
+                    let value = other.as_deref().map(quoted);
+                    unlisted.push(Unlisted { key: ORGANIZATION, value, setting });
+                }
+            }
+        }
+        if !self.report_suites.is_empty() {
+            let one =
+                |value| Unlisted { key: REPORT_SUITE, value, setting: "limits.report_suites" };
+            let named = facts.text(REPORT_SUITE).unwrap_or_default();
+            let mut suites = suites_of(&named).peekable();
+            if suites.peek().is_none() {
+                unlisted.push(one(None));
+            }
+            let others = suites.filter(|suite| !self.report_suites.contains(*suite));
+            unlisted.extend(others.take(NAMED_MAX).map(|suite| one(Some(quoted(suite)))));
+        }
+        if unlisted.is_empty() { Ok(()) } else { Err(NotAllowed(unlisted)) }
+    }
+}
+
+/// What a session's `analytics.reportSuite` names: one report suite, or several with commas between them.
+fn suites_of(named: &str) -> impl Iterator<Item = &str> {
+    named.split(',').map(str::trim).filter(|suite| !suite.is_empty())
+}
+
+/// What counts as one client: an IPv4 address, or the network of an IPv6 address that one subscriber is given.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// A rate that each key is held to by itself.
+#[derive(Debug)]
+struct Rate {
+    per_second: u32,
+    limiter: RateLimiter<u64, Buckets, Ticks, NoOpMiddleware<Nanos>>,
+    /// Makes of a key what nobody outside can foresee, so that nobody can fill one shard.
+    keys: RandomState,
+}
+
+impl Rate {
+    fn new(per_second: NonZeroU32, burst: u32, clock: Clock) -> Self {
+        let quota = Quota::per_second(per_second)
+            .allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN));
+        Self {
+            per_second: per_second.get(),
+            limiter: RateLimiter::new(quota, Buckets::new(quota), Ticks(clock)),
+            keys: RandomState::new(),
+        }
+    }
+
+    /// Takes one out of the bucket of a key, or tells in how many seconds there will be one.
+    fn take(&self, key: impl Hash) -> Result<(), u64> {
+        self.limiter.check_key(&self.keys.hash_one(key)).map_err(|until| {
+            let wait = until.wait_time_from(self.limiter.clock().now());
+            u64::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX).max(1)
+        })
+    }
+}
+
+/// The server's clock, as the limiter reads it.
+#[derive(Clone, Debug)]
+struct Ticks(Clock);
+
+impl governor::clock::Clock for Ticks {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.now_ms().saturating_mul(1_000_000))
+    }
+}
+
+/// The buckets that are not full: for each key when it will be.
+///
+/// When a shard has as many as it may, those that are full by now are dropped. If more than half are left, so
+/// many clients come at once that no memory of them can be kept: then the shard forgets them all. Whoever does
+/// that gets another burst for each of thousands of addresses, and nobody else is locked out for it. Either way
+/// room is made for thousands, so that it is not made all the time.
+#[derive(Debug)]
+struct Buckets {
+    shards: Box<[Mutex<HashMap<u64, Nanos>>]>,
+    /// How long it takes until there is one more in a bucket.
+    interval: Nanos,
+}
+
+impl Buckets {
+    fn new(quota: Quota) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, interval: quota.replenish_interval().into() }
+    }
+
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Nanos>> {
+        // The lowest byte of a key is as good as any.
+        &self.shards[usize::from(key.to_le_bytes()[0]) % SHARDS]
+    }
+}
+
+impl StateStore for Buckets {
+    type Key = u64;
+
+    fn measure_and_replace<T, F, E>(&self, key: &u64, judge: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut buckets = self.shard(*key).lock();
+        let full_at = buckets.get(key).copied();
+        let (taken, next_full_at) = judge(full_at)?;
+        if full_at.is_none() && buckets.len() >= SHARD_KEYS_MAX {
+            // One was taken out of a full bucket, which therefore will be full again an interval from now.
+            let now = next_full_at.saturating_sub(self.interval);
+            buckets.retain(|_, full_at| *full_at > now);
+            if buckets.len() > SHARD_KEYS_MAX / 2 {
+                buckets.clear();
+            }
+        }
+        buckets.insert(*key, next_full_at);
+        Ok(taken)
+    }
+}
+
+impl ShrinkableKeyedStateStore<u64> for Buckets {
+    fn retain_recent(&self, drop_below: Nanos) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, full_at| *full_at > drop_below);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::session::Opening;
+    use crate::wire::{Profile, Rules, Start};
+
+    fn limits(change: impl FnOnce(&mut Settings)) -> (Limits, Clock) {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        assert_eq!(settings.contradictions(), []);
+        let clock = Clock::manual(1_700_000_000_000);
+        (Limits::new(&settings, &clock), clock)
+    }
+
+    fn client(limits: &Limits, address: &str) -> Result<(), u64> {
+        let address = address.parse().unwrap();
+        limits.take_client(|| Some(address)).map_err(|exceeded| exceeded.wait_s())
+    }
+
+    fn suites(limits: &Limits, named: &str) -> Result<(), Exceeded> {
+        limits.take_suites(|| Some(named.to_owned()))
+    }
+
+    fn facts(params: &str) -> Facts {
+        let body = format!(
+            r#"{{"eventType":"sessionStart","playerTime":{{"ts":0,"playhead":0}},"params":
+            {{"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""{params}}}}}"#
+        );
+        let rules = Rules { profile: Profile::Open, strict: false };
+        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap(), None, None).facts
+    }
+
+    #[test]
+    fn a_client_has_its_burst_and_then_its_rate() {
+        let (limits, clock) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (2, 5);
+        });
+        for _ in 0..5 {
+            assert_eq!(client(&limits, "203.0.113.7"), Ok(()));
+        }
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1));
+        assert_eq!(client(&limits, "::ffff:203.0.113.7"), Err(1), "it is the same client");
+        assert_eq!(client(&limits, "203.0.113.8"), Ok(()));
+        clock.advance(499);
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1));
+        clock.advance(1);
+        assert_eq!(client(&limits, "203.0.113.7"), Ok(()));
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1), "what was refused was not counted");
+        clock.advance(60_000);
+        let taken = (0..20).filter(|_| client(&limits, "203.0.113.7").is_ok()).count();
+        assert_eq!(taken, 5);
+    }
+
+    #[test]
+    fn a_subscriber_of_ipv6_is_one_client() {
+        let (limits, _) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 1);
+        });
+        assert_eq!(client(&limits, "2001:db8:1:2::1"), Ok(()));
+        assert_eq!(client(&limits, "2001:db8:1:2:ffff::9"), Err(1));
+        assert_eq!(client(&limits, "2001:db8:1:3::1"), Ok(()));
+    }
+
+    #[test]
+    fn a_high_rate_is_reached_though_the_clock_shows_milliseconds() {
+        let (limits, clock) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (5_000, 5);
+        });
+        let mut taken = 0;
+        for _ in 0..1_000 {
+            taken += (0..9).filter(|_| client(&limits, "203.0.113.7").is_ok()).count();
+            clock.advance(1);
+        }
+        assert_eq!(taken, 5_000);
+    }
+
+    #[test]
+    fn each_report_suite_that_is_named_is_counted() {
+        let (limits, _) = limits(|settings| {
+            (settings.report_suite_requests_per_second, settings.report_suite_burst) = (1, 2);
+        });
+        assert_eq!(suites(&limits, "a"), Ok(()));
+        assert_eq!(suites(&limits, "b, a,,"), Ok(()));
+        let said = suites(&limits, "b,a").unwrap_err().to_string();
+        assert!(said.starts_with("the report suite \"a\" gets more than 1 requests"), "{said}");
+        assert!(suites(&limits, "b").is_err(), "it was counted before a was not");
+        assert_eq!(suites(&limits, ""), Ok(()));
+        let many: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+        for _ in 0..2 {
+            assert_eq!(suites(&limits, &many.join(",")), Ok(()));
+        }
+        assert_eq!((suites(&limits, "7").is_err(), suites(&limits, "8")), (true, Ok(())));
+        assert_eq!(limits.take_client(|| panic!("nobody asks")), Ok(()));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_takes_no_more_memory_and_locks_nobody_out() {
+        let (limits, _) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 100);
+        });
+        let rate = limits.clients.as_ref().unwrap();
+        let mut most = 0;
+        for number in 0..u32::try_from(KEYS_MAX * 2).unwrap() {
+            assert_eq!(limits.take_client(|| Some(Ipv4Addr::from_bits(number).into())), Ok(()));
+            if number % 1_000 == 0 {
+                most = rate.limiter.len().max(most);
+            }
+        }
+        assert!((KEYS_MAX * 9 / 10..=KEYS_MAX).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn a_client_that_is_held_back_is_not_forgotten_for_others_that_are_gone() {
+        let (limits, clock) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 1_000);
+        });
+        while client(&limits, "203.0.113.7").is_ok() {}
+        // So many that every shard makes room.
+        for number in 0..u32::try_from(KEYS_MAX * 3 / 2).unwrap() {
+            limits.take_client(|| Some(Ipv4Addr::from_bits(number).into())).unwrap();
+            if number % 1_000 == 0 {
+                clock.advance(1_000);
+                client(&limits, "203.0.113.7").unwrap();
+                client(&limits, "203.0.113.7").unwrap_err();
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_not_on_a_list_is_named_with_the_setting() {
+        let (limits, _) = limits(|settings| {
+            settings.organizations = vec!["A@AdobeOrg".into(), "B@AdobeOrg".into()];
+            settings.report_suites = vec!["one".into(), "two".into()];
+        });
+        let org = |id: &str| format!(",\"visitor.marketingCloudOrgId\":\"{id}\"");
+        let suite = |name: &str| format!(",\"analytics.reportSuite\":\"{name}\"");
+        for (params, expected) in [
+            (org("A@AdobeOrg") + &suite("one"), ""),
+            (org("B@AdobeOrg") + &suite("two, one"), ""),
+            (
+                org("A@AdobeOrg") + &suite("one,three"),
+                "analytics.reportSuite \"three\" is not on the list limits.report_suites",
+            ),
+            (
+                org("a@AdobeOrg") + &suite("One"),
+                "visitor.marketingCloudOrgId \"a@AdobeOrg\" is not on the list limits.organizations; \
+                 analytics.reportSuite \"One\" is not on the list limits.report_suites",
+            ),
+            (
+                suite(" ,"),
+                "visitor.marketingCloudOrgId is missing, and limits.organizations is a list; \
+                 analytics.reportSuite is missing, and limits.report_suites is a list",
+            ),
+        ] {
+            let said = limits
+                .allow(&facts(&params))
+                .map_or_else(|why| why.to_string(), |()| String::new());
+            assert_eq!(said, expected, "{params}");
+        }
+        let long = org(&"x".repeat(9_999)) + &suite(&"y,".repeat(9_999));
+        let said = limits.allow(&facts(&long)).unwrap_err().to_string();
+        assert!(said.len() < 2_000, "{} bytes", said.len());
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_looked_at() {
+        let (limits, _) = limits(|_| {});
+        assert_eq!(limits.take_client(|| panic!("nobody asks")), Ok(()));
+        assert_eq!(limits.take_suites(|| panic!("nobody asks")), Ok(()));
+        assert_eq!(limits.allow(&Facts::default()), Ok(()));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_told() {
+        let settings = Settings {
+            client_burst: 0,
+            report_suite_requests_per_second: 2_001,
+            report_suite_burst: 2,
+            organizations: vec![" a".into()],
+            report_suites: vec!["a,b".into()],
+            ..Settings::default()
+        };
+        let keys: Vec<_> = settings.contradictions().iter().map(|(key, _)| *key).collect();
+        let expected = ["client_burst", "report_suite_burst", "organizations", "report_suites"];
+        assert_eq!(keys, expected.map(|key| format!("limits.{key}")));
+    }
+}

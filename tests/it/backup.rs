@@ -1,0 +1,252 @@
+//! Backups taken from a server at work, and what they restore.
+
+use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command as StdCommand;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::process::Signal;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::harness::{Process, SAMPLE, client, until, within};
+
+/// So that rotation, compression, checkpoints and retention go on while a backup is taken.
+const SETTINGS: [(&str, &str); 3] = [
+    ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "16KiB"),
+    ("MEDIATALLY_JOURNAL__CHECKPOINT_INTERVAL", "20ms"),
+    ("MEDIATALLY_JOURNAL__RETENTION_BYTES", "32KiB"),
+];
+
+/// How many backups a test takes from a server at work.
+const BACKUPS: usize = 3;
+
+/// How many players there are meanwhile, and how many sessions each of them begins.
+const PLAYERS: usize = 8;
+const SESSIONS: usize = 10;
+
+async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// Takes a backup of the data folder in `from` into that of a new folder.
+async fn backup(from: &Path) -> (tempfile::TempDir, Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (code, said) = run_command(from, &["backup", data.to_str().unwrap()]).await;
+    (folder, code, said)
+}
+
+/// Players that begin sessions, and then go on with them until they are told to stop.
+struct Players {
+    /// The sessions that were acknowledged.
+    ledger: Arc<Mutex<Vec<String>>>,
+    /// How many requests were acknowledged.
+    acknowledged: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Players {
+    fn at(process: &Process) -> Self {
+        let mut players = Self {
+            ledger: Arc::default(),
+            acknowledged: Arc::default(),
+            stop: Arc::default(),
+            tasks: Vec::new(),
+        };
+        for _ in 0..PLAYERS {
+            let url = process.url("");
+            let (ledger, stop) = (Arc::clone(&players.ledger), Arc::clone(&players.stop));
+            let acknowledged = Arc::clone(&players.acknowledged);
+            players.tasks.push(tokio::spawn(async move {
+                let client = client();
+                let mut sessions = Vec::new();
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if sessions.len() < SESSIONS {
+                        let start = client.post(format!("{url}/api/v1/sessions")).body(SAMPLE);
+                        let response = start.send().await.unwrap();
+                        assert_eq!(response.status(), 201);
+                        let at = response.headers()["location"].to_str().unwrap().to_owned();
+                        ledger.lock().await.push(at.clone());
+                        sessions.push(at);
+                    } else {
+                        let at = &sessions[number % SESSIONS];
+                        let ping = client.post(format!("{url}{at}/events")).body(ping(number));
+                        assert_eq!(ping.send().await.unwrap().status(), 204);
+                    }
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+        players
+    }
+
+    async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        self.ledger.lock().await.clone()
+    }
+}
+
+fn ping(number: usize) -> String {
+    let ts = 1_700_000_001_000 + number;
+    format!(r#"{{"eventType":"ping","playerTime":{{"playhead":{number},"ts":{ts}}}}}"#)
+}
+
+/// Holds a backup to what it must be: it verifies, a server starts on it, and each of these sessions goes on.
+async fn restores(folder: &Path, acknowledged: &[String]) {
+    let (code, said) = run_command(folder, &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let process = Process::start(folder, &[]).await;
+    for count in ["damaged", "missing", "cut_bytes"] {
+        assert_eq!(process.read_back[count], 0, "{}", process.read_back);
+    }
+    let client = client();
+    for location in acknowledged {
+        let url = process.url(&format!("{location}/events"));
+        let status = client.post(url).body(ping(0)).send().await.unwrap().status();
+        assert_eq!(status, 204, "{location} was acknowledged before the backup began");
+    }
+    let response = client.post(process.url("/api/v1/sessions")).body(SAMPLE).send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().await.0.code(), Some(0));
+    let (code, said) = run_command(folder, &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+fn names(folder: &Path) -> HashSet<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_backup_under_load_has_all_that_was_acknowledged_before_it_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let players = Players::at(&process);
+    let journal = folder.path().join("data/journal");
+    let first = journal.join("00000000000000000001.ndjson.zst");
+    until(|| first.exists()).await;
+    until(|| !first.exists()).await;
+    let mut backups = Vec::new();
+    for _ in 0..BACKUPS {
+        // One after the other at another moment in the life of the segments.
+        let before = names(&journal);
+        until(|| names(&journal) != before).await;
+        let sessions = players.ledger.lock().await.clone();
+        let acknowledged = players.acknowledged.load(Ordering::Relaxed);
+        let (copy, code, said) = backup(folder.path()).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("the journal keeps its promises"), "{said}");
+        assert!(said.contains("checkpoint of the sessions at number "), "{said}");
+        let last = said.lines().find(|line| line.starts_with("numbers ")).unwrap();
+        let last: u64 = last.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(last >= acknowledged, "{acknowledged} were acknowledged before: {said}");
+        backups.push((copy, sessions));
+    }
+    players.stop().await;
+    process.signal(Signal::INT);
+    process.ended().await;
+    for (copy, sessions) in backups {
+        let key = copy.path().join("data/session.key");
+        assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        let data = names(&copy.path().join("data"));
+        assert!(!data.contains("lock") && !data.contains("journal.unfinished"), "{data:?}");
+        restores(copy.path(), &sessions).await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_of_a_server_that_was_killed_has_what_it_acknowledged_and_what_it_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS[..2]).await;
+    let url = process.url("/api/v1/sessions");
+    assert_eq!(client().post(&url).body("{}").send().await.unwrap().status(), 400);
+    let players = Players::at(&process);
+    let journal = folder.path().join("data/journal");
+    until(|| names(&journal).len() > 8).await;
+    let acknowledged = players.stop().await;
+    process.signal(Signal::KILL);
+    process.ended().await;
+    std::fs::write(journal.join("damaged-1-2.txt"), "set aside\n").unwrap();
+    let open = names(&journal).into_iter().filter(|name| name.ends_with(".ndjson")).max().unwrap();
+    let mut torn = std::fs::read(journal.join(&open)).unwrap();
+    let whole = torn.len();
+    torn.extend_from_slice(b"{\"seq\":half\na line");
+    std::fs::write(journal.join(&open), torn).unwrap();
+    let (copy, code, said) = backup(folder.path()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("18 bytes"), "{said}");
+    let data = copy.path().join("data");
+    assert_eq!(std::fs::metadata(data.join("journal").join(open)).unwrap().len(), whole as u64);
+    let aside = std::fs::read(data.join("journal/damaged-1-2.txt")).unwrap();
+    assert_eq!(aside, b"set aside\n");
+    let rejects = |at: &Path| std::fs::read(at.join("data/rejects/current.ndjson")).unwrap();
+    assert_eq!(rejects(copy.path()), rejects(folder.path()));
+    let ledger = folder.path().join("ledger");
+    std::fs::write(&ledger, acknowledged.join("\n")).unwrap();
+    let arguments = ["verify", "--ledger", ledger.to_str().unwrap()];
+    let (code, said) = run_command(copy.path(), &arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+    restores(copy.path(), &acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_was_killed_is_known_and_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    let url = process.url("/api/v1/sessions");
+    assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    // Reading this waits for somebody who writes.
+    let pipe = folder.path().join("data/journal/damaged-pipe");
+    assert!(StdCommand::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let copy = tempfile::tempdir().unwrap();
+    let data = copy.path().join("data");
+    let arguments = ["backup", data.to_str().unwrap()];
+    let mut child = Process::command(folder.path()).args(arguments).spawn().unwrap();
+    let segment = data.join("journal.unfinished/00000000000000000001.ndjson");
+    until(|| segment.exists()).await;
+    child.kill().await.unwrap();
+    let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is a backup that was not finished"), "{said}");
+    let (code, said) = run_command(copy.path(), &["verify"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("there is no journal at"), "{said}");
+    let (code, said) = run_command(folder.path(), &arguments).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("holds a backup that was not finished; remove it"), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn a_backup_goes_into_an_empty_folder_outside_of_the_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    process.signal(Signal::INT);
+    process.ended().await;
+    let full = folder.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("file"), "mine").unwrap();
+    for (target, why) in [("full", "is not empty"), ("data/copy", "lies in the data folder")] {
+        let (code, said) = run_command(folder.path(), &["backup", target]).await;
+        assert_eq!(code, Some(1));
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!(names(&full).len(), 1);
+    let (code, said) = run_command(folder.path(), &["backup", "deep/copy"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(folder.path().join("deep/copy/journal").is_dir());
+}

@@ -1,0 +1,320 @@
+//! What is kept of a person, and what is not.
+
+use std::path::Path;
+
+use mediatally::config::{self, Sources};
+use mediatally::privacy::Hasher;
+use mediatally::session::id::Key;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{NOW_MS, Process, SAMPLE, TestServer, client, until, within};
+
+/// What every value that must not be kept begins with; no body that is kept has it otherwise.
+const SECRET: &str = "Hidd3n";
+
+/// The settings of a server that keeps no such value.
+const SETTINGS: [(&str, &str); 6] = [
+    (
+        "MEDIATALLY_PRIVACY__DROP",
+        "visitor.*, not.listed, customMetadata.plan, analytics.enableSSL, \
+         analytics.optOutServerSideForwarding, analytics.optOutShare",
+    ),
+    // What is dropped above need not be text.
+    ("MEDIATALLY_PRIVACY__HASH", "analytics.*, visitor.*, appInstallationId, customMetadata.*"),
+    ("MEDIATALLY_VALIDATION__PROFILE", "open"),
+    ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "4KiB"),
+    ("MEDIATALLY_LOG__LEVEL", "mediatally=debug"),
+    ("MEDIATALLY_JOURNAL__CHECKPOINT_INTERVAL", "20ms"),
+];
+
+fn start() -> Value {
+    let mut start: Value = serde_json::from_str(SAMPLE).unwrap();
+    let params = start["params"].as_object_mut().unwrap();
+    params.insert("analytics.visitorId".into(), json!("Hidd3n anna"));
+    params.insert("analytics.reportSuite".into(), json!("Hidd3n suite"));
+    params.insert("analytics.trackingServer".into(), json!("Hidd3n server"));
+    params.insert("visitor.marketingCloudOrgId".into(), json!("Hidd3n org"));
+    params.insert("visitor.marketingCloudUserId".into(), json!("Hidd3n user"));
+    params.insert(
+        "visitor.customerIDs".into(),
+        json!({"Hidd3n name": {"id": "Hidd3n id", "authState": 1}}),
+    );
+    params.insert("appInstallationId".into(), json!("Hidd3n app"));
+    params.insert("not.listed".into(), json!({"a": ["Hidd3n unlisted"]}));
+    params.insert("media.show".into(), json!("a show"));
+    start["customMetadata"] = json!({"plan": "Hidd3n gold", "who": "Hidd3n anna"});
+    start
+}
+
+fn event(event_type: &str, second: u32) -> Value {
+    let ts = NOW_MS + u64::from(second) * 1_000;
+    json!({"eventType": event_type, "playerTime": {"playhead": second, "ts": ts}})
+}
+
+fn chapter(second: u32) -> Value {
+    let mut chapter = event("chapterStart", second);
+    chapter["params"] = json!({"media.chapter.index": 1, "media.chapter.offset": 0,
+        "media.chapter.length": 60, "not.listed": "Hidd3n unlisted"});
+    chapter["customMetadata"] = json!({"plan": "Hidd3n gold", "who": "Hidd3n bert"});
+    chapter
+}
+
+/// The same JSON with escapes in it.
+fn escaped(text: &str) -> String {
+    text.replace("Hidd3n", r"H\u0069dd3n").replace("visitorId", r"visitor\u0049d")
+}
+
+async fn post(process: &Process, path: &str, body: impl Into<String>) -> (u16, String) {
+    let response = client().post(process.url(path)).body(body.into()).send().await.unwrap();
+    let location = response.headers().get("location").map(|at| at.to_str().unwrap().to_owned());
+    (response.status().as_u16(), location.unwrap_or_default())
+}
+
+async fn told(process: &Process, location: &str) -> Value {
+    let url = process.admin_url(&location.replace("/api/v1", ""));
+    let response = client().get(url).send().await.unwrap();
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
+}
+
+/// Every file below a folder, unpacked.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+            continue;
+        }
+        // A running server may have removed it.
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let name = path.display().to_string();
+        let is_packed = path.extension().is_some_and(|extension| extension == "zst");
+        found.push((name, if is_packed { zstd::decode_all(&*bytes).unwrap() } else { bytes }));
+    }
+    found
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn hasher(folder: &Path) -> Hasher {
+    let key = std::fs::read_to_string(folder.join("data/session.key")).unwrap();
+    Hasher::new(&Key::from_hex(key.trim()).unwrap())
+}
+
+#[tokio::test]
+async fn no_byte_of_what_is_dropped_or_hashed_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), &SETTINGS).await;
+    let sessions = "/api/v1/sessions";
+    let (status, location) = post(&process, sessions, start().to_string()).await;
+    assert_eq!(status, 201);
+    let events = format!("{location}/events");
+    let mut stored_start = start();
+    stored_start["params"]["media.downloaded"] = json!(true);
+    let stored = json!([stored_start, event("play", 0), chapter(1), event("sessionEnd", 30)]);
+    let mut wrong = start();
+    wrong["params"]["media.id"] = json!(7);
+    wrong["params"]["visitor.aamLocationHint"] = json!(7.25);
+    wrong["params"]["visitor.customerIDs"] =
+        json!({"Hidd3n x": {"id": "Hidd3n y", "authState": 7.25}});
+    let misplaced = json!({"eventType": "play", "visitor.id": "Hidd3n", "x": [start()]});
+    let double = json!({"eventType": "play", "params": start()["params"].to_string()});
+    for (path, body, expected) in [
+        (&*events, event("play", 0).to_string(), 204),
+        (&events, chapter(1).to_string(), 204),
+        (&events, escaped(&chapter(2).to_string()), 204),
+        (sessions, escaped(&format!(" {:#}\n", start())), 201),
+        ("/api/v1/downloaded", stored.to_string(), 201),
+        (sessions, format!("\n{stored:#}"), 201),
+        (sessions, wrong.to_string(), 400),
+        (sessions, escaped(&wrong.to_string()), 400),
+        (sessions, json!([wrong, wrong]).to_string(), 400),
+        (&events, misplaced.to_string(), 400),
+        (&events, double.to_string(), 400),
+        (sessions, json!(start().to_string()).to_string(), 400),
+        (sessions, start().to_string().replace("\"a show\"", "01"), 400),
+        (sessions, "visitor.id=Hidd3n".to_owned(), 400),
+        (&events, event("sessionEnd", 30).to_string(), 204),
+        ("/api/v1/sessions/unknown/events", chapter(3).to_string(), 404),
+    ] {
+        assert_eq!(post(&process, path, body.clone()).await.0, expected, "{body}");
+    }
+    within(async { while post(&process, &events, chapter(4).to_string()).await.0 != 410 {} }).await;
+    let rejects = client().get(process.admin_url("/rejects")).send().await.unwrap();
+    let rejects = rejects.text().await.unwrap();
+    assert!(rejects.contains("/params/visitor.aamLocationHint") && rejects.contains("a show"));
+    assert!(!rejects.contains(SECRET) && !rejects.contains("7.25"), "{rejects}");
+    let hash = hasher(folder.path());
+    for round in ["live", "replayed"] {
+        let report = &told(&process, &location).await["report"];
+        assert_eq!(report["content"]["media.show"], "a show", "{round}");
+        assert_eq!(report["visitor"]["analytics.visitorId"], hash.hash("Hidd3n anna"));
+        assert_eq!(report["visitor"]["appInstallationId"], hash.hash("Hidd3n app"));
+        assert_eq!(report["visitor"].as_object().unwrap().len(), 2, "{}", report["visitor"]);
+        assert_eq!(report["customMetadata"], json!({"who": hash.hash("Hidd3n anna")}));
+        let chapters = &report["chapters"];
+        assert_eq!(chapters[0]["customMetadata"], json!({"who": hash.hash("Hidd3n bert")}));
+        let data = folder.path().join("data");
+        until(|| files(&data).iter().any(|(name, _)| name.contains("checkpoint-"))).await;
+        let journal = data.join("journal/00000000000000000001.ndjson.zst");
+        until(|| journal.exists()).await;
+        process.signal(Signal::INT);
+        let (_, log) = process.ended().await;
+        assert!(log.iter().all(|line| !line.contains(SECRET) && !line.contains("7.25")), "{log:?}");
+        let kept = files(&data);
+        assert!(kept.iter().any(|(name, _)| name.ends_with("rejects/current.ndjson")));
+        for (name, bytes) in kept {
+            for hidden in [SECRET, r"H\u0069dd3n", "7.25"] {
+                assert!(!holds(&bytes, hidden), "{hidden} in {name}");
+            }
+        }
+        process = Process::start(folder.path(), &SETTINGS).await;
+        // The same value has the same hash after a restart.
+        let (_, again) = post(&process, sessions, start().to_string()).await;
+        let again = &told(&process, &again).await["report"]["visitor"]["analytics.visitorId"];
+        assert_eq!(again, &json!(hash.hash("Hidd3n anna")), "{round}");
+    }
+    let output = within(Process::command(folder.path()).arg("verify").output()).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn a_replay_arrives_where_the_redacted_session_was() {
+    let folder = tempfile::tempdir().unwrap();
+    // Without a checkpoint, so that all is replayed.
+    let settings = &SETTINGS[..5];
+    let mut process = Process::start(folder.path(), settings).await;
+    let (_, location) = post(&process, "/api/v1/sessions", start().to_string()).await;
+    let events = format!("{location}/events");
+    for body in [event("play", 0), chapter(1), chapter(1), event("pauseStart", 9)] {
+        assert_eq!(post(&process, &events, body.to_string()).await.0, 204);
+    }
+    let before = told(&process, &location).await;
+    assert_eq!(before["report"]["eventCount"], 4, "the same body again is a repeat");
+    process.signal(Signal::KILL);
+    process.ended().await;
+    process = Process::start(folder.path(), settings).await;
+    let after = told(&process, &location).await;
+    for member in ["state", "report"] {
+        assert_eq!(after[member], before[member]);
+    }
+    assert_eq!(post(&process, &events, chapter(1).to_string()).await.0, 204);
+    let repeated = told(&process, &location).await;
+    assert_eq!(repeated["report"]["eventCount"], 4, "and so it is after a restart");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+/// All that a player can say of a session, its ads, chapters and errors, by event.
+fn whole_session() -> Vec<Value> {
+    let specification: Value = serde_json::from_str(include_str!("data/parameters.json")).unwrap();
+    let types = ["sessionStart", "play", "stateStart", "adBreakStart", "adStart", "adComplete"];
+    let then = ["adBreakComplete", "chapterStart", "chapterComplete", "error", "bitrateChange"];
+    let events = types.into_iter().chain(then).chain(["statesUpdate", "sessionEnd"]).zip(0..);
+    let body = |(event_type, second): (&str, u32)| {
+        let mut body = event(event_type, second);
+        for row in specification["params"].as_array().unwrap() {
+            let names = row["allowed_on"].as_array().unwrap();
+            if !names.contains(&json!(event_type)) {
+                continue;
+            }
+            let key = row["key"].as_str().unwrap();
+            body["params"][key] = match (key, row["type"].as_str().unwrap()) {
+                ("media.length", _) => json!(3_600),
+                ("media.downloaded", _) => json!(false),
+                ("media.streamType", _) => json!("audio"),
+                ("media.pass.auth", _) => json!("true"),
+                ("media.errorSource" | "media.qoe.errorSource", _) => json!("external"),
+                (_, "string") => json!("text"),
+                (_, "boolean") => json!(true),
+                (_, "object") => json!({"crm": {"id": "7", "authState": 1}}),
+                (_, "array") => json!([{"media.state.name": key}]),
+                _ => json!(second + 2),
+            };
+        }
+        body
+    };
+    events.map(body).collect()
+}
+
+#[tokio::test]
+async fn whatever_may_be_named_no_figure_changes() {
+    let specification: Value = serde_json::from_str(include_str!("data/parameters.json")).unwrap();
+    let rows = specification["params"].as_array().unwrap();
+    let keys = rows.iter().map(|row| row["key"].as_str().unwrap().to_owned());
+    let may_be = |key: &str, list: &str| {
+        let variable = (format!("MEDIATALLY_PRIVACY__{list}"), key.to_owned());
+        config::load(&Sources { env: vec![variable], ..Sources::default() }).is_ok()
+    };
+    let mut reports = Vec::new();
+    let droppable: Vec<_> = keys.clone().filter(|key| may_be(key, "DROP")).collect();
+    let hashable: Vec<_> = keys.filter(|key| may_be(key, "HASH")).collect();
+    assert!(droppable.len() > 40 && hashable.len() > 30, "{droppable:?} {hashable:?}");
+    for (drop, hash) in [(vec![], vec![]), (droppable, vec![]), (vec![], hashable)] {
+        let server = TestServer::with(|config| {
+            config.privacy.drop = drop;
+            config.privacy.hash = hash;
+        })
+        .await;
+        let mut location = String::new();
+        for (body, ms) in whole_session().into_iter().zip((0..).step_by(1_000)) {
+            server.set_clock(NOW_MS + ms).await;
+            let path = match &*location {
+                "" => "/api/v1/sessions".to_owned(),
+                location => format!("{location}/events"),
+            };
+            let response = server.client.post(server.url(&path)).body(body.to_string());
+            let response = response.send().await.unwrap();
+            assert!(response.status().is_success(), "{body}: {}", response.text().await.unwrap());
+            if let Some(at) = response.headers().get("location") {
+                at.to_str().unwrap().clone_into(&mut location);
+            }
+        }
+        server.set_clock(NOW_MS + 20_000).await;
+        let url = server.admin_url(&location.replace("/api/v1", ""));
+        let told = server.client.get(url).send().await.unwrap().text().await.unwrap();
+        let told: Value = serde_json::from_str(&told).unwrap();
+        reports.push(told["report"].clone());
+    }
+    let figures = |report: &Value| {
+        let mut figures = json!({"metrics": report["metrics"], "qoe": report["qoe"],
+            "states": report["states"], "streamType": report["content"]["media.streamType"]});
+        for list in ["adBreaks", "ads", "chapters"] {
+            let entries = report[list].as_array().unwrap();
+            assert_eq!(entries.len(), 1, "{report}");
+            for key in ["podId", "isCompleted", "completed", "timePlayed", "adCount"] {
+                figures[list][key] = entries[0][key].clone();
+            }
+        }
+        // The id of an ad is what was sent, that of a chapter is computed.
+        figures["chapter"] = report["chapters"][0]["id"].clone();
+        figures
+    };
+    for report in &reports[1..] {
+        assert_eq!(figures(report), figures(&reports[0]));
+        assert_ne!(report["content"], reports[0]["content"]);
+    }
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_stop_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Process::command(folder.path());
+    command.env("MEDIATALLY_PRIVACY__DROP", "media.*,visitor*");
+    command.env("MEDIATALLY_PRIVACY__HASH", "visitor.*");
+    let output = within(command.output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for expected in [
+        "privacy.drop = [\"media.*\", \"visitor*\"] (MEDIATALLY_PRIVACY__DROP): \"media.*\" names media.id",
+        "\"visitor*\" is neither a key, nor a pattern",
+        "(MEDIATALLY_PRIVACY__HASH): \"visitor.*\" names visitor.aamLocationHint, which is no text",
+    ] {
+        assert!(said.contains(expected), "{expected}\nin\n{said}");
+    }
+}
