@@ -81,7 +81,9 @@ async fn everybody_else_gets_one_and_the_same_answer() {
         &[&right, &right],
         &["Bearer x", &right],
     ] {
-        for path in ["/rejects", "/sessions/none", "/sessions/none/events", "/nothing", "/"] {
+        for path in
+            ["/rejects", "/metrics", "/sessions/none", "/sessions/none/events", "/nothing", "/"]
+        {
             assert_eq!(
                 told(path, shown).await,
                 (status, headers.clone(), body.clone()),
@@ -225,7 +227,7 @@ async fn without_a_token_only_addresses_and_localhost_are_answered() {
         "host:\r\n",
         "host: \u{f6}\r\n",
     ] {
-        for path in ["/rejects", "/sessions/none", "/nothing"] {
+        for path in ["/rejects", "/metrics", "/sessions/none", "/nothing"] {
             assert_eq!(status_for(&server, path, head).await, 421, "{head}");
         }
     }
