@@ -7,6 +7,7 @@ mod backup;
 mod certificates;
 mod commands;
 mod cors;
+mod dashboards;
 mod documents;
 mod downloaded;
 mod events;
