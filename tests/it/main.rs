@@ -9,6 +9,7 @@ mod commands;
 mod cors;
 mod documents;
 mod downloaded;
+mod erase;
 mod events;
 mod harness;
 mod health;
