@@ -10,7 +10,7 @@ use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, Terms, stored};
-use crate::telemetry::labels::{Kind, Label, Opened};
+use crate::telemetry::labels::{Closed, Kind, Label, Opened};
 use crate::telemetry::series;
 use crate::wire::{Event, EventType, NotStored, Rules, Start, StoredForm, Violations};
 
@@ -66,6 +66,21 @@ pub enum Change {
         /// How long, in ms.
         down_ms: u64,
     },
+    /// Sessions are erased: nobody knows them from now on.
+    Erase {
+        /// These; none on replay, where nothing is left of them.
+        ids: Vec<SessionId>,
+    },
+}
+
+impl Change {
+    /// The session that this goes on with, if it does not begin one.
+    pub(crate) fn goes_on(&self) -> Option<SessionId> {
+        match self {
+            Self::Event { id, .. } | Self::Close { id, .. } | Self::Report { id } => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 impl Change {
@@ -79,6 +94,7 @@ impl Change {
             Self::Report { .. } => Kind::Report,
             Self::Settings { .. } => Kind::Settings,
             Self::Pause { .. } => Kind::Pause,
+            Self::Erase { .. } => Kind::Erased,
         }
     }
 }
@@ -90,7 +106,7 @@ pub enum Outcome {
     Opened,
     /// The session took the event.
     Heard,
-    /// The session was over before the event.
+    /// The session was over before the event, or it was erased.
     Gone,
     /// The session is closed.
     Closed,
@@ -190,6 +206,12 @@ impl Processor {
                 self.live.pause(seq, received_ms, down_ms);
                 Outcome::Noted
             }
+            Change::Erase { ids } => {
+                for _ in 0..self.live.erase(seq, &ids) {
+                    self.series.closed.of(Closed::Erased).inc();
+                }
+                Outcome::Noted
+            }
         };
         self.live.folded(seq, received_ms);
         outcome
@@ -208,6 +230,7 @@ impl Processor {
     /// What keeps it from being folded, for the operator; then nothing has changed.
     pub fn replay(&mut self, record: Record<'_>) -> Result<Outcome, String> {
         let broken = |found: Violations| format!("its body breaks the rules: {:?}", found.listed());
+        let (last_seq, last_ms) = (record.last_seq(), record.last_ms());
         let change = match record.content {
             Content::Start { sid, client, user_agent, body } => {
                 let start = Start::parse(&body, Rules::ACCEPTED).map_err(broken)?;
@@ -238,8 +261,9 @@ impl Processor {
             Content::Report { sid, .. } => Change::Report { id: sid },
             Content::Settings { terms } => Change::Settings { terms },
             Content::Pause { down_ms } => Change::Pause { down_ms },
+            Content::Erased { .. } => Change::Erase { ids: Vec::new() },
         };
-        Ok(self.fold(record.seq, record.received_ms, change))
+        Ok(self.fold(last_seq, last_ms, change))
     }
 }
 

@@ -17,8 +17,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::journal::disk::{Disk, Folder};
+use crate::journal::erase::{self, Judge, Purged};
+use crate::journal::segment::is_unfinished;
 use crate::size::Size;
 use crate::wire::Violations;
+
+/// The folder of the files.
+const FOLDER: &str = "rejects";
 
 /// How many lines, and how many bytes of them, may wait to be written.
 const QUEUE_MAX: usize = 256;
@@ -97,14 +103,85 @@ impl Class {
 /// Keeps what was refused.
 #[derive(Debug)]
 pub struct Rejects {
-    rings: [Mutex<Ring>; 3],
+    rings: Arc<[Mutex<Ring>; 3]>,
     came: [AtomicU64; 3],
-    queue: SyncSender<Option<String>>,
+    queue: SyncSender<Word>,
     queued_bytes: Arc<AtomicUsize>,
     line_bytes_max: u64,
     dropped: AtomicU64,
     gone_sample: Mutex<Sample>,
     gone_skipped: AtomicU64,
+}
+
+/// What the writer is told.
+#[derive(Debug)]
+enum Word {
+    /// A line to be written.
+    Line(String),
+    /// Remove the lines that go, and say how many those are.
+    Purge(Arc<Judge>, SyncSender<io::Result<u64>>),
+    /// Nothing more comes.
+    End,
+}
+
+/// Removes refused bodies while more are refused.
+#[derive(Debug)]
+pub struct Purger {
+    rings: Arc<[Mutex<Ring>; 3]>,
+    queue: SyncSender<Word>,
+}
+
+impl Purger {
+    /// Removes what goes from memory and from the files.
+    ///
+    /// # Errors
+    /// What the system says, or that the server ends.
+    pub fn purge(&self, judge: &Arc<Judge>) -> io::Result<Purged> {
+        let in_memory = self.rings.iter().map(|ring| ring.lock().purge(judge)).sum();
+        let ends = || io::Error::new(io::ErrorKind::Interrupted, "the server ends");
+        let (sender, purged) = sync_channel(1);
+        self.queue.send(Word::Purge(Arc::clone(judge), sender)).map_err(|_| ends())?;
+        let lines = purged.recv().map_err(|_| ends())??;
+        Ok(Purged { lines, in_memory })
+    }
+}
+
+/// Removes what goes from the files of a data folder that no server uses, and says how many lines that is.
+///
+/// # Errors
+/// What the system says.
+pub fn purge_files(data_dir: &Path, judge: &Judge) -> io::Result<u64> {
+    in_files(data_dir, |disk, name| {
+        if is_unfinished(name) {
+            disk.remove(name).map(|()| 0)
+        } else {
+            erase::purge_lines(disk, name, judge)
+        }
+    })
+}
+
+/// How many lines of the files go.
+///
+/// # Errors
+/// What the system says.
+pub fn count_in_files(data_dir: &Path, judge: &Judge) -> io::Result<u64> {
+    in_files(data_dir, |disk, name| match erase::count_lines(disk, name, judge) {
+        // It has become the previous one, which is looked at too, or is cleaned just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        count => count,
+    })
+}
+
+fn in_files(
+    data_dir: &Path,
+    mut each: impl FnMut(&Folder, &str) -> io::Result<u64>,
+) -> io::Result<u64> {
+    let disk = Folder::at(&data_dir.join(FOLDER));
+    let files = match disk.list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        files => files?,
+    };
+    files.iter().map(|(name, _)| each(&disk, name)).sum()
 }
 
 /// Lets so many through in any one second.
@@ -139,19 +216,26 @@ impl Ring {
             self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
         }
     }
+
+    /// Removes the lines that go, and says how many those are.
+    fn purge(&mut self, judge: &Judge) -> u64 {
+        let before = self.lines.len();
+        self.lines.retain(|line| !judge.condemns(line.as_bytes()));
+        self.bytes = self.lines.iter().map(String::len).sum();
+        (before - self.lines.len()) as u64
+    }
 }
 
 impl Rejects {
     /// A keeper of refusals, and the writer of its files, which is to be run in a thread of its own.
     pub fn new(settings: &Settings, data_dir: &Path) -> (Self, Writer) {
-        let (queue, lines) = sync_channel(QUEUE_MAX);
+        let (queue, words) = sync_channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let folder = data_dir.join("rejects");
         let file_bytes_max = settings.bytes_max.as_u64() / 2;
-        let writer =
-            Writer { lines, queued_bytes: Arc::clone(&queued_bytes), folder, file_bytes_max };
+        let (queued, data_dir) = (Arc::clone(&queued_bytes), data_dir.to_owned());
+        let writer = Writer { words, queued_bytes: queued, data_dir, file_bytes_max };
         let rejects = Self {
-            rings: Default::default(),
+            rings: Arc::default(),
             came: Default::default(),
             queue,
             queued_bytes,
@@ -161,6 +245,11 @@ impl Rejects {
             gone_skipped: AtomicU64::new(0),
         };
         (rejects, writer)
+    }
+
+    /// Removes refused bodies, for whoever erases.
+    pub fn purger(&self) -> Purger {
+        Purger { rings: Arc::clone(&self.rings), queue: self.queue.clone() }
     }
 
     /// Keeps one refusal.
@@ -185,7 +274,10 @@ impl Rejects {
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         // A stored session may be as large as the bound, and then it waits alone.
         let full = before > 0 && before + bytes > QUEUE_BYTES_MAX;
-        if full || bytes as u64 >= self.line_bytes_max || self.queue.try_send(Some(line)).is_err() {
+        if full
+            || bytes as u64 >= self.line_bytes_max
+            || self.queue.try_send(Word::Line(line)).is_err()
+        {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -194,7 +286,7 @@ impl Rejects {
     /// Lets the writer end, once it has written what waits.
     pub fn close(&self) {
         // If the writer has ended already, there is nobody to tell.
-        let _ = self.queue.send(None);
+        let _ = self.queue.send(Word::End);
     }
 
     /// The last refusals of a class, the oldest first, each as JSON.
@@ -264,9 +356,9 @@ fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
 /// Writes the files.
 #[derive(Debug)]
 pub struct Writer {
-    lines: Receiver<Option<String>>,
+    words: Receiver<Word>,
     queued_bytes: Arc<AtomicUsize>,
-    folder: PathBuf,
+    data_dir: PathBuf,
     file_bytes_max: u64,
 }
 
@@ -275,7 +367,17 @@ impl Writer {
     pub fn run(self) {
         let mut open: Option<(File, u64)> = None;
         let mut failing = false;
-        while let Ok(Some(line)) = self.lines.recv() {
+        while let Ok(word) = self.words.recv() {
+            let line = match word {
+                Word::Line(line) => line,
+                Word::Purge(judge, purged) => {
+                    // The file gets another of the same name.
+                    open = None;
+                    let _ = purged.send(purge_files(&self.data_dir, &judge));
+                    continue;
+                }
+                Word::End => return,
+            };
             self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
             let written = self.write(&mut open, &line);
             if let Err(error) = &written
@@ -291,16 +393,17 @@ impl Writer {
     }
 
     fn write(&self, open: &mut Option<(File, u64)>, line: &str) -> io::Result<()> {
-        let current = self.folder.join("current.ndjson");
+        let folder = self.data_dir.join(FOLDER);
+        let current = folder.join("current.ndjson");
         let bytes = line.len() as u64 + 1;
         if open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
             *open = None;
-            std::fs::rename(&current, self.folder.join("previous.ndjson"))?;
+            std::fs::rename(&current, folder.join("previous.ndjson"))?;
         }
         let (file, size) = match open {
             Some(open) => open,
             none => {
-                std::fs::create_dir_all(&self.folder)?;
+                std::fs::create_dir_all(&folder)?;
                 let file =
                     OpenOptions::new().append(true).create(true).mode(0o640).open(&current)?;
                 let size = file.metadata()?.len();

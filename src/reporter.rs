@@ -80,7 +80,8 @@ impl Reporter {
         }
         for (id, committed) in appended {
             match committed.blocking_recv() {
-                Ok(Ok(Outcome::Reported)) => {}
+                // One whose session was erased meanwhile is not wanted any more.
+                Ok(Ok(Outcome::Reported | Outcome::Gone)) => {}
                 Ok(Ok(outcome)) => tracing::error!(?outcome, "a report was written twice"),
                 Ok(Err(unavailable)) => {
                     self.wanted.push_back(id);

@@ -40,6 +40,7 @@ enum Kind {
     Report,
     Settings,
     Pause,
+    Erased,
 }
 
 impl Kind {
@@ -52,6 +53,7 @@ impl Kind {
             Content::Report { .. } => Self::Report,
             Content::Settings { .. } => Self::Settings,
             Content::Pause { .. } => Self::Pause,
+            Content::Erased { .. } => Self::Erased,
         }
     }
 }
@@ -66,7 +68,7 @@ enum Format {
 }
 
 /// Reads a time of the command line as ms since the Unix epoch.
-fn time_ms(text: &str) -> Result<u64, String> {
+pub(super) fn time_ms(text: &str) -> Result<u64, String> {
     if let Ok(ms) = text.parse() {
         return Ok(ms);
     }
@@ -129,6 +131,9 @@ struct Row<'r> {
     age_ms: Option<u64>,
     events_max: Option<u32>,
     down_ms: Option<u64>,
+    count: Option<u64>,
+    until_ms: Option<u64>,
+    erased_ms: Option<u64>,
     body: Option<&'r str>,
     report: Option<&'r str>,
 }
@@ -149,6 +154,9 @@ impl<'r> Row<'r> {
             age_ms: None,
             events_max: None,
             down_ms: None,
+            count: None,
+            until_ms: None,
+            erased_ms: None,
             body: None,
             report: None,
         };
@@ -169,6 +177,10 @@ impl<'r> Row<'r> {
                 row.events_max = Some(terms.events_max);
             }
             Content::Pause { down_ms } => row.down_ms = Some(*down_ms),
+            Content::Erased { count, until_ms, erased_ms } => {
+                (row.count, row.until_ms, row.erased_ms) =
+                    (Some(*count), *until_ms, Some(*erased_ms));
+            }
         }
         row
     }

@@ -2,6 +2,8 @@
 
 mod backup;
 
+mod erase;
+
 mod export;
 
 mod healthcheck;
@@ -58,6 +60,8 @@ enum Command {
     Verify(verify::Options),
     /// Copy the data folder into an empty one, on which a server can be started; the server may run meanwhile
     Backup(backup::Options),
+    /// Erase sessions from everything in the data folder, with a summary to be filed; the server may run
+    Erase(erase::Options),
     /// Write the API as an OpenAPI document, under the configured rules
     Openapi,
     /// Ask the admin address whether the server is alive; exit code 0 if so
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Export(options) => export::main(&loaded.config.data_dir, &options),
         Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
         Command::Backup(options) => backup::main(&loaded.config.data_dir, &options),
+        Command::Erase(options) => erase::main(&loaded.config, &options),
         Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
     };

@@ -13,6 +13,7 @@ use clap::Args;
 use super::{journal_of, progress_over};
 use crate::journal::checkpoint;
 use crate::journal::disk::Folder;
+use crate::journal::erase::order::ORDER_FILE;
 use crate::journal::record::{Content, Damage, Record};
 use crate::journal::segment::{self, Line, Segment};
 use crate::live::{self, Live};
@@ -33,6 +34,7 @@ pub(super) struct Options {
 /// Reads the whole journal and says what is wrong with it.
 pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
     let mut audit = audit(&journal_of(data_dir)?)?;
+    audit.is_being_erased = data_dir.join(ORDER_FILE).exists();
     if let Some(path) = &options.ledger {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the ledger {}", path.display()))?;
@@ -85,6 +87,10 @@ pub(super) struct Audit {
     /// The segment that is read, by its first number.
     reading: u64,
     unfinished: bool,
+    /// Whether somebody erases meanwhile.
+    is_being_erased: bool,
+    /// How many records were erased.
+    erased: u64,
     ledger: Option<u64>,
     problems: u64,
     listed: Vec<String>,
@@ -160,9 +166,8 @@ impl Audit {
                 self.problem(format!("{}: received before the record before it", place()));
             }
         }
-        let here = (record.seq, record.received_ms);
-        self.first.get_or_insert(here);
-        self.last = Some(here);
+        self.first.get_or_insert((record.seq, record.received_ms));
+        self.last = Some((record.last_seq(), record.last_ms()));
         *self.records.entry(record.content.kind()).or_default() += 1;
         match &record.content {
             Content::Start { sid, .. } | Content::Batch { sid, .. } => {
@@ -194,6 +199,7 @@ impl Audit {
                     self.problem(format!("{}: session {sid} has a second report", place()));
                 }
             }
+            Content::Erased { count, .. } => self.erased = self.erased.saturating_add(*count),
             Content::Settings { .. } | Content::Pause { .. } => {}
         }
     }
@@ -303,9 +309,18 @@ impl Audit {
                  would be found, not a missing one"
             )?;
         }
+        if self.erased > 0 {
+            writeln!(out, "erased     {} records, which others stand for", self.erased)?;
+        }
         let unreported = self.fold.as_ref().map_or(0, |(_, live)| live.unreported());
         if unreported > 0 {
             writeln!(out, "note       {unreported} have ended and wait for their report")?;
+        }
+        if self.is_being_erased {
+            writeln!(
+                out,
+                "note       an order to erase is being carried out: until it is done, sessions may be there                  in part"
+            )?;
         }
         if let Some(acknowledged) = self.ledger {
             writeln!(out, "ledger     {acknowledged} acknowledged sessions are there, once each")?;
@@ -324,6 +339,6 @@ impl Audit {
     }
 }
 
-fn time(ms: u64) -> humantime::Rfc3339Timestamp {
+pub(super) fn time(ms: u64) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms))
 }

@@ -222,6 +222,95 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
     restored.map(|()| saved_ms)
 }
 
+/// Calls `take` with the id and the line of each session that a checkpoint has.
+///
+/// # Errors
+/// [`Broken`]; some sessions may have been taken before.
+pub(super) fn each_session(
+    disk: &dyn Disk,
+    name: &str,
+    mut take: impl FnMut(SessionId, &[u8]),
+) -> Result<(), Broken> {
+    each_line(disk.open(name)?, |line| {
+        if let Some(id) = session_of(line) {
+            take(id, line);
+        }
+        Ok(())
+    })
+}
+
+/// Writes a checkpoint anew without some sessions, if it has any of them, and says whether it did. Nothing
+/// else in it changes.
+///
+/// # Errors
+/// [`Broken`]; the checkpoint is then untouched.
+pub(super) fn rewrite_without(
+    disk: &dyn Disk,
+    name: &str,
+    goes: impl Fn(SessionId) -> bool,
+    running: bool,
+) -> Result<bool, Broken> {
+    let mut has_any = false;
+    each_session(disk, name, |id, _| has_any |= goes(id))?;
+    if !has_any {
+        return Ok(false);
+    }
+    let unfinished = unfinished_name(name);
+    let written = write_without(disk, name, &unfinished, goes, running);
+    if written.is_err() {
+        let _ = disk.remove(&unfinished);
+    }
+    written?;
+    disk.rename(&unfinished, name)?;
+    Ok(true)
+}
+
+fn write_without(
+    disk: &dyn Disk,
+    name: &str,
+    unfinished: &str,
+    goes: impl Fn(SessionId) -> bool,
+    running: bool,
+) -> Result<(), Broken> {
+    let mut file = disk.create(unfinished)?;
+    let mut put = |piece: &mut Vec<u8>| -> io::Result<()> {
+        file.append(piece)?;
+        file.sync()?;
+        piece.clear();
+        if running {
+            std::thread::sleep(PIECE_PAUSE);
+        }
+        Ok(())
+    };
+    let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
+    let (mut crc, mut sessions, mut failed) = (0, 0, None);
+    each_line(disk.open(name)?, |line| {
+        let id = session_of(line);
+        if id.is_some_and(&goes) {
+            return Ok(());
+        }
+        sessions += u64::from(id.is_some());
+        crc = crc32c::crc32c_append(crc, line);
+        piece.extend_from_slice(line);
+        if piece.len() >= PIECE_BYTES
+            && let Err(error) = put(&mut piece)
+        {
+            failed = Some(error);
+            return Err("it cannot be written".into());
+        }
+        Ok(())
+    })
+    .map_err(|broken| failed.map_or(broken, Broken::Disk))?;
+    add_line(&mut piece, &Footer { sessions, crc: format!("{crc:08x}") });
+    Ok(put(&mut piece)?)
+}
+
+/// The session that a line saves, if it saves one.
+fn session_of(line: &[u8]) -> Option<SessionId> {
+    let digits = line.strip_prefix(b"{\"sid\":\"")?.get(..64)?;
+    SessionId::from_path(str::from_utf8(digits).ok()?)
+}
+
 /// Calls `take` with each line but the footer, which must fit.
 fn each_line(
     file: Box<dyn Read + Send>,

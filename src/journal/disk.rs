@@ -56,7 +56,17 @@ pub trait DiskFile: Send {
 
 /// A folder of the real file system.
 #[derive(Debug)]
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    /// Who may read the files that are made in it.
+    mode: u32,
+}
+
+/// The owner writes, the group reads.
+const MODE: u32 = 0o640;
+
+/// The owner alone.
+const PRIVATE_MODE: u32 = 0o600;
 
 impl Folder {
     /// Opens a folder, and makes it if it is missing.
@@ -67,23 +77,28 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(Self(path.to_owned()))
+        Ok(Self::at(path))
     }
 
-    /// A folder that is there, to be read.
+    /// A folder that is there.
     pub fn at(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self { path: path.to_owned(), mode: MODE }
+    }
+
+    /// A folder that is there, in which files are made for the owner alone.
+    pub fn private_at(path: &Path) -> Self {
+        Self { path: path.to_owned(), mode: PRIVATE_MODE }
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        File::open(&self.path)?.sync_all()
     }
 }
 
 impl Disk for Folder {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.0)? {
+        for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
             if let Ok(name) = entry.file_name().into_string() {
                 match entry.metadata() {
@@ -98,38 +113,38 @@ impl Disk for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.0.join(name);
+        let path = self.path.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o640).open(&path)?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(self.mode).open(&path)?;
         self.sync()?;
         Ok(Box::new(FolderFile { file, path }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(File::open(self.0.join(name))?))
+        Ok(Box::new(File::open(self.path.join(name))?))
     }
 
     fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.0.join(name))?;
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
         file.set_len(bytes)?;
         file.sync_all()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.0.join(from), self.0.join(to))?;
+        std::fs::rename(self.path.join(from), self.path.join(to))?;
         self.sync()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.0.join(name))?;
+        std::fs::remove_file(self.path.join(name))?;
         self.sync()
     }
 
     fn space(&self) -> io::Result<Option<Space>> {
-        let found = rustix::fs::statvfs(&self.0)?;
+        let found = rustix::fs::statvfs(&self.path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok(Some(Space { free_bytes: bytes(found.f_bavail), size_bytes: bytes(found.f_blocks) }))
     }

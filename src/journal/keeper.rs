@@ -1,5 +1,5 @@
 //! What goes on behind the writer's back, and never in its way: closed segments are compressed, old ones
-//! removed, the live sessions saved.
+//! removed, the live sessions saved, and what is to be erased is erased.
 
 use std::io;
 use std::sync::Arc;
@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::disk::{Disk, DiskFile};
+use super::erase::order::{Order, State, Word};
+use super::erase::{self, Purge, Running, Site};
 use super::record::Record;
 use super::segment::{self, Segment};
 use super::{Journal, Settings, checkpoint};
@@ -16,10 +18,19 @@ use crate::telemetry::labels::Task;
 use crate::telemetry::series;
 
 /// A good ratio for little time; records shrink to about a tenth.
-const ZSTD_LEVEL: i32 = 3;
+pub(super) const ZSTD_LEVEL: i32 = 3;
 
 /// How much of a compressed segment is written and synced at once.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// How often it looks for an order to erase.
+const ERASE_LOOK: Duration = Duration::from_secs(1);
+
+/// How long it rests when one could not be carried out, in ms.
+const ERASE_RETRY_MS: u64 = 10_000;
+
+/// How often it tells how far it is with one, in ms.
+const ERASE_TELL_MS: u64 = 1_000;
 
 /// Looks after the files of the journal.
 pub struct Keeper {
@@ -29,6 +40,15 @@ pub struct Keeper {
     live: Arc<Live>,
     journal: Journal,
     series: series::Keeper,
+    erasing: Option<Erasing>,
+}
+
+/// What an erasure needs beside the journal.
+struct Erasing {
+    /// The data folder, where orders are given.
+    home: Arc<dyn Disk>,
+    /// Removes refused bodies.
+    purge: Box<Purge<'static>>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -46,13 +66,20 @@ impl Keeper {
         live: Arc<Live>,
         journal: Journal,
     ) -> Self {
-        Self { settings, disk, clock, live, journal, series: series::Keeper::default() }
+        let series = series::Keeper::default();
+        Self { settings, disk, clock, live, journal, series, erasing: None }
     }
 
     /// Counts what it does.
     #[must_use]
     pub fn counting(self, series: series::Keeper) -> Self {
         Self { series, ..self }
+    }
+
+    /// Carries out orders to erase that are given in this data folder from now on.
+    #[must_use]
+    pub fn erasing(self, home: Arc<dyn Disk>, purge: Box<Purge<'static>>) -> Self {
+        Self { erasing: Some(Erasing { home, purge }), ..self }
     }
 
     /// Works until the writer has ended, then saves the live sessions a last time.
@@ -70,12 +97,18 @@ impl Keeper {
         };
         report(Task::Compress, self.compress_closed());
         let mut checkpoint_ms = self.clock.now_ms();
+        let mut erase_from_ms = 0;
         loop {
             let next = Duration::from_millis(checkpoint_ms) + self.settings.checkpoint_interval;
             let now_ms = self.clock.now_ms();
-            match closed.recv_timeout(next.saturating_sub(Duration::from_millis(now_ms))) {
-                Ok(_) if Duration::from_millis(now_ms) < next => {
+            let due_in = next.saturating_sub(Duration::from_millis(now_ms));
+            match closed.recv_timeout(due_in.min(ERASE_LOOK)) {
+                Ok(_) if !due_in.is_zero() => {
                     report(Task::Compress, self.compress_closed());
+                }
+                Err(RecvTimeoutError::Timeout) if due_in > ERASE_LOOK => {
+                    self.erase_if_ordered(&mut erase_from_ms);
+                    continue;
                 }
                 // However many segments are closed, a checkpoint that is due comes first.
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {
@@ -85,6 +118,7 @@ impl Keeper {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.erase_if_ordered(&mut erase_from_ms);
             report(Task::Retain, self.retain());
         }
         report(Task::Checkpoint, self.save(false));
@@ -113,6 +147,72 @@ impl Keeper {
         Ok(())
     }
 
+    /// Carries out the order to erase, if there is one and the last attempt was long enough ago.
+    fn erase_if_ordered(&self, not_before_ms: &mut u64) {
+        let Some(Erasing { home, .. }) = &self.erasing else { return };
+        if self.clock.now_ms() < *not_before_ms {
+            return;
+        }
+        let order = match Order::pending(&**home) {
+            Ok(None) => return,
+            Ok(Some(order)) => Ok(order),
+            Err(error) => Err(error),
+        };
+        tracing::info!("an erasure was ordered");
+        let result = order.and_then(|order| Ok((self.erase(&order)?, order)));
+        match result {
+            Ok(_) => tracing::info!("what was ordered is erased"),
+            Err(_) if self.journal.is_closed() => {
+                tracing::warn!("the erasure is not done; the next start finishes it");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the erasure is not done; it is tried again");
+                *not_before_ms = self.clock.now_ms() + ERASE_RETRY_MS;
+                self.tell_of_failure(&error);
+            }
+        }
+    }
+
+    /// Carries out an order, and tells in its file how far that is.
+    ///
+    /// # Errors
+    /// See [`Keeper::checkpoint`]; the order is then still there.
+    pub(super) fn erase(&self, order: &Order) -> io::Result<()> {
+        let Some(Erasing { home, purge }) = &self.erasing else { return Ok(()) };
+        let site = Site {
+            home: &**home,
+            disk: &*self.disk,
+            purge: &**purge,
+            clock: &self.clock,
+            running: Some(Running { journal: &self.journal, live: &self.live }),
+        };
+        let mut told_ms = None;
+        let mut tell = |done_bytes, total_bytes| {
+            if self.journal.is_closed() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the server ends"));
+            }
+            let now_ms = self.clock.now_ms();
+            if told_ms.is_some_and(|told_ms| now_ms < told_ms + ERASE_TELL_MS) {
+                return Ok(());
+            }
+            told_ms = Some(now_ms);
+            let state = State::Running { done_bytes, total_bytes };
+            Word { order: order.id.clone(), written_ms: now_ms, state }.save(&**home)
+        };
+        erase::finish(&site, &mut tell).map(drop)
+    }
+
+    /// Tells whoever gave the order why it is not done, if it can be told.
+    fn tell_of_failure(&self, error: &io::Error) {
+        let Some(Erasing { home, .. }) = &self.erasing else { return };
+        if let Ok(Some(order)) = Order::pending(&**home) {
+            let state = State::Failing { why: error.to_string() };
+            let written_ms = self.clock.now_ms();
+            // If it cannot, the log has it.
+            let _ = Word { order: order.id, written_ms, state }.save(&**home);
+        }
+    }
+
     /// Compresses every segment that is closed.
     ///
     /// # Errors
@@ -139,7 +239,7 @@ impl Keeper {
     /// Writes the compressed form of a segment, without what does not count in it.
     fn compress(&self, segment: &Segment, unfinished: &str) -> io::Result<()> {
         let file = self.disk.create(unfinished)?;
-        let mut encoder = zstd::Encoder::new(Paced { file, piece: Vec::new() }, ZSTD_LEVEL)?;
+        let mut encoder = zstd::Encoder::new(Paced::new(file), ZSTD_LEVEL)?;
         encoder.include_checksum(true)?;
         let mut lines = segment.lines(&*self.disk)?;
         // Half a line is dropped where the segment ends, and kept where more follows.
@@ -200,13 +300,18 @@ impl Keeper {
 }
 
 /// A file that is synced piece by piece, so that no sync is long.
-struct Paced {
+pub(super) struct Paced {
     file: Box<dyn DiskFile>,
     piece: Vec<u8>,
 }
 
 impl Paced {
-    fn end(mut self) -> io::Result<()> {
+    pub(super) fn new(file: Box<dyn DiskFile>) -> Self {
+        Self { file, piece: Vec::new() }
+    }
+
+    /// Writes and syncs what is left.
+    pub(super) fn end(mut self) -> io::Result<()> {
         self.put()
     }
 

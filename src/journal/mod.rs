@@ -15,6 +15,8 @@ pub mod copy;
 
 pub mod disk;
 
+pub mod erase;
+
 mod keeper;
 
 pub mod record;
@@ -40,6 +42,7 @@ use tokio::sync::oneshot;
 use self::record::Encoded;
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome};
+use crate::session::id::SessionId;
 use crate::size::Size;
 use crate::telemetry::ticket::{Fate, Ticket};
 
@@ -143,6 +146,10 @@ struct Queue {
     last_ms: u64,
     /// Bytes that the writer has taken and not committed.
     in_writing: usize,
+    /// Sessions that are erased: nothing goes on with them.
+    erased: Ids,
+    /// Who waits for the segment that grows to be closed.
+    rotations: Vec<oneshot::Sender<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +176,43 @@ impl Waiting {
         self.ticket.settle(Fate::Shed(unavailable.into()));
         // A client that has gone away does not want to know.
         let _ = self.waiter.send(Err(unavailable));
+    }
+}
+
+/// A set of sessions that holds 32 bytes each. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Ids(Arc<[SessionId]>);
+
+impl Ids {
+    /// The set of these.
+    pub fn of(mut ids: Vec<SessionId>) -> Self {
+        ids.sort_unstable();
+        ids.dedup();
+        Self(ids.into())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(&self, id: SessionId) -> bool {
+        self.position(id).is_some()
+    }
+
+    /// Where in the set it stands.
+    pub fn position(&self, id: SessionId) -> Option<usize> {
+        self.0.binary_search(&id).ok()
+    }
+
+    /// All of them, in order.
+    pub fn as_slice(&self) -> &[SessionId] {
+        &self.0
+    }
+
+    fn and(&self, more: &Self) -> Self {
+        Self::of([&*self.0, &*more.0].concat())
     }
 }
 
@@ -207,6 +251,8 @@ impl Journal {
             next_seq,
             last_ms,
             in_writing: 0,
+            erased: Ids::default(),
+            rotations: Vec::new(),
         };
         let wake = Condvar::new();
         Self(Arc::new(Shared { queue: Mutex::new(queue), wake, clock, uncommitted_bytes_max }))
@@ -245,6 +291,11 @@ impl Journal {
         if queue.in_writing + queue.lines.len() >= self.0.uncommitted_bytes_max {
             return Err(Unavailable::Busy);
         }
+        if !queue.erased.is_empty() && change.goes_on().is_some_and(|id| queue.erased.contains(id))
+        {
+            let _ = waiter.send(Ok(Outcome::Gone));
+            return Ok(committed);
+        }
         let (seq, received_ms) = (queue.next_seq, queue.receive(&self.0.clock));
         queue.next_seq += 1;
         record.write_line(&mut queue.lines, seq, received_ms);
@@ -259,6 +310,34 @@ impl Journal {
             self.0.wake.notify_one();
         }
         Ok(committed)
+    }
+
+    /// Lets nothing go on with these sessions from now on; as long as the server runs, because nobody knows
+    /// how long a request may lie between its look at the live sessions and its record. To be called by one
+    /// thread alone.
+    pub(crate) fn fence(&self, ids: &Ids) {
+        let before = self.0.queue().erased.clone();
+        // Brought together outside of the lock, because they may be many.
+        let together = before.and(ids);
+        self.0.queue().erased = together;
+    }
+
+    /// Closes the segment that grows. What is returned tells the first number of the next one: every record
+    /// before it that was acknowledged until now stands in a closed segment, and is folded.
+    pub(crate) fn rotate(&self) -> oneshot::Receiver<u64> {
+        let (sender, begun) = oneshot::channel();
+        let mut queue = self.0.queue();
+        if queue.phase != Phase::Closed {
+            queue.rotations.push(sender);
+        }
+        drop(queue);
+        self.0.wake.notify_one();
+        begun
+    }
+
+    /// Whether the server ends.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.queue().phase == Phase::Closed
     }
 
     /// Whether records can be taken.

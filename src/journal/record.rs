@@ -89,6 +89,16 @@ pub enum Content<'a> {
         /// How long, in ms.
         down_ms: u64,
     },
+    /// Records stood here that were erased. It stands for all of their numbers, from its own on, so that
+    /// the numbers have no gap.
+    Erased {
+        /// How many they were; at least one.
+        count: u64,
+        /// When the last of them was received, in ms since the Unix epoch; none if with the first.
+        until_ms: Option<u64>,
+        /// When they were erased, in ms since the Unix epoch.
+        erased_ms: u64,
+    },
 }
 
 /// Why a line is no record.
@@ -125,6 +135,12 @@ struct Members<'a> {
     terms: Option<Terms>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    until_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    erased_ms: Option<u64>,
     /// Written by hand, so that it is copied only once; so is the next.
     #[serde(borrow, skip_serializing, default)]
     body: Option<&'a RawValue>,
@@ -170,6 +186,9 @@ impl<'a> Encoded<'a> {
             reason: None,
             terms: None,
             down_ms: None,
+            count: None,
+            until_ms: None,
+            erased_ms: None,
             body: None,
             report: None,
         };
@@ -183,6 +202,10 @@ impl<'a> Encoded<'a> {
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
             Content::Settings { terms } => (Members { terms: Some(terms), ..empty }, None),
             Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
+            Content::Erased { count, until_ms, erased_ms } => {
+                let (count, erased_ms) = (Some(count), Some(erased_ms));
+                (Members { count, until_ms, erased_ms, ..empty }, None)
+            }
         };
         let mut head = Vec::with_capacity(256);
         serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
@@ -227,6 +250,7 @@ impl Content<'_> {
             Self::Report { .. } => "report",
             Self::Settings { .. } => "settings",
             Self::Pause { .. } => "pause",
+            Self::Erased { .. } => "erased",
         }
     }
 
@@ -238,7 +262,7 @@ impl Content<'_> {
             | Self::Batch { sid, .. }
             | Self::Close { sid, .. }
             | Self::Report { sid, .. } => Some(*sid),
-            Self::Settings { .. } | Self::Pause { .. } => None,
+            Self::Settings { .. } | Self::Pause { .. } | Self::Erased { .. } => None,
         }
     }
 }
@@ -254,16 +278,7 @@ impl<'a> Record<'a> {
             seq: u64,
             received_ms: u64,
         }
-        let trailer = CRC_KEY.len() + 8 + CRC_END.len();
-        let covered = line.len().checked_sub(trailer).ok_or(Damage::Incomplete)?;
-        let (covered, trailer) = line.split_at(covered);
-        let digits = trailer.strip_prefix(CRC_KEY).and_then(|rest| rest.strip_suffix(CRC_END));
-        let mut crc = [0; 4];
-        hex::decode_to_slice(digits.ok_or(Damage::Incomplete)?, &mut crc)
-            .map_err(|_| Damage::Incomplete)?;
-        if u32::from_be_bytes(crc) != crc32c::crc32c(covered) {
-            return Err(Damage::Checksum);
-        }
+        hold_to_checksum(line)?;
         let unknown = |error: serde_json::Error| Damage::Unknown(error.to_string());
         let place: Place = serde_json::from_slice(line).map_err(unknown)?;
         let members: Members<'a> = serde_json::from_slice(line).map_err(unknown)?;
@@ -273,6 +288,79 @@ impl<'a> Record<'a> {
             content: members.into_content()?,
         })
     }
+
+    /// The last number that it stands for: its own, but for what was erased.
+    pub fn last_seq(&self) -> u64 {
+        match self.content {
+            Content::Erased { count, .. } => self.seq.saturating_add(count - 1),
+            _ => self.seq,
+        }
+    }
+
+    /// When the last record that it stands for was received, in ms since the Unix epoch.
+    pub fn last_ms(&self) -> u64 {
+        match self.content {
+            Content::Erased { until_ms: Some(until_ms), .. } => until_ms.max(self.received_ms),
+            _ => self.received_ms,
+        }
+    }
+}
+
+/// What stands at the front of a line, read without reading the rest as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// Its place.
+    pub seq: u64,
+    /// When it was received, in ms since the Unix epoch.
+    pub received_ms: u64,
+    /// The name of its kind.
+    pub kind: &'a str,
+    /// The session that it is about.
+    pub sid: Option<SessionId>,
+}
+
+impl<'a> Head<'a> {
+    /// The head of a line whose checksum fits; none of any other.
+    pub fn of_sound(line: &'a [u8]) -> Option<Self> {
+        hold_to_checksum(line).ok()?;
+        Self::read(line)
+    }
+
+    /// The head of a line, sound or not, as far as it stands where it was written.
+    pub fn read(line: &'a [u8]) -> Option<Self> {
+        let (seq, rest) = number(line.strip_prefix(b"{\"seq\":")?)?;
+        let (received_ms, rest) = number(rest.strip_prefix(b",\"received_ms\":")?)?;
+        let (kind, rest) = text(rest.strip_prefix(b",\"kind\":")?)?;
+        let sid = rest.strip_prefix(b",\"sid\":").and_then(text);
+        let sid = sid.and_then(|(sid, _)| SessionId::from_path(sid));
+        Some(Self { seq, received_ms, kind, sid })
+    }
+}
+
+/// A number at the front, and what follows it.
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = text.split_at(digits);
+    Some((str::from_utf8(digits).ok()?.parse().ok()?, rest))
+}
+
+/// A text without escapes at the front, and what follows it.
+fn text(json: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = json.strip_prefix(b"\"")?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    Some((str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
+}
+
+/// Whether a line, given without its line break, is as it was written.
+fn hold_to_checksum(line: &[u8]) -> Result<(), Damage> {
+    let trailer = CRC_KEY.len() + 8 + CRC_END.len();
+    let covered = line.len().checked_sub(trailer).ok_or(Damage::Incomplete)?;
+    let (covered, trailer) = line.split_at(covered);
+    let digits = trailer.strip_prefix(CRC_KEY).and_then(|rest| rest.strip_suffix(CRC_END));
+    let mut crc = [0; 4];
+    hex::decode_to_slice(digits.ok_or(Damage::Incomplete)?, &mut crc)
+        .map_err(|_| Damage::Incomplete)?;
+    if u32::from_be_bytes(crc) == crc32c::crc32c(covered) { Ok(()) } else { Err(Damage::Checksum) }
 }
 
 impl<'a> Members<'a> {
@@ -309,6 +397,11 @@ impl<'a> Members<'a> {
             "pause" => {
                 Ok(Content::Pause { down_ms: self.down_ms.ok_or_else(|| lacks("down_ms"))? })
             }
+            "erased" => Ok(Content::Erased {
+                count: self.count.filter(|count| *count > 0).ok_or_else(|| lacks("count"))?,
+                until_ms: self.until_ms,
+                erased_ms: self.erased_ms.ok_or_else(|| lacks("erased_ms"))?,
+            }),
             other => Err(Damage::Unknown(format!("kind {other:?}"))),
         }
     }
@@ -453,6 +546,9 @@ mod tests {
                 terms: Terms { no_events_ms, events_max, ..Terms::default() }
             }),
             any::<u64>().prop_map(|down_ms| Content::Pause { down_ms }),
+            (1..=u64::MAX, any::<Option<u64>>(), any::<u64>()).prop_map(
+                |(count, until_ms, erased_ms)| Content::Erased { count, until_ms, erased_ms }
+            ),
         ]
     }
 
@@ -461,6 +557,9 @@ mod tests {
         fn what_was_written_is_read(content in any_content(), seq: u64, received_ms: u64) {
             let mut line = Vec::new();
             Encoded::new(content.clone()).write_line(&mut line, seq, received_ms);
+            let head = Head::of_sound(&line[..line.len() - 1]).unwrap();
+            let (kind, sid) = (content.kind(), content.sid());
+            prop_assert_eq!(head, Head { seq, received_ms, kind, sid });
             let record = Record::read(&line[..line.len() - 1]).unwrap();
             prop_assert_eq!(record, Record { seq, received_ms, content });
         }
@@ -469,7 +568,7 @@ mod tests {
         fn no_bytes_panic_and_one_flipped_bit_is_always_seen(
             bytes: Vec<u8>, content in any_content(), at: prop::sample::Index, bit in 0..8,
         ) {
-            let _ = Record::read(&bytes);
+            let _ = (Record::read(&bytes), Head::read(&bytes));
             let mut line = Vec::new();
             Encoded::new(content).write_line(&mut line, 1, 1);
             line.pop();

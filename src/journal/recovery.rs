@@ -3,7 +3,6 @@
 //! What stands after the last good line is cut: it was never acknowledged. A damaged line before a good
 //! one is set aside, counted and told, and nothing else is lost for it.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use super::checkpoint;
@@ -92,13 +91,8 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
 
 /// Removes what a crash left half done. A disk that does not write is no reason not to read.
 fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
-    let names: BTreeSet<String> = disk.list()?.into_iter().map(|(name, _)| name).collect();
-    for name in &names {
-        // The crash came between the new name of a compressed segment and the removal of the old file.
-        let leftover = segment::compressed_name_of(name).is_some_and(|name| names.contains(&name));
-        if (leftover || segment::is_unfinished(name))
-            && let Err(error) = disk.remove(name)
-        {
+    for name in segment::leftovers(disk)? {
+        if let Err(error) = disk.remove(&name) {
             tracing::warn!(%error, file = name, "what a crash left behind cannot be removed");
         }
     }
@@ -221,11 +215,11 @@ impl Reading<'_> {
 
     /// Folds a record, and tells what is missing before it.
     fn record(&mut self, record: Record<'_>, segment: &str) {
-        let (seq, received_ms) = (record.seq, record.received_ms);
+        let seq = record.seq;
         self.begins_at(seq, segment);
-        self.expected_seq = Some(seq + 1);
-        self.last_ms = Some(received_ms);
-        if seq > self.floor_seq {
+        self.expected_seq = Some(record.last_seq().saturating_add(1));
+        self.last_ms = Some(record.last_ms());
+        if record.last_seq() > self.floor_seq {
             self.recovered.records += 1;
             if let Err(why) = self.processor.replay(record) {
                 tracing::error!(seq, why, "a record cannot be folded");

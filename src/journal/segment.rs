@@ -101,6 +101,19 @@ pub fn is_unfinished(name: &str) -> bool {
     name.ends_with(UNFINISHED_SUFFIX)
 }
 
+/// What a crash left half done: files that are not whole, and the plain form of a segment whose compressed
+/// one is.
+///
+/// # Errors
+/// What the system says.
+pub fn leftovers(disk: &dyn Disk) -> io::Result<Vec<String>> {
+    let names: BTreeSet<String> = disk.list()?.into_iter().map(|(name, _)| name).collect();
+    // The crash came between the new name of a compressed segment and the removal of the old file.
+    let is_old = |name: &str| compressed_name_of(name).is_some_and(|name| names.contains(&name));
+    let leftovers = names.iter().filter(|name| is_old(name) || is_unfinished(name));
+    Ok(leftovers.cloned().collect())
+}
+
 /// The segments of a journal, in order. Where one stands both compressed and not, which a crash or a
 /// running compression leaves, the compressed one counts: it got its name when it was whole.
 ///

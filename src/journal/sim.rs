@@ -61,6 +61,12 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)), gate: Arc::default() }
     }
 
+    /// Whether every operation from now on fails.
+    pub(crate) fn is_broken(&self) -> bool {
+        let state = self.state.lock();
+        (state.budget, state.faults) == (Some(0), None)
+    }
+
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         let state = self.state.lock();
         state.inodes[state.names[name]].seen.clone()

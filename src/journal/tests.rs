@@ -1,5 +1,7 @@
 //! The promises of the journal, on a simulated disk that fails and crashes where it hurts.
 
+mod erase;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -106,24 +108,33 @@ impl Rig {
     }
 
     fn append_start(&mut self) -> Result<Pending, Unavailable> {
+        self.append_start_body(BODY)
+    }
+
+    fn append_start_body(&mut self, body: &[u8]) -> Result<Pending, Unavailable> {
         let id = self.mint();
         let record = Encoded::new(Content::Start {
             sid: id,
             client: None,
             user_agent: None,
-            body: BODY.into(),
+            body: body.into(),
         });
-        let room = Some(self.live.keep_room(opening().heap_bytes()).unwrap());
-        let committed =
-            self.journal.append(&record, Change::Start { id, opening: opening(), room })?;
-        Ok((id, committed))
+        let rules = Rules { profile: Profile::Open, strict: false };
+        let opening = Opening::of(&crate::wire::Start::parse(body, rules).unwrap(), None, None);
+        let room = Some(self.live.keep_room(opening.heap_bytes()).unwrap());
+        Ok((id, self.journal.append(&record, Change::Start { id, opening, room })?))
     }
 
     /// A stored session.
     fn append_batch(&mut self) -> Result<Pending, Unavailable> {
+        self.append_batch_of(BODY)
+    }
+
+    /// A stored session with this start.
+    fn append_batch_of(&mut self, start: &[u8]) -> Result<Pending, Unavailable> {
         let id = self.mint();
         let play = br#",{"eventType":"play","playerTime":{"ts":5,"playhead":0}}]"#;
-        let body = [b"[", BODY, play].concat();
+        let body = [b"[", start, play].concat();
         let rules = Rules { profile: Profile::Open, strict: false };
         let form = StoredForm::Downloaded;
         let (opening, steps) = stored(&body, rules, form, None, None, |_| {}).unwrap();
@@ -211,6 +222,9 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                 Content::Close { sid, reason } => Content::Close { sid, reason },
                 Content::Settings { terms } => Content::Settings { terms },
                 Content::Pause { down_ms } => Content::Pause { down_ms },
+                Content::Erased { count, until_ms, erased_ms } => {
+                    Content::Erased { count, until_ms, erased_ms }
+                }
             };
             found.push((record.seq, record.received_ms, content));
         }

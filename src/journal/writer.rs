@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Encoded};
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
@@ -56,6 +58,8 @@ pub struct Writer {
     waiting: Vec<Waiting>,
     /// Begun with the first append of the group.
     group_since: Option<Stopwatch>,
+    /// Who waits for the segment that grows to be closed.
+    rotations: Vec<oneshot::Sender<u64>>,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
@@ -99,6 +103,7 @@ impl Drop for Writer {
         for waiting in mem::take(&mut queue.waiting) {
             waiting.refuse(Unavailable::Closed);
         }
+        queue.rotations.clear();
     }
 }
 
@@ -138,6 +143,7 @@ impl Writer {
             lines: Vec::new(),
             waiting: Vec::new(),
             group_since: None,
+            rotations: Vec::new(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             down_since_ms: None,
@@ -181,12 +187,13 @@ impl Writer {
         true
     }
 
-    /// Waits for records and takes them; an empty group is taken when the segment has grown too old.
+    /// Waits for records and takes them; an empty group is taken when the segment has grown too old, or
+    /// somebody wants it closed.
     /// False when the journal is closed and nothing is left.
     fn take_group(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
-        while queue.waiting.is_empty() {
+        while queue.waiting.is_empty() && queue.rotations.is_empty() {
             if queue.phase == Phase::Closed {
                 return false;
             }
@@ -198,15 +205,22 @@ impl Writer {
         mem::swap(&mut queue.lines, &mut self.lines);
         mem::swap(&mut queue.waiting, &mut self.waiting);
         self.group_since = queue.since.take();
+        self.rotations.append(&mut queue.rotations);
         queue.in_writing = self.lines.len();
         true
     }
 
     fn commit_group(&mut self) -> io::Result<()> {
-        if self.is_too_large() || self.is_too_old() {
+        // If that fails, they are told so by being dropped.
+        let rotations = mem::take(&mut self.rotations);
+        let has_records = self.open.as_ref().is_none_or(|open| open.bytes > 0);
+        if self.is_too_large() || self.is_too_old() || (!rotations.is_empty() && has_records) {
             self.close_segment()?;
             self.open = Some(self.begin_segment()?);
             self.tell_closed();
+        }
+        for rotation in rotations {
+            let _ = rotation.send(self.committed_seq + 1);
         }
         if self.waiting.is_empty() {
             return Ok(());

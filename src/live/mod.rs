@@ -390,6 +390,26 @@ impl Live {
         Some(counted)
     }
 
+    /// Folds that sessions are erased, live ones and those that wait for their report. Says how many were live.
+    pub(crate) fn erase(&self, seq: u64, ids: &[SessionId]) -> usize {
+        let mut live = 0;
+        for id in ids {
+            let mut shard = self.shard(*id).lock();
+            shard.seq = shard.seq.max(seq);
+            if let Some(held) = shard.sessions.remove(&Hashed(*id)) {
+                if let Some(noted_up_ms) = held.noted_up_ms {
+                    shard.deadlines.remove(noted_up_ms, *id);
+                }
+                self.discount(SESSION_BYTES + held.session.heap_bytes());
+                live += 1;
+            } else if let Some(session) = shard.ended.remove(&Hashed(*id)) {
+                self.unreported.fetch_sub(1, Ordering::Relaxed);
+                self.bytes.fetch_sub(SESSION_BYTES + session.heap_bytes(), Ordering::Relaxed);
+            }
+        }
+        live
+    }
+
     /// A session that was counted among the live ones waits for its report from now on.
     fn end(&self, shard: &mut Shard, id: SessionId, session: Session) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -689,6 +709,19 @@ mod tests {
         open(&live, 3, 1_000, 3).unwrap();
         assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
         open(&live, 5, 1_000, 4).unwrap();
+    }
+
+    #[test]
+    fn an_erased_session_leaves_nothing_behind() {
+        let live = live(Settings::default());
+        (1..=3).for_each(|number| open(&live, number.into(), 1_000, number).unwrap());
+        assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
+        assert_eq!(live.take_due(1_100, 1).0.len(), 1, "one is taken out to be closed");
+        assert_eq!(live.erase(5, &[id(1), id(2), id(3), id(9)]), 2);
+        assert_eq!((live.sessions(), live.unreported(), live.bytes()), (0, 0, 0));
+        assert_eq!(live.take_due(9_999, 9).0, []);
+        live.put_back(id(2));
+        assert!(live.close(6, 1_100, id(3), NO_EVENTS).is_none() && !live.reported(7, id(1)));
     }
 
     #[test]

@@ -363,6 +363,8 @@ label! {
         Settings = "settings",
         /// The server was down or could not write.
         Pause = "pause",
+        /// Sessions were erased.
+        Erased = "erased",
     }
 }
 

@@ -10,6 +10,7 @@ mod cors;
 mod dashboards;
 mod documents;
 mod downloaded;
+mod erase;
 mod events;
 mod harness;
 mod health;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Stopwatch};
 use crate::collector::Collector;
+use crate::commands::erase;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::http::connections::Counts;
@@ -51,6 +52,7 @@ impl Rooms {
         seams: Seams,
         data_dir: DataDir,
     ) -> anyhow::Result<Self> {
+        finish_erasure(&data_dir, &clock)?;
         let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
         let rejects_thread =
             thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
@@ -59,7 +61,11 @@ impl Rooms {
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let archive = Archive::new(Arc::clone(&disk));
-        let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series)
+        let purger = rejects.purger();
+        let home = Arc::new(Folder::private_at(data_dir.path()));
+        let erasing =
+            |keeper: Keeper| keeper.erasing(home, Box::new(move |judge| purger.purge(judge)));
+        let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series, erasing)
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let limits = Limits::new(&config.limits, &clock);
         let redactor = config.privacy.redactor(&key);
@@ -99,12 +105,23 @@ impl Drop for Ends {
     }
 }
 
+/// Finishes an erasure that was ordered and not done, before anybody sees what was to be erased.
+fn finish_erasure(data_dir: &DataDir, clock: &Clock) -> anyhow::Result<()> {
+    let finished = erase::finish_in(data_dir, clock, &mut |_, _| Ok(()))
+        .context("an erasure was ordered and cannot be finished")?;
+    if finished.is_some() {
+        tracing::info!("an erasure that was ordered before the start is done");
+    }
+    Ok(())
+}
+
 /// Reads the journal back, and starts the threads that write it and look after it.
 fn open_journal(
     config: &Config,
     disk: Arc<dyn Disk>,
     clock: &Clock,
     series: &Series,
+    erasing: impl FnOnce(Keeper) -> Keeper,
 ) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
     let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
@@ -141,6 +158,7 @@ fn open_journal(
     );
     let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone())
         .counting(series.keeper.clone());
+    let keeper = erasing(keeper);
     let reporter = Reporter::new(Arc::clone(&live), journal.clone(), sessions_ended);
     let (ends, ended) = mpsc::channel(1);
     let [writer_ends, keeper_ends, reporter_ends] = [(); 3].map(|()| Ends(ends.clone()));

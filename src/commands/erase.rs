@@ -1,0 +1,476 @@
+//! A person's data is erased, by this command itself or by the server that runs.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Args};
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::Rng;
+use serde::Serialize;
+
+use super::export::time_ms;
+use super::journal_of;
+use super::verify::time;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
+use crate::journal::disk::Folder;
+use crate::journal::erase::order::{Evidence, ORDER_FILE, Order, RESULT_FILE, State, Word};
+use crate::journal::erase::{
+    self, Described, Purged, Range, Selection, Site, Survey, Tell, Visitor,
+};
+use crate::privacy::Hasher;
+use crate::rejects;
+use crate::session::id::{Key, SessionId};
+
+/// How often it is looked how far the server is.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// After how many looks without a word it is looked whether the server still runs.
+const LOOKS_TILL_ASKING: u32 = 50;
+
+/// After how many looks without a word nobody waits any longer.
+const LOOKS_MAX: u32 = 300;
+
+/// What became of an order that could not be carried out.
+const STANDS: &str = "it is not done: the order stands, and the next start or erase finishes it";
+
+/// What is erased: whole sessions, by what a player said of its visitor, by their ids, or by time.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("selection").required(true).multiple(true)
+    .args(["visitor", "session", "from", "until"]))]
+pub(super) struct Options {
+    /// Sessions with this value under this key of params or customMetadata, or anywhere in an object
+    /// under it; may be given several times, and then any of them is enough
+    #[arg(long, value_name = "KEY=VALUE", value_parser = visitor,
+        conflicts_with_all = ["session", "from", "until"])]
+    visitor: Vec<Visitor>,
+    /// The session of this id (or Location); may be given several times
+    #[arg(long, value_name = "ID", value_parser = session, conflicts_with_all = ["from", "until"])]
+    session: Vec<SessionId>,
+    /// Sessions whose start was received at or after this time: 2026-11-20, 2026-11-20T08:00:00Z, or ms
+    /// since 1970
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    from: Option<u64>,
+    /// Sessions whose start was received before this time
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    until: Option<u64>,
+    /// Show what would be erased, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn visitor(text: &str) -> Result<Visitor, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+            Ok(Visitor::new(key.to_owned(), value.to_owned()))
+        }
+        _ => Err("expected a key, an equals sign and a value, neither of them empty".to_owned()),
+    }
+}
+
+fn session(text: &str) -> Result<SessionId, String> {
+    let id = text.rsplit('/').next().and_then(SessionId::from_path);
+    id.ok_or_else(|| "expected the 64 hexadecimal digits of a session id".to_owned())
+}
+
+impl Options {
+    /// What is to be erased. With the session key, values are also looked for as `privacy.hash` has them.
+    fn selection(&self, hasher: Option<&Hasher>) -> Selection {
+        if !self.visitor.is_empty() {
+            let as_kept = |visitor: &Visitor| match hasher {
+                Some(hasher) => visitor.clone().or_as(hasher.hash(visitor.value())),
+                None => visitor.clone(),
+            };
+            Selection::Visitor(self.visitor.iter().map(as_kept).collect())
+        } else if !self.session.is_empty() {
+            Selection::Sessions(self.session.clone())
+        } else {
+            Selection::Started(Range { from_ms: self.from, until_ms: self.until })
+        }
+    }
+}
+
+/// Erases, or shows what would be erased.
+pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
+    let disk = journal_of(&config.data_dir)?;
+    let data_dir = std::path::absolute(&config.data_dir)?;
+    let key = config.session.key.clone().or_else(|| key_in(&data_dir));
+    let selection = options.selection(key.as_ref().map(Hasher::new).as_ref());
+    if options.dry_run {
+        let expected = look(&data_dir, &disk, &selection)?;
+        return print(
+            |out| {
+                if options.json { as_json(out, &expected) } else { expected.print(out) }
+            },
+        );
+    }
+    as_its_owner(&data_dir)?;
+    if !options.yes && !is_agreed(&look(&data_dir, &disk, &selection)?)? {
+        bail!("nothing was erased");
+    }
+    let mut order_id = [0; 16];
+    rand::rng().fill_bytes(&mut order_id);
+    let order_id = hex::encode(order_id);
+    let order = Order::new(order_id, Clock::system().now_ms(), selection);
+    let evidence = match DataDir::open(&data_dir) {
+        Ok(folder) => here(&folder, &order)?,
+        Err(DataDirError::InUse { .. }) => by_the_server(&data_dir, &order)?,
+        Err(error) => return Err(error.into()),
+    };
+    let summary = Summary::of(&data_dir, &evidence);
+    print(|out| if options.json { as_json(out, &summary) } else { summary.print(out) })
+}
+
+/// Finishes the order that waits in a data folder that nobody else uses.
+///
+/// # Errors
+/// What the system says; the order then still waits.
+pub(in crate::commands) fn finish_in(
+    folder: &DataDir,
+    clock: &Clock,
+    tell: Tell<'_>,
+) -> io::Result<Option<Evidence>> {
+    let (home, disk) = (Folder::private_at(folder.path()), Folder::at(&folder.journal()));
+    let purge = |judge: &Arc<erase::Judge>| {
+        Ok(Purged { lines: rejects::purge_files(folder.path(), judge)?, in_memory: 0 })
+    };
+    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running: None };
+    erase::finish(&site, tell)
+}
+
+/// Carries out an order in a data folder that nobody else uses.
+fn here(folder: &DataDir, order: &Order) -> anyhow::Result<Evidence> {
+    let (clock, bar) = (Clock::system(), bar()?);
+    let mut tell = |done_bytes, total_bytes| {
+        show(&bar, done_bytes, total_bytes);
+        Ok(())
+    };
+    if finish_in(folder, &clock, &mut tell).context(STANDS)?.is_some() {
+        bar.suspend(|| note("an order that was given before was not finished; now it is"))?;
+    }
+    if !place(folder.path(), order)? {
+        bail!("another order was given just now; give this one again");
+    }
+    let evidence = finish_in(folder, &clock, &mut tell).context(STANDS)?;
+    bar.finish_and_clear();
+    forget_result(folder.path())?;
+    evidence.context("the order was gone before it was carried out")
+}
+
+/// Has an order carried out by the server that uses the data folder, and waits for it.
+fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
+    if !place(data_dir, order)? {
+        bail!("another order to erase is being carried out; give this one once that is done");
+    }
+    let (home, bar) = (Folder::private_at(data_dir), bar()?);
+    let (mut heard_ms, mut silent) = (None, 0_u32);
+    loop {
+        thread::sleep(LOOK);
+        let word = Word::last(&home)?.filter(|word| word.order == order.id);
+        silent = if word.as_ref().map(|word| word.written_ms) == heard_ms { silent + 1 } else { 0 };
+        heard_ms = word.as_ref().map(|word| word.written_ms);
+        match word.map(|word| word.state) {
+            Some(State::Done(evidence)) => {
+                bar.finish_and_clear();
+                forget_result(data_dir)?;
+                return Ok(*evidence);
+            }
+            Some(State::Failing { why }) => {
+                bail!("the server could not do it: {why}; the order stands, and it tries again")
+            }
+            Some(State::Running { done_bytes, total_bytes }) => show(&bar, done_bytes, total_bytes),
+            None => {}
+        }
+        if silent > 0 && silent.is_multiple_of(LOOKS_TILL_ASKING) {
+            // If the server has ended meanwhile, this is the one to finish it.
+            if let Ok(folder) = DataDir::open(data_dir) {
+                return finish_for(&folder, order, &bar);
+            }
+        }
+        if silent > LOOKS_MAX {
+            bail!(
+                "the server has not said a word for a minute: it cannot write, or is of a version that \
+                 cannot erase; the order stands, and it or the next start carries it out"
+            );
+        }
+    }
+}
+
+/// Finishes an order that was given to a server which has ended since.
+fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Result<Evidence> {
+    let mut tell = |done_bytes, total_bytes| {
+        show(bar, done_bytes, total_bytes);
+        Ok(())
+    };
+    finish_in(folder, &Clock::system(), &mut tell)?;
+    bar.finish_and_clear();
+    let word = Word::last(&Folder::private_at(folder.path()))?;
+    forget_result(folder.path())?;
+    match word.filter(|word| word.order == order.id).map(|word| word.state) {
+        Some(State::Done(evidence)) => Ok(*evidence),
+        _ => bail!("the order was gone before it was carried out"),
+    }
+}
+
+/// Puts an order into the data folder, whole, unless there is one.
+fn place(data_dir: &Path, order: &Order) -> anyhow::Result<bool> {
+    forget_result(data_dir)?;
+    let unfinished = data_dir.join(format!("{ORDER_FILE}.{}.unfinished", order.id));
+    let target = data_dir.join(ORDER_FILE);
+    let placed = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.write_all(&order.to_json())?;
+        file.sync_all()?;
+        // A second name, unlike a new one, does not take the place of another.
+        std::fs::hard_link(&unfinished, &target)
+    })();
+    let removed = std::fs::remove_file(&unfinished);
+    match placed {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        placed => placed.with_context(|| format!("cannot write {}", target.display()))?,
+    }
+    removed?;
+    File::open(data_dir)?.sync_all()?;
+    Ok(true)
+}
+
+/// Removes what was told of an order before.
+fn forget_result(data_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(data_dir.join(RESULT_FILE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The session key of a data folder that a server may be using, if it is there.
+fn key_in(data_dir: &Path) -> Option<Key> {
+    let text = std::fs::read_to_string(data_dir.join(SESSION_KEY)).ok()?;
+    Key::from_hex(text.trim_ascii())
+}
+
+/// What this command writes must be readable for the server.
+fn as_its_owner(data_dir: &Path) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(data_dir.join(JOURNAL))?.uid();
+    let uid = rustix::process::geteuid().as_raw();
+    if uid != owner {
+        bail!(
+            "the journal belongs to user id {owner}, and this is user id {uid}: run it as that user, so \
+             that the server can read what is written"
+        );
+    }
+    Ok(())
+}
+
+/// Asks on the terminal whether it shall be done.
+fn is_agreed(expected: &Expected) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!("there is no terminal on which to ask: say --yes");
+    }
+    let mut out = io::stderr().lock();
+    expected.print(&mut out)?;
+    write!(out, "Erase this? It cannot be undone. [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Looks for what would be erased.
+fn look(data_dir: &Path, disk: &Folder, selection: &Selection) -> anyhow::Result<Expected> {
+    let bar = bar()?;
+    let mut tell = |done_bytes, total_bytes| {
+        show(&bar, done_bytes, total_bytes);
+        Ok(())
+    };
+    let (survey, judge) = erase::survey(disk, selection, &mut tell)?;
+    bar.finish_and_clear();
+    Ok(Expected {
+        data_dir: data_dir.to_owned(),
+        selection: selection.described(),
+        reject_lines: rejects::count_in_files(data_dir, &judge)?,
+        survey,
+    })
+}
+
+fn bar() -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")?;
+    Ok(ProgressBar::new(0).with_style(style))
+}
+
+fn show(bar: &ProgressBar, done_bytes: u64, total_bytes: u64) {
+    bar.set_length(total_bytes);
+    bar.set_position(done_bytes);
+}
+
+fn note(what: &str) -> io::Result<()> {
+    writeln!(io::stderr(), "mediatally: {what}")
+}
+
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<ExitCode> {
+    match write(&mut io::stdout().lock()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+fn as_json(out: &mut dyn Write, summary: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, summary)?;
+    writeln!(out)
+}
+
+/// What would be erased.
+#[derive(Serialize)]
+struct Expected {
+    data_dir: PathBuf,
+    selection: Described,
+    #[serde(flatten)]
+    survey: Survey,
+    reject_lines: u64,
+}
+
+impl Expected {
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { data_dir, selection, survey, reject_lines } = self;
+        writeln!(out, "data       {}", data_dir.display())?;
+        print_selection(out, selection)?;
+        writeln!(out, "sessions   {}", survey.sessions)?;
+        print_records(out, &survey.records)?;
+        let bytes = bytesize::ByteSize::b(survey.segment_bytes);
+        let (segments, checkpoints) = (survey.segments, survey.checkpoints);
+        writeln!(
+            out,
+            "files      {segments} segments ({bytes}) and {checkpoints} checkpoints to be rewritten"
+        )?;
+        let (damaged, set_aside) = (survey.damaged_lines, survey.set_aside_lines);
+        writeln!(
+            out,
+            "lines      {reject_lines} of refused bodies, {set_aside} set aside, {damaged} damaged"
+        )?;
+        writeln!(out, "nothing was changed")
+    }
+}
+
+/// What was erased, to be filed.
+#[derive(Serialize)]
+struct Summary<'e> {
+    ordered: String,
+    finished: String,
+    cutoff: String,
+    data_dir: &'e Path,
+    #[serde(flatten)]
+    evidence: &'e Evidence,
+    /// What a search after the work found of these sessions; if there were any, it would not be done.
+    records_left: u64,
+}
+
+impl<'e> Summary<'e> {
+    fn of(data_dir: &'e Path, evidence: &'e Evidence) -> Self {
+        Self {
+            ordered: time(evidence.ordered_ms).to_string(),
+            finished: time(evidence.finished_ms).to_string(),
+            cutoff: time(evidence.cutoff_ms).to_string(),
+            data_dir,
+            evidence,
+            records_left: 0,
+        }
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { ordered, finished, cutoff, data_dir, evidence: done, .. } = self;
+        let how = match (done.server_was_running, done.was_interrupted) {
+            (true, false) => "while the server ran",
+            (false, false) => "while no server ran",
+            (true, true) => "while the server ran, after an interruption",
+            (false, true) => "while no server ran, after an interruption",
+        };
+        writeln!(out, "ordered    {ordered}")?;
+        writeln!(out, "finished   {finished} by mediatally {}, {how}", done.version)?;
+        writeln!(out, "data       {}", data_dir.display())?;
+        print_selection(out, &done.selection)?;
+        writeln!(out, "sessions   {}", done.sessions)?;
+        print_records(out, &done.records)?;
+        let (before, after) =
+            (bytesize::ByteSize::b(done.bytes_before), bytesize::ByteSize::b(done.bytes_after));
+        let (segments, checkpoints) = (done.segments, done.checkpoints);
+        writeln!(
+            out,
+            "files      {segments} segments and {checkpoints} checkpoints rewritten, {before} before, \
+             {after} after"
+        )?;
+        let (rejects, memory) = (done.reject_lines, done.rejects_in_memory);
+        let (set_aside, damaged) = (done.set_aside_lines, done.damaged_lines);
+        writeln!(
+            out,
+            "lines      {rejects} of refused bodies ({memory} in memory), {set_aside} set aside, \
+             {damaged} damaged"
+        )?;
+        let number = done.cutoff_seq.map(|seq| format!(", record {seq}")).unwrap_or_default();
+        writeln!(out, "cut-off    {cutoff}{number}: sessions that began later are new data")?;
+        writeln!(out, "search     no record of these sessions is left")?;
+        if matches!(done.selection, Described::Visitor(_)) {
+            match done.value_left_lines {
+                0 => writeln!(out, "search     the values stand nowhere any more")?,
+                left => writeln!(
+                    out,
+                    "search     a value still stands in {left} records or saved states of other \
+                     sessions, under other keys or as a part of other values"
+                )?,
+            }
+        }
+        if done.unreadable_segments > 0 {
+            writeln!(
+                out,
+                "search     {} compressed segments are damaged; what cannot be unpacked of them was \
+                 not searched",
+                done.unreadable_segments
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn print_selection(out: &mut dyn Write, selection: &Described) -> io::Result<()> {
+    match selection {
+        Described::Visitor(visitors) => {
+            for visitor in visitors {
+                let (key, hash) = (&visitor.key, &visitor.value_blake3);
+                writeln!(out, "visitor    {key}, value with BLAKE3 {hash}")?;
+            }
+        }
+        Described::Sessions(ids) => {
+            for id in ids {
+                writeln!(out, "session    {id}")?;
+            }
+        }
+        Described::Started(Range { from_ms, until_ms }) => {
+            let bound =
+                |ms: &Option<u64>| ms.map_or("any time".to_owned(), |ms| time(ms).to_string());
+            writeln!(out, "started    from {} until {}", bound(from_ms), bound(until_ms))?;
+        }
+    }
+    Ok(())
+}
+
+fn print_records(out: &mut dyn Write, records: &BTreeMap<String, u64>) -> io::Result<()> {
+    let kinds: Vec<_> = records.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let total: u64 = records.values().sum();
+    let colon = if kinds.is_empty() { "" } else { ": " };
+    writeln!(out, "records    {total}{colon}{}", kinds.join(", "))
+}

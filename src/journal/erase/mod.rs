@@ -1,0 +1,468 @@
+//! Erasing a person's data: whole sessions, from everything that lies in the data folder.
+//!
+//! In the place of each run of records that are removed stands one record of kind `erased` with the number
+//! of the first of them and their count, so the numbers have no gap and the journal can be held to its
+//! promises as before.
+//!
+//! # Why a crash at any moment does no harm
+//! An erasure is ordered by a file, [`order`], which is written whole, and removed last. Whoever opens the
+//! data folder and finds one finishes it before anything is folded. So there is either an order, and it will
+//! be finished, or nothing is left to do. Doing a part of it twice is the same as once:
+//!
+//! 1. *What goes is found.* Nothing is changed yet; a crash begins this anew.
+//! 2. *The ids are written into the order*, whole, before the first line is removed. Without them, once the
+//!    start that names the visitor is gone, the events that do not would be left behind.
+//! 3. *Nothing is added.* On a running server the journal takes nothing more of these sessions, then a record
+//!    of kind `erased` is committed, and folding it drops them from memory. What came before it stands in a
+//!    segment that is then closed. A crash after this forgets the fence, and finds the order instead: the
+//!    segments are rewritten before they are folded, so nobody sees these sessions again.
+//! 4. *Each file is written anew* beside the old one, synced, and renamed over it. Of a segment there is
+//!    always one that is whole: the old one, or the new one with the same numbers; where both stand, under
+//!    the plain and the compressed name, the compressed one counts and the other is removed first of all
+//!    when the work is taken up again. A checkpoint loses the lines of these sessions and keeps its numbers,
+//!    so whatever was rewritten before or after it, replay goes on at the same place: records in between are
+//!    either whole sessions of others, or folded as nothing.
+//! 5. *What became of it is written, then the order is removed.*
+//!
+//! Reading a segment that is being rewritten is safe, because the file that is read stays as it is. Between
+//! 3 and 5 a journal can have the events of a session without its start, but only as long as the order is
+//! there.
+
+pub mod order;
+
+mod seek;
+
+mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use self::order::{Evidence, Found, Order, State, Word};
+use self::sweep::{Look, Meter};
+pub(crate) use self::sweep::{count_lines, purge_lines};
+use super::disk::Disk;
+use super::record::{Content, Encoded, Head, Record};
+use super::segment::{self, Segment};
+use super::{Ids, Journal, checkpoint};
+use crate::clock::Clock;
+use crate::live::Live;
+use crate::processor::Change;
+use crate::session::id::SessionId;
+
+pub use self::seek::{Described, Fingerprint, Judge, Range, Selection, Visitor};
+pub use self::sweep::Tell;
+
+/// How many sessions one record drops from memory: players who wait to be written must not wait long.
+const DROPPED_AT_ONCE: usize = 10_000;
+
+/// How long to rest when nothing can be written.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How files begin whose lines were set aside.
+const SET_ASIDE: &str = "damaged-";
+
+/// Removes refused bodies.
+pub type Purge<'p> = dyn Fn(&Arc<Judge>) -> io::Result<Purged> + Send + 'p;
+
+/// How many refused bodies were removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// From files.
+    pub lines: u64,
+    /// From memory.
+    pub in_memory: u64,
+}
+
+/// Where an erasure takes place.
+pub struct Site<'s> {
+    /// The data folder.
+    pub home: &'s dyn Disk,
+    /// The folder of the journal.
+    pub disk: &'s dyn Disk,
+    /// How refused bodies are removed.
+    pub purge: &'s Purge<'s>,
+    /// The time.
+    pub clock: &'s Clock,
+    /// The server that runs meanwhile, if one does.
+    pub running: Option<Running<'s>>,
+}
+
+/// A server that goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Running<'s> {
+    /// What it writes.
+    pub journal: &'s Journal,
+    /// What it has in memory.
+    pub live: &'s Live,
+}
+
+/// What an erasure would remove.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Survey {
+    /// How many sessions there are any records of, or a line of a checkpoint.
+    pub sessions: u64,
+    /// Their records by kind.
+    pub records: BTreeMap<String, u64>,
+    /// How many segments have any of them, or a damaged line that goes.
+    pub segments: u64,
+    /// The size of these segments, in bytes.
+    pub segment_bytes: u64,
+    /// Damaged lines in segments.
+    pub damaged_lines: u64,
+    /// How many checkpoints have any of the sessions.
+    pub checkpoints: u64,
+    /// Lines of what was set aside.
+    pub set_aside_lines: u64,
+    /// The sessions.
+    #[serde(skip)]
+    ids: Ids,
+    #[serde(skip)]
+    looks: BTreeMap<u64, Look>,
+}
+
+/// Carries out the order that waits in a data folder, if there is one: says what became of it there, and
+/// removes it.
+///
+/// # Errors
+/// What the system says, or what `tell` did; then the order is still there, and doing this again finishes it.
+pub fn finish(site: &Site<'_>, tell: Tell<'_>) -> io::Result<Option<Evidence>> {
+    let Some(order) = Order::pending(site.home)? else { return Ok(None) };
+    let id = order.id.clone();
+    let evidence = carry_out(site, order, tell)?;
+    let state = State::Done(Box::new(evidence.clone()));
+    Word { order: id, written_ms: site.clock.now_ms(), state }.save(site.home)?;
+    order::remove_order(site.home)?;
+    Ok(Some(evidence))
+}
+
+fn carry_out(site: &Site<'_>, mut order: Order, tell: Tell<'_>) -> io::Result<Evidence> {
+    remove_leftovers(site.disk)?;
+    let mut meter = Meter::new(tell, site.running.is_some());
+    let was_interrupted = order.found.is_some();
+    let (found, mut looks) = match order.found.take() {
+        Some(found) => (found, BTreeMap::new()),
+        None => find_for(site, &mut order, &mut meter)?,
+    };
+    let ids = Ids::of(found.ids.clone());
+    let erased_ms = site.clock.now_ms();
+    site.drop_sessions(&ids, erased_ms)?;
+    let end_seq = site.close_segment()?;
+    let judge = Arc::new(Judge::new(&order.selection, ids));
+    let cutoff_seq = found.cutoff_seq;
+    let mut evidence = evidence_of(site, &order, found, was_interrupted);
+    for segment in sweep::segments(site.disk, end_seq)? {
+        let look = looks.remove(&segment.first_seq);
+        let look = clean(site.disk, &segment, look, &judge, erased_ms, &mut meter, &mut evidence)?;
+        // What came after the cut-off is counted now, all else was counted when it was found.
+        if cutoff_seq.is_some_and(|cutoff_seq| segment.first_seq >= cutoff_seq) {
+            add(&mut evidence.records, &look.records);
+        }
+        evidence.damaged_lines += look.damaged_lines;
+    }
+    clean_checkpoints(site, &judge, &mut evidence)?;
+    for name in set_aside(site.disk)? {
+        evidence.set_aside_lines += purge_lines(site.disk, &name, &judge)?;
+    }
+    let purged = (site.purge)(&judge)?;
+    (evidence.reject_lines, evidence.rejects_in_memory) = (purged.lines, purged.in_memory);
+    evidence.finished_ms = site.clock.now_ms();
+    Ok(evidence)
+}
+
+/// Finds what an order means, and writes that into it.
+fn find_for(
+    site: &Site<'_>,
+    order: &mut Order,
+    meter: &mut Meter<'_>,
+) -> io::Result<(Found, BTreeMap<u64, Look>)> {
+    let cutoff_ms = site.clock.now_ms();
+    let cutoff_seq = site.close_segment()?;
+    let survey = find(site.disk, &order.selection, cutoff_seq, meter)?;
+    let Survey { sessions, records, ids, looks, .. } = survey;
+    let found = Found { cutoff_seq, cutoff_ms, sessions, records, ids: ids.as_slice().to_vec() };
+    order.found = Some(found.clone());
+    order.save(site.home)?;
+    Ok((found, looks))
+}
+
+/// What is known before the files are cleaned.
+fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bool) -> Evidence {
+    Evidence {
+        selection: order.selection.described(),
+        ordered_ms: order.ordered_ms,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_was_running: site.running.is_some(),
+        was_interrupted,
+        cutoff_ms: found.cutoff_ms,
+        cutoff_seq: found.cutoff_seq,
+        sessions: found.sessions,
+        records: found.records,
+        ..Evidence::default()
+    }
+}
+
+/// Looks for what an order would remove, and changes nothing. A server may run meanwhile.
+///
+/// # Errors
+/// What the system says, or what `tell` did.
+pub fn survey(
+    disk: &dyn Disk,
+    selection: &Selection,
+    tell: Tell<'_>,
+) -> io::Result<(Survey, Arc<Judge>)> {
+    let mut survey = find(disk, selection, None, &mut Meter::new(tell, true))?;
+    let judge = Judge::new(selection, survey.ids.clone());
+    for name in set_aside(disk)? {
+        survey.set_aside_lines += unless_removed(count_lines(disk, &name, &judge))?.unwrap_or(0);
+    }
+    Ok((survey, Arc::new(judge)))
+}
+
+/// Finds the sessions, then all that there is of them.
+fn find(
+    disk: &dyn Disk,
+    selection: &Selection,
+    before_seq: Option<u64>,
+    meter: &mut Meter<'_>,
+) -> io::Result<Survey> {
+    let segments = sweep::segments(disk, before_seq)?;
+    let bytes = segments.iter().map(|segment| segment.bytes).sum();
+    let ids = match selection {
+        Selection::Sessions(ids) => Ids::of(ids.clone()),
+        Selection::Visitor(_) | Selection::Started(_) => {
+            meter.expect(bytes);
+            matching(disk, selection, &segments, meter)?
+        }
+    };
+    meter.expect(bytes);
+    let judge = Judge::new(selection, ids);
+    let ids = judge.ids();
+    let mut survey = Survey { ids: ids.clone(), ..Survey::default() };
+    let mut seen = vec![false; ids.as_slice().len()];
+    let mut note = |id| ids.position(id).into_iter().for_each(|place| seen[place] = true);
+    for segment in &segments {
+        let look = unless_removed(sweep::look(disk, segment, &judge, meter, &mut note))?;
+        let Some(look) = look else { continue };
+        if look.is_dirty() {
+            survey.segments += 1;
+            survey.segment_bytes += segment.bytes;
+        }
+        add(&mut survey.records, &look.records);
+        survey.damaged_lines += look.damaged_lines;
+        survey.looks.insert(segment.first_seq, look);
+    }
+    for (_, name) in checkpoint::list(disk)? {
+        let mut has_any = false;
+        each_saved(disk, &name, |id, _| {
+            if ids.contains(id) {
+                has_any = true;
+                note(id);
+            }
+        })?;
+        survey.checkpoints += u64::from(has_any);
+    }
+    survey.sessions = seen.iter().filter(|seen| **seen).count() as u64;
+    Ok(survey)
+}
+
+/// The sessions that match. Where the start of one is not there any more, because retention has removed
+/// its segment, it is known by its report, by what a checkpoint has of it, or by the age that its id tells.
+fn matching(
+    disk: &dyn Disk,
+    selection: &Selection,
+    segments: &[Segment],
+    meter: &mut Meter<'_>,
+) -> io::Result<Ids> {
+    let seeker = seek::Seeker::of(selection);
+    let first_ms = segments.iter().find_map(|segment| segment.first_received_ms(disk));
+    let began_before = |id: SessionId| first_ms.is_none_or(|first_ms| id.minted_ms() < first_ms);
+    let mut found = BTreeSet::new();
+    for segment in segments {
+        let Some(mut lines) = unless_removed(segment.lines(disk))? else { continue };
+        let mut is_cut_short = false;
+        while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
+            meter.line(line.text.len())?;
+            let Some(head) = Head::of_sound(line.text) else { continue };
+            let Some(id) = head.sid else { continue };
+            let started_ms = match head.kind {
+                "start" | "batch" => Some(head.received_ms),
+                _ => Some(id.minted_ms()).filter(|_| began_before(id)),
+            };
+            let by_time = || started_ms.is_some_and(|ms| selection.has_start(ms));
+            let by_value = || seeker.finds(line.text) && record_matches(line.text, selection);
+            if !found.contains(&id) && (by_time() || by_value()) {
+                found.insert(id);
+            }
+        }
+        meter.file(segment.bytes)?;
+    }
+    for (_, name) in checkpoint::list(disk)? {
+        each_saved(disk, &name, |id, line| {
+            let by_time = began_before(id) && selection.has_start(id.minted_ms());
+            if by_time || (seeker.finds(line) && selection.is_anywhere_in(line)) {
+                found.insert(id);
+            }
+        })?;
+    }
+    Ok(Ids::of(found.into_iter().collect()))
+}
+
+fn record_matches(line: &[u8], selection: &Selection) -> bool {
+    match Record::read(line).map(|record| record.content) {
+        Ok(
+            Content::Start { body, .. } | Content::Event { body, .. } | Content::Batch { body, .. },
+        ) => selection.is_in_body(&body),
+        Ok(Content::Report { report, .. }) => selection.is_anywhere_in(&report),
+        _ => false,
+    }
+}
+
+/// Cleans one segment, if anything in it goes, and looks whether that is so. Gives what was in it before.
+fn clean(
+    disk: &dyn Disk,
+    segment: &Segment,
+    look: Option<Look>,
+    judge: &Judge,
+    erased_ms: u64,
+    meter: &mut Meter<'_>,
+    evidence: &mut Evidence,
+) -> io::Result<Look> {
+    let before = if let Some(look) = look {
+        look
+    } else {
+        meter.expect(segment.bytes);
+        sweep::look(disk, segment, judge, meter, |_| {})?
+    };
+    let mut after = before.clone();
+    if before.is_dirty() {
+        sweep::rewrite(disk, segment, judge, erased_ms, meter)?;
+        let rewritten = segment::list(disk)?;
+        let rewritten = rewritten.iter().find(|found| found.first_seq == segment.first_seq);
+        let rewritten = rewritten.ok_or(io::ErrorKind::NotFound)?;
+        after = sweep::look(disk, rewritten, judge, meter, |_| {})?;
+        if after.is_dirty() {
+            let name = rewritten.name();
+            return Err(io::Error::other(format!("{name} still has what was to be erased")));
+        }
+        evidence.segments += 1;
+        evidence.bytes_before += segment.bytes;
+        evidence.bytes_after += rewritten.bytes;
+    }
+    evidence.value_left_lines += after.value_left_lines;
+    evidence.unreadable_segments += u64::from(after.is_cut_short);
+    Ok(before)
+}
+
+/// Cleans the checkpoints. One that is damaged is cleaned as what was set aside.
+fn clean_checkpoints(site: &Site<'_>, judge: &Judge, evidence: &mut Evidence) -> io::Result<()> {
+    let bytes_of = |name: &str| -> io::Result<u64> {
+        let files = site.disk.list()?;
+        Ok(files.into_iter().find(|(found, _)| found == name).map_or(0, |(_, bytes)| bytes))
+    };
+    for (_, name) in checkpoint::list(site.disk)? {
+        let before = bytes_of(&name)?;
+        let goes = |id| judge.ids().contains(id);
+        match checkpoint::rewrite_without(site.disk, &name, goes, site.running.is_some()) {
+            Ok(false) => {}
+            Ok(true) => {
+                evidence.checkpoints += 1;
+                evidence.bytes_before += before;
+                evidence.bytes_after += bytes_of(&name)?;
+            }
+            Err(checkpoint::Broken::Disk(error)) => return Err(error),
+            Err(checkpoint::Broken::Content { .. }) => {
+                evidence.set_aside_lines += purge_lines(site.disk, &name, judge)?;
+                continue;
+            }
+        }
+        each_saved(site.disk, &name, |_, line| {
+            evidence.value_left_lines += u64::from(judge.finds_value(line));
+        })?;
+    }
+    Ok(())
+}
+
+/// Calls `take` with each saved session of a checkpoint and its line, as far as it is sound.
+fn each_saved(disk: &dyn Disk, name: &str, take: impl FnMut(SessionId, &[u8])) -> io::Result<()> {
+    match checkpoint::each_session(disk, name, take) {
+        Err(checkpoint::Broken::Disk(error)) => unless_removed(Err(error)).map(|_: Option<()>| ()),
+        // Nothing that is damaged is loaded.
+        Ok(()) | Err(checkpoint::Broken::Content { .. }) => Ok(()),
+    }
+}
+
+/// The files of lines that were set aside.
+fn set_aside(disk: &dyn Disk) -> io::Result<Vec<String>> {
+    let names = disk.list()?.into_iter().map(|(name, _)| name);
+    Ok(names.filter(|name| name.starts_with(SET_ASIDE)).collect())
+}
+
+/// Removes what a crash left half done. Nobody else is at these files, and here it matters: the old one of
+/// two segments may have what was erased from the new one.
+fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
+    for name in segment::leftovers(disk)? {
+        disk.remove(&name)?;
+    }
+    Ok(())
+}
+
+/// What a running server has removed since it was listed is nothing to look at.
+fn unless_removed<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn add(to: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+    for (kind, count) in more {
+        *to.entry(kind.clone()).or_default() += count;
+    }
+}
+
+impl Site<'_> {
+    /// Closes the segment that grows, if a server runs, and gives the number at which the next one begins.
+    fn close_segment(&self) -> io::Result<Option<u64>> {
+        let Some(Running { journal, .. }) = self.running else { return Ok(None) };
+        loop {
+            if let Ok(next_seq) = journal.rotate().blocking_recv() {
+                return Ok(Some(next_seq));
+            }
+            wait_for(journal)?;
+        }
+    }
+
+    /// Lets nothing go on with these sessions, and drops them from memory.
+    fn drop_sessions(&self, ids: &Ids, erased_ms: u64) -> io::Result<()> {
+        let Some(Running { journal, live }) = self.running else { return Ok(()) };
+        journal.fence(ids);
+        let is_held = |id: &SessionId| live.contains(*id) || live.ended(*id).is_some();
+        let held: Vec<_> = ids.as_slice().iter().copied().filter(is_held).collect();
+        for ids in held.chunks(DROPPED_AT_ONCE) {
+            let record = Content::Erased { count: 1, until_ms: None, erased_ms };
+            let record = Encoded::new(record);
+            loop {
+                let appended = journal.append(&record, Change::Erase { ids: ids.to_vec() });
+                if appended.is_ok_and(|committed| matches!(committed.blocking_recv(), Ok(Ok(_)))) {
+                    break;
+                }
+                wait_for(journal)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the journal can perhaps be written again.
+fn wait_for(journal: &Journal) -> io::Result<()> {
+    if journal.is_closed() {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "the server ends"));
+    }
+    thread::sleep(RETRY);
+    Ok(())
+}

@@ -1,0 +1,360 @@
+//! The files, one after the other: looked at, and written anew without what goes.
+//!
+//! Every file is written under another name, synced in small pieces, and only then takes the place of the
+//! old one. So a crash leaves the one or the other, and never half of either.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::time::Duration;
+
+use super::seek::Judge;
+use crate::journal::disk::Disk;
+use crate::journal::keeper::{Paced, ZSTD_LEVEL};
+use crate::journal::record::{Content, Encoded, Head, Record};
+use crate::journal::segment::{self, Line, Lines, Segment, unfinished_name};
+use crate::session::id::SessionId;
+
+/// After how many bytes of lines it is asked whether to go on, and players get the machine for a while.
+const REST_BYTES: u64 = 1 << 20;
+
+/// How long they get it.
+const REST: Duration = Duration::from_millis(1);
+
+/// Whoever is told how far the work is, in bytes read and bytes to read; an error ends the work.
+pub type Tell<'t> = &'t mut dyn FnMut(u64, u64) -> io::Result<()>;
+
+/// How far the work is.
+pub(super) struct Meter<'t> {
+    tell: Tell<'t>,
+    done_bytes: u64,
+    total_bytes: u64,
+    /// Whether a server runs that must not feel it.
+    rests: bool,
+    unrested_bytes: u64,
+}
+
+impl<'t> Meter<'t> {
+    pub(super) fn new(tell: Tell<'t>, rests: bool) -> Self {
+        Self { tell, done_bytes: 0, total_bytes: 0, rests, unrested_bytes: 0 }
+    }
+
+    /// So much more is to be read.
+    pub(super) fn expect(&mut self, bytes: u64) {
+        self.total_bytes += bytes;
+    }
+
+    /// A file of so many bytes is read.
+    pub(super) fn file(&mut self, bytes: u64) -> io::Result<()> {
+        self.done_bytes += bytes;
+        self.total_bytes = self.total_bytes.max(self.done_bytes);
+        (self.tell)(self.done_bytes, self.total_bytes)
+    }
+
+    /// A line of so many bytes is read.
+    pub(super) fn line(&mut self, bytes: usize) -> io::Result<()> {
+        self.unrested_bytes += bytes as u64;
+        if self.unrested_bytes < REST_BYTES {
+            return Ok(());
+        }
+        self.unrested_bytes = 0;
+        if self.rests {
+            std::thread::sleep(REST);
+        }
+        (self.tell)(self.done_bytes, self.total_bytes)
+    }
+}
+
+/// What was seen of a segment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    /// How many records go, by kind.
+    pub(super) records: BTreeMap<String, u64>,
+    /// How many lines go that are no records, or count no more.
+    pub(super) damaged_lines: u64,
+    /// How many records stay and have a searched value.
+    pub(super) value_left_lines: u64,
+    /// Whether it cannot be unpacked to its end.
+    pub(super) is_cut_short: bool,
+}
+
+impl Look {
+    /// Whether anything in it goes.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.records.is_empty() || self.damaged_lines > 0
+    }
+}
+
+/// What becomes of a line.
+enum Fate<'l> {
+    Stays {
+        has_value: bool,
+    },
+    /// A record of a session that goes.
+    Goes(Head<'l>),
+    /// No record, and it goes.
+    Condemned,
+    /// It stands where the next segment has begun, so it counts no more.
+    Beyond,
+}
+
+/// The next line; none at the end, or where a compressed segment cannot be unpacked any further.
+pub(super) fn next_line<'l>(
+    lines: &'l mut Lines,
+    segment: &Segment,
+    is_cut_short: &mut bool,
+) -> io::Result<Option<Line<'l>>> {
+    match lines.next_line() {
+        // What the system could not read is no damage: it may be read the next time.
+        Err(error) if segment.compressed && error.raw_os_error().is_none() => {
+            *is_cut_short = true;
+            Ok(None)
+        }
+        line => line,
+    }
+}
+
+/// Calls `take` with each line of a segment and what becomes of it. Says whether the segment is cut short.
+fn walk(
+    disk: &dyn Disk,
+    segment: &Segment,
+    judge: &Judge,
+    meter: &mut Meter<'_>,
+    mut take: impl FnMut(&Line<'_>, Fate<'_>) -> io::Result<()>,
+) -> io::Result<bool> {
+    let mut lines = segment.lines(disk)?;
+    let (mut is_cut_short, mut is_beyond) = (false, false);
+    let mut expected_seq = segment.first_seq;
+    while let Some(line) = next_line(&mut lines, segment, &mut is_cut_short)? {
+        meter.line(line.text.len())?;
+        let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
+        // One with a number that was there before counts no more than a damaged line.
+        let head = head.filter(|head| head.seq >= expected_seq);
+        is_beyond |= head.zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        let fate = match head.filter(|_| !is_beyond) {
+            Some(head) => {
+                expected_seq = match head.kind {
+                    "erased" => {
+                        Record::read(line.text).map_or(head.seq, |record| record.last_seq())
+                    }
+                    _ => head.seq,
+                };
+                expected_seq = expected_seq.saturating_add(1);
+                if head.sid.is_some_and(|sid| judge.ids().contains(sid)) {
+                    Fate::Goes(head)
+                } else {
+                    Fate::Stays { has_value: judge.finds_value(line.text) }
+                }
+            }
+            None if judge.condemns(line.text) => Fate::Condemned,
+            None if is_beyond => Fate::Beyond,
+            None => Fate::Stays { has_value: false },
+        };
+        take(&line, fate)?;
+    }
+    Ok(is_cut_short)
+}
+
+/// Looks at a segment. Of each session that goes and has a record in it, `seen` is told the place in the
+/// set.
+pub(super) fn look(
+    disk: &dyn Disk,
+    segment: &Segment,
+    judge: &Judge,
+    meter: &mut Meter<'_>,
+    mut seen: impl FnMut(SessionId),
+) -> io::Result<Look> {
+    let mut look = Look::default();
+    let is_cut_short = walk(disk, segment, judge, meter, |_, fate| {
+        match fate {
+            Fate::Goes(head) => {
+                head.sid.into_iter().for_each(&mut seen);
+                match look.records.get_mut(head.kind) {
+                    Some(count) => *count += 1,
+                    None => drop(look.records.insert(head.kind.to_owned(), 1)),
+                }
+            }
+            Fate::Condemned => look.damaged_lines += 1,
+            Fate::Stays { has_value } => look.value_left_lines += u64::from(has_value),
+            Fate::Beyond => {}
+        }
+        Ok(())
+    })?;
+    look.is_cut_short = is_cut_short;
+    meter.file(segment.bytes)?;
+    Ok(look)
+}
+
+/// Writes a segment anew without what goes; a closed one compressed. Half a line at its end, which nobody
+/// was told of, and what does not count in it go too.
+pub(super) fn rewrite(
+    disk: &dyn Disk,
+    segment: &Segment,
+    judge: &Judge,
+    erased_ms: u64,
+    meter: &mut Meter<'_>,
+) -> io::Result<()> {
+    let compressed = segment.compressed || segment.end_seq.is_some();
+    let name = Segment { compressed, ..segment.clone() }.name();
+    let unfinished = unfinished_name(&name);
+    let written = write_rest(disk, segment, judge, erased_ms, meter, &unfinished, compressed);
+    if written.is_err() {
+        // A disk that is full must not be kept full by half a file.
+        let _ = disk.remove(&unfinished);
+    }
+    written?;
+    disk.rename(&unfinished, &name)?;
+    if name == segment.name() {
+        return Ok(());
+    }
+    disk.remove(&segment.name())
+}
+
+fn write_rest(
+    disk: &dyn Disk,
+    segment: &Segment,
+    judge: &Judge,
+    erased_ms: u64,
+    meter: &mut Meter<'_>,
+    unfinished: &str,
+    compressed: bool,
+) -> io::Result<()> {
+    let mut paced = Paced::new(disk.create(unfinished)?);
+    if !compressed {
+        write_lines(disk, segment, judge, erased_ms, meter, &mut paced)?;
+        return paced.end();
+    }
+    let mut encoder = zstd::Encoder::new(paced, ZSTD_LEVEL)?;
+    encoder.include_checksum(true)?;
+    write_lines(disk, segment, judge, erased_ms, meter, &mut encoder)?;
+    encoder.finish()?.end()
+}
+
+/// Records that go, one after the other: another takes their place.
+struct Run {
+    first_seq: u64,
+    received_ms: u64,
+    until_ms: u64,
+    count: u64,
+}
+
+impl Run {
+    fn of(head: &Head<'_>) -> Self {
+        let (first_seq, received_ms) = (head.seq, head.received_ms);
+        Self { first_seq, received_ms, until_ms: received_ms, count: 1 }
+    }
+
+    fn write(&self, out: &mut impl Write, erased_ms: u64) -> io::Result<()> {
+        let until_ms = Some(self.until_ms).filter(|until_ms| *until_ms != self.received_ms);
+        let record = Encoded::new(Content::Erased { count: self.count, until_ms, erased_ms });
+        let mut line = Vec::new();
+        record.write_line(&mut line, self.first_seq, self.received_ms);
+        out.write_all(&line)
+    }
+}
+
+fn write_lines(
+    disk: &dyn Disk,
+    segment: &Segment,
+    judge: &Judge,
+    erased_ms: u64,
+    meter: &mut Meter<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut run: Option<Run> = None;
+    // Half a line is dropped where the segment ends, and kept where more follows.
+    let mut half = Vec::new();
+    walk(disk, segment, judge, meter, |line, fate| {
+        match (fate, &mut run) {
+            (Fate::Goes(head), Some(run)) if head.seq == run.first_seq + run.count => {
+                (run.count, run.until_ms) = (run.count + 1, head.received_ms);
+                return Ok(());
+            }
+            (Fate::Condemned | Fate::Beyond, _) => return Ok(()),
+            (fate, _) => {
+                if let Some(run) = run.take() {
+                    run.write(out, erased_ms)?;
+                }
+                if let Fate::Goes(head) = fate {
+                    run = Some(Run::of(&head));
+                    return Ok(());
+                }
+            }
+        }
+        out.write_all(&std::mem::take(&mut half))?;
+        if !line.complete {
+            half.extend_from_slice(line.text);
+            return Ok(());
+        }
+        out.write_all(line.text)?;
+        out.write_all(b"\n")
+    })?;
+    run.map_or(Ok(()), |run| run.write(out, erased_ms))
+}
+
+/// How many lines of a file that holds no records go.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn count_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Result<u64> {
+    let mut count = 0;
+    each_line(disk, name, |line| {
+        count += u64::from(judge.condemns(line));
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Removes the lines that go from a file that holds no records, and the file if nothing is left of it. Says
+/// how many those are.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn purge_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Result<u64> {
+    let count = count_lines(disk, name, judge)?;
+    if count == 0 {
+        return Ok(0);
+    }
+    let unfinished = unfinished_name(name);
+    let mut paced = Paced::new(disk.create(&unfinished)?);
+    let mut has_rest = false;
+    let written = each_line(disk, name, |line| {
+        if judge.condemns(line) {
+            return Ok(());
+        }
+        has_rest = true;
+        paced.write_all(line)
+    });
+    let written = written.and_then(|()| paced.end());
+    if written.is_err() || !has_rest {
+        disk.remove(&unfinished)?;
+    }
+    written?;
+    if has_rest {
+        disk.rename(&unfinished, name)?;
+    } else {
+        disk.remove(name)?;
+    }
+    Ok(count)
+}
+
+/// Calls `take` with each line of a file, line break and all. The file is bounded, so its lines are.
+fn each_line(
+    disk: &dyn Disk,
+    name: &str,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 18, disk.open(name)?);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        take(&line)?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// The segments of a journal that are looked at: those before a number, or all.
+pub(super) fn segments(disk: &dyn Disk, before_seq: Option<u64>) -> io::Result<Vec<Segment>> {
+    let mut segments = segment::list(disk)?;
+    segments.retain(|segment| before_seq.is_none_or(|before_seq| segment.first_seq < before_seq));
+    Ok(segments)
+}

@@ -1,0 +1,550 @@
+//! Erasing on a simulated disk that fails and crashes where it hurts.
+
+use super::*;
+use crate::journal::erase::order::{Evidence, Order, Word};
+use crate::journal::erase::{Purged, Range, Selection, Site, Visitor, finish, survey};
+
+const KEY: &str = "user";
+
+const VALUE: &str = "Zoë-Geheim-7";
+
+/// What of the value is the same however it is written.
+const NEEDLE: &str = "-Geheim-7";
+
+/// The starts of sessions: of the visitor in two spellings, and of others.
+fn start_body(number: usize) -> Vec<u8> {
+    let metadata = match number % 5 {
+        0 => "{\"user\":\"Zoë-Geheim-7\"}".to_owned(),
+        1 => "{\"user\":\"Zo\\u00eb-Geheim\\u002d7\"}".replace("\\u002d", "-"),
+        other => format!("{{\"user\":\"Zoë-{other}\"}}"),
+    };
+    let text = str::from_utf8(BODY).unwrap();
+    let end = text.trim_end().strip_suffix('}').unwrap();
+    format!("{end},\"customMetadata\":{metadata}}}").into_bytes()
+}
+
+fn visitor() -> Selection {
+    Selection::Visitor(vec![Visitor::new(KEY.into(), VALUE.into())])
+}
+
+fn order(selection: &Selection) -> Order {
+    Order::new("an order".into(), 1, selection.clone())
+}
+
+/// Erases what is on a disk that no server uses, as far as the disk lets it.
+fn erase_on(disk: &SimDisk, clock: &Clock) -> std::io::Result<Option<Evidence>> {
+    let site = Site { home: disk, disk, purge: &|_| Ok(Purged::default()), clock, running: None };
+    finish(&site, &mut |_, _| Ok(()))
+}
+
+fn give(disk: &SimDisk, selection: &Selection) {
+    disk.write("erase.json", order(selection).to_json());
+}
+
+fn erase(disk: &SimDisk, selection: &Selection) -> Evidence {
+    give(disk, selection);
+    erase_on(disk, &Clock::manual(9_000_000)).unwrap().unwrap()
+}
+
+/// A keeper that takes orders, in place of the one that does not.
+fn taking_orders(mut rig: Rig) -> Rig {
+    let keeper = Keeper::new(
+        settings(),
+        Arc::new(rig.disk.clone()),
+        rig.clock.clone(),
+        Arc::clone(&rig.live),
+        rig.journal.clone(),
+    );
+    let home = Arc::new(rig.disk.clone());
+    rig.keeper = keeper.erasing(home, Box::new(|_| Ok(Purged::default())));
+    rig
+}
+
+/// The contents of every file, unpacked as far as that goes.
+fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.list().unwrap().into_iter().map(|(name, _)| name);
+    let contents = names.map(|name| {
+        let mut bytes = disk.read(&name);
+        if name.contains(".zst") {
+            let mut unpacked = Vec::new();
+            let mut decoder = zstd::Decoder::new(&bytes[..]).unwrap();
+            let _ = std::io::Read::read_to_end(&mut decoder, &mut unpacked);
+            bytes = unpacked;
+        }
+        (name, bytes)
+    });
+    contents.collect()
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    memchr::memmem::find(bytes, text.as_bytes()).is_some()
+}
+
+/// The lines of all records that count, each with its session.
+fn lines(disk: &SimDisk) -> Vec<(Option<SessionId>, String)> {
+    let mut found = Vec::new();
+    segment::each_line(disk, |_, line, record| {
+        if let Ok(record) = record {
+            let text = String::from_utf8(line.text.to_vec()).unwrap();
+            found.push((record.content.sid(), text));
+        }
+        std::io::Result::Ok(())
+    })
+    .unwrap();
+    found
+}
+
+/// What a start would find.
+fn replay(disk: &SimDisk, with_checkpoints: bool) -> (Arc<Live>, Recovered) {
+    let disk = disk.after_crash(0);
+    if !with_checkpoints {
+        for (_, name) in checkpoint::list(&disk).unwrap() {
+            disk.remove(&name).unwrap();
+        }
+    }
+    let live = Arc::new(Live::new(live::Settings::default()));
+    let mut processor = Processor::new(Arc::clone(&live));
+    let recovered = recover(&disk, &live, &mut processor).unwrap();
+    (live, recovered)
+}
+
+/// What is of others: the lines of their records, and their states.
+#[derive(Debug, PartialEq, Eq)]
+struct Others {
+    records: Vec<String>,
+    sessions: Vec<String>,
+    paused_ms: u64,
+}
+
+impl Others {
+    fn on(disk: &SimDisk, ids: &BTreeSet<SessionId>) -> Self {
+        let records =
+            lines(disk).into_iter().filter(|(sid, _)| sid.is_none_or(|sid| !ids.contains(&sid)));
+        let records = records.map(|(_, line)| line).filter(|line| !line.contains("\"erased\""));
+        let (live, _) = replay(disk, true);
+        let is_of = |line: &String| ids.iter().any(|id| line.contains(&id.to_string()));
+        let sessions = sessions_of(&live).into_iter().filter(|line| !is_of(line)).collect();
+        Self { records: records.collect(), sessions, paused_ms: live.progress().paused_ms }
+    }
+}
+
+/// The sessions of the visitor, by the bytes of their records.
+fn ids_on(disk: &SimDisk) -> BTreeSet<SessionId> {
+    lines(disk)
+        .into_iter()
+        .filter(|(_, line)| line.contains(NEEDLE))
+        .filter_map(|(sid, _)| sid)
+        .collect()
+}
+
+/// Nothing of the visitor is left, and all that is of others.
+fn hold_to_erased(disk: &SimDisk, ids: &BTreeSet<SessionId>, others: &Others) {
+    for (name, bytes) in contents(disk) {
+        assert!(!holds(&bytes, NEEDLE), "the value stands in {name}");
+        for id in ids {
+            assert!(!holds(&bytes, &id.to_string()), "a session stands in {name}");
+        }
+    }
+    assert_eq!(Others::on(disk, ids), *others);
+    let mut next_seq = None;
+    for segment in segment::list(disk).unwrap() {
+        assert!(next_seq.is_none_or(|next_seq| next_seq == segment.first_seq));
+        next_seq = Some(segment.first_seq);
+        let mut lines = segment.lines(disk).unwrap();
+        while let Some(line) = lines.next_line().unwrap() {
+            let Ok(record) = Record::read(line.text) else { continue };
+            assert_eq!(Some(record.seq), next_seq, "the numbers have no gap");
+            next_seq = Some(record.last_seq() + 1);
+        }
+    }
+    let (with, recovered) = replay(disk, true);
+    assert_eq!((recovered.damaged, recovered.missing, recovered.checkpoints_broken), (0, 0, 0));
+    let (without, recovered) = replay(disk, false);
+    assert_eq!((recovered.damaged, recovered.missing), (0, 0));
+    assert_eq!(sessions_of(&with), sessions_of(&without));
+    assert_eq!((with.sessions(), with.bytes()), (without.sessions(), without.bytes()));
+    assert_eq!(with.progress(), without.progress());
+}
+
+/// Plays acts with sessions of the visitor among others; only crashes are left out.
+fn play(acts: &[Act]) -> Rig {
+    let mut rig = taking_orders(Rig::new());
+    let mut ids = Vec::new();
+    for act in acts {
+        let mut pending = Vec::new();
+        match act {
+            Act::Start(count) => {
+                for _ in 0..*count {
+                    let body = start_body(ids.len());
+                    let started = rig.append_start_body(&body);
+                    ids.extend(started.as_ref().map(|(id, _)| *id));
+                    pending.extend(started);
+                }
+            }
+            Act::Store(count) => {
+                for _ in 0..*count {
+                    let body = start_body(ids.len());
+                    let stored = rig.append_batch_of(&body);
+                    ids.extend(stored.as_ref().map(|(id, _)| *id));
+                    pending.extend(stored);
+                }
+            }
+            Act::Report => {
+                let wanted = rig.live.unreported_ids();
+                pending.extend(wanted.into_iter().filter_map(|id| rig.append_report(id).ok()));
+            }
+            Act::Events(events) if !ids.is_empty() => {
+                for said in events {
+                    let mut body = body_of(said.event_type, rig.clock.now_ms(), said.playhead);
+                    let id = *said.session.get(&ids);
+                    if said.playhead == 2
+                        && ids.iter().position(|found| *found == id).unwrap() % 5 == 4
+                    {
+                        let custom = format!(",\"customMetadata\":{{\"{KEY}\":\"{VALUE}\"}}}}");
+                        body = body.strip_suffix('}').unwrap().to_owned() + &custom;
+                    }
+                    pending.extend(rig.append_body(id, &body));
+                }
+            }
+            Act::Events(_) | Act::CrashAfter(..) => {}
+            Act::Advance(by_ms) => rig.clock.advance(*by_ms),
+            Act::CloseDue => {
+                for (id, reason) in rig.live.take_due(rig.journal.now_ms(), usize::MAX).0 {
+                    match rig.append_close(id, reason) {
+                        Ok(appended) => pending.push(appended),
+                        Err(_) => rig.live.put_back(id),
+                    }
+                }
+            }
+            Act::Checkpoint => drop(rig.keeper.checkpoint()),
+            Act::Compress => drop(rig.keeper.compress_closed()),
+            Act::Fault(budget, faults, torn) => rig.disk.fail_after(*budget, Some(*faults), *torn),
+            Act::Restart(down_ms, timeouts) => {
+                rig.clock.advance(*down_ms);
+                let disk = rig.disk.after_crash(0);
+                rig = taking_orders(Rig::with(disk, rig.clock.clone(), *timeouts).unwrap());
+            }
+        }
+        if !pending.is_empty() {
+            rig.writer.turn();
+        }
+    }
+    rig
+}
+
+/// Something has to happen to be erased.
+fn any_history() -> impl Strategy<Value = Vec<Act>> {
+    let acts = prop::collection::vec(any_act(), 4..24);
+    acts.prop_map(|acts| [Act::Start(3), Act::Start(3)].into_iter().chain(acts).collect())
+}
+
+/// What had been set aside, in part of the visitor.
+fn set_aside(disk: &SimDisk, ids: &BTreeSet<SessionId>) {
+    let id = ids.first().unwrap();
+    let text = format!(
+        "a line of nobody\nhalf a line with Zo\\u00eb{NEEDLE}\n{{\"seq\":3,\"sid\":\"{id}\n"
+    );
+    disk.write("damaged-00000000000000000001-7.txt", text.into_bytes());
+    disk.write(
+        "damaged-checkpoint-00000000000000000001",
+        format!("{{\"sid\":\"{id}\"").into_bytes(),
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// The order is given on a stopped server, and the machine goes down at every operation of the disk.
+    #[test]
+    fn an_erasure_is_whole_wherever_it_is_interrupted(
+        acts in any_history(), also_written in 0..300_usize,
+    ) {
+        let rig = play(&acts);
+        let before = rig.disk.after_crash(0);
+        // So that what could not be cut is cut.
+        recover(&before, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default())))).unwrap();
+        let ids = ids_on(&before);
+        prop_assume!(!ids.is_empty());
+        let others = Others::on(&before, &ids);
+        set_aside(&before, &ids);
+        for budget in 0.. {
+            let disk = before.after_crash(0);
+            give(&disk, &visitor());
+            disk.fail_after(budget, None, also_written);
+            let done = erase_on(&disk, &rig.clock);
+            let disk = disk.after_crash(also_written);
+            let evidence = match &done {
+                Ok(evidence) => evidence.clone(),
+                Err(_) => erase_on(&disk, &rig.clock).unwrap(),
+            };
+            hold_to_erased(&disk, &ids, &others);
+            prop_assert_eq!(disk.read("damaged-00000000000000000001-7.txt"), b"a line of nobody\n");
+            // Only the crash between the result and the removal of the order may leave nothing to do.
+            if let Some(evidence) = evidence {
+                prop_assert_eq!(evidence.sessions, ids.len() as u64);
+                prop_assert_eq!(evidence.value_left_lines, 0);
+            }
+            if done.is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// The order is given to a server that runs, players go on, and the machine goes down at some operation
+    /// or not at all.
+    #[test]
+    fn a_running_server_erases_while_players_go_on(
+        acts in any_history(), budget in prop::option::of(0..120_u32), also_written in 0..300_usize,
+    ) {
+        let rig = play(&acts);
+        let ids = ids_on(&rig.disk);
+        prop_assume!(!ids.is_empty() && rig.journal.is_up().is_ok());
+        give(&rig.disk, &visitor());
+        // A fault of before must not be one of now.
+        rig.disk.fail_after(budget.unwrap_or(u32::MAX), None, also_written);
+        let Rig { disk, clock, live, journal, writer, keeper, .. } = rig;
+        let done = std::thread::scope(|scope| {
+            scope.spawn(move || writer.run());
+            let eraser = scope.spawn(move || keeper.erase(&order(&visitor())));
+            while !eraser.is_finished() {
+                for id in &ids {
+                    let body = body_of("ping", clock.now_ms(), 1);
+                    let record = Encoded::new(Content::Event { sid: *id, body: body.as_bytes().into() });
+                    let rules = Rules { profile: Profile::Open, strict: false };
+                    let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
+                    drop(journal.append(&record, Change::Event { id: *id, step }));
+                }
+                if disk.is_broken() {
+                    journal.close();
+                }
+                std::thread::yield_now();
+            }
+            journal.close();
+            eraser.join().unwrap()
+        });
+        let after = disk.after_crash(if budget.is_some() { also_written } else { 0 });
+        // What was acknowledged of others before is judged by what is there without the erasure.
+        if done.is_ok() {
+            prop_assert!(ids.iter().all(|id| !live.contains(*id) && live.ended(*id).is_none()));
+            let (replayed, _) = replay(&after, true);
+            prop_assert_eq!(sessions_of(&replayed), sessions_of(&live), "replay is what was live");
+            prop_assert_eq!(replayed.bytes(), live.bytes());
+        }
+        erase_on(&after, &clock).unwrap();
+        recover(&after, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default())))).unwrap();
+        let others = Others::on(&after, &ids);
+        hold_to_erased(&after, &ids, &others);
+        prop_assert!(lines(&after).iter().any(|(_, line)| line.contains("\"kind\":\"erased\"")));
+    }
+}
+
+/// A journal with live, ended, reported and stored sessions of the visitor and of others, in several
+/// segments, some compressed, with two checkpoints.
+fn rich() -> Rig {
+    let mut rig = taking_orders(Rig::new());
+    for round in 0..3 {
+        let mut pending: Vec<_> =
+            (0..5).map(|number| rig.append_start_body(&start_body(number)).unwrap()).collect();
+        pending.push(rig.append_batch_of(&start_body(round)).unwrap());
+        rig.writer.turn();
+        let now_ms = rig.clock.now_ms();
+        for (id, _) in &pending[1..3] {
+            rig.append_event(*id, "sessionEnd", now_ms, 1).unwrap();
+        }
+        rig.writer.turn();
+        rig.clock.advance(1_000);
+        for (id, reason) in rig.live.take_due(rig.journal.now_ms(), 9).0 {
+            rig.append_close(id, reason).unwrap();
+        }
+        rig.writer.turn();
+        if round < 2 {
+            for id in rig.live.unreported_ids() {
+                rig.append_report(id).unwrap();
+            }
+            rig.writer.turn();
+            rig.keeper.checkpoint().unwrap();
+        }
+        if round == 1 {
+            rig.keeper.compress_closed().unwrap();
+        }
+    }
+    rig
+}
+
+#[test]
+fn every_kind_of_session_is_erased_wherever_it_stands() {
+    let rig = rich();
+    let ids = ids_on(&rig.disk);
+    assert_eq!(ids.len(), 3 * 2 + 2);
+    let others = Others::on(&rig.disk, &ids);
+    for (_, name) in checkpoint::list(&rig.disk).unwrap() {
+        assert!(holds(&rig.disk.read(&name), NEEDLE), "both checkpoints have it");
+    }
+    let evidence = erase(&rig.disk, &visitor());
+    hold_to_erased(&rig.disk, &ids, &others);
+    let counts: Vec<_> = evidence.records.iter().map(|(kind, count)| (&**kind, *count)).collect();
+    assert_eq!(counts, [("batch", 2), ("close", 3), ("event", 3), ("report", 4), ("start", 6)]);
+    assert_eq!((evidence.sessions, evidence.checkpoints), (8, 2));
+    assert!(!evidence.was_interrupted && evidence.bytes_after < evidence.bytes_before);
+    // Nothing is left to do, and nothing is written.
+    let files = contents(&rig.disk);
+    let again = erase(&rig.disk, &visitor());
+    assert_eq!((again.sessions, again.segments, again.checkpoints), (0, 0, 0));
+    let is_result = |(name, _): &(String, Vec<u8>)| name != "erase-result.json";
+    let after = contents(&rig.disk);
+    assert!(
+        files.iter().filter(|file| is_result(file)).eq(after.iter().filter(|file| is_result(file)))
+    );
+}
+
+#[test]
+fn what_is_shown_before_is_what_is_erased_then_and_changes_nothing() {
+    let rig = rich();
+    let files = contents(&rig.disk);
+    let (shown, _) = survey(&rig.disk, &visitor(), &mut |_, _| Ok(())).unwrap();
+    assert_eq!(contents(&rig.disk), files);
+    let evidence = erase(&rig.disk, &visitor());
+    assert_eq!((shown.sessions, &shown.records), (evidence.sessions, &evidence.records));
+    assert_eq!((shown.segments, shown.checkpoints), (evidence.segments, evidence.checkpoints));
+}
+
+#[test]
+fn sessions_are_erased_by_id_and_by_the_time_of_their_start() {
+    let rig = rich();
+    let started = lines(&rig.disk);
+    let starts = started.iter().filter(|(_, line)| line.contains("\"start\""));
+    let one = starts.clone().next().unwrap().0.unwrap();
+    let evidence = erase(&rig.disk, &Selection::Sessions(vec![one]));
+    assert_eq!((evidence.sessions, evidence.records["start"]), (1, 1));
+    assert!(
+        contents(&rig.disk).iter().all(|(name, bytes)| {
+            name == "erase-result.json" || !holds(bytes, &one.to_string())
+        })
+    );
+    let range = Range { from_ms: Some(1_001_000), until_ms: Some(1_002_000) };
+    let evidence = erase(&rig.disk, &Selection::Started(range));
+    assert_eq!((evidence.records["start"], evidence.records["batch"]), (5, 1));
+    let (live, _) = replay(&rig.disk, true);
+    assert_eq!(live.sessions(), 2 * 3 - 1);
+}
+
+#[test]
+fn a_session_whose_start_retention_has_removed_is_known_by_what_is_left_of_it() {
+    let mut rig = Rig::new();
+    let (saved, _) = rig.append_start_body(&start_body(0)).unwrap();
+    let (reported, _) = rig.append_batch_of(&start_body(1)).unwrap();
+    rig.writer.turn();
+    rig.clock.advance(1);
+    rig.commit(20);
+    rig.append_report(reported).unwrap();
+    rig.writer.turn();
+    rig.append_event(saved, "ping", 1, 1).unwrap();
+    rig.writer.turn();
+    rig.keeper.checkpoint().unwrap();
+    for segment in segment::list(&rig.disk).unwrap().into_iter().take(1) {
+        rig.disk.remove(&segment.name()).unwrap();
+    }
+    let ids = BTreeSet::from([saved, reported]);
+    let disk = rig.disk.after_crash(0);
+    let range = Range { from_ms: None, until_ms: Some(1_000_001) };
+    for selection in [visitor(), Selection::Started(range)] {
+        let disk = disk.after_crash(0);
+        assert_eq!(erase(&disk, &selection).sessions, 2);
+        for (name, bytes) in contents(&disk) {
+            assert!(!holds(&bytes, NEEDLE), "{name}");
+            assert!(ids.iter().all(|id| !holds(&bytes, &id.to_string())), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_run_of_erased_records_is_one_record_and_adds_no_time_that_the_server_was_down() {
+    let mut rig = Rig::new();
+    rig.append_start_body(&start_body(2)).unwrap();
+    rig.writer.turn();
+    let (id, _) = rig.append_start_body(&start_body(0)).unwrap();
+    rig.writer.turn();
+    for _ in 0..3 {
+        rig.clock.advance(50);
+        rig.append_event(id, "ping", 1, 1).unwrap();
+        rig.writer.turn();
+    }
+    let before = replay(&rig.disk, false).1.start;
+    erase(&rig.disk, &visitor());
+    let found = records(&rig.disk);
+    let erased = Content::Erased { count: 4, until_ms: Some(1_000_150), erased_ms: 9_000_000 };
+    assert_eq!((found.len(), &found[1]), (2, &(2, 1_000_000, erased)));
+    assert_eq!(replay(&rig.disk, false).1.start, before);
+    let rig = rig.restart();
+    assert_eq!(rig.live.progress().paused_ms, 0);
+}
+
+#[test]
+fn damaged_and_refused_lines_of_the_visitor_go_and_those_of_others_stay() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    rig.append_start_body(&start_body(0)).unwrap();
+    rig.append_start_body(&start_body(2)).unwrap();
+    rig.writer.turn();
+    // Two damaged lines.
+    let name = segment::open_name(1);
+    let bytes = rig.disk.read(&name);
+    let mut text = String::from_utf8(bytes).unwrap();
+    text = text.replacen("\"seq\":2", "\"seq\":9", 1).replacen("\"seq\":3", "\"seq\":8", 1);
+    rig.disk.write(&name, text.into_bytes());
+    // A group that was not acknowledged, of which more than a line is there.
+    rig.disk.fail_after(0, Some(1), 700);
+    rig.append_start_body(&start_body(0)).unwrap();
+    rig.append_start_body(&start_body(0)).unwrap();
+    let disk = rig.disk.clone();
+    rig.writer.retry = (Duration::ZERO, Duration::ZERO);
+    rig.writer.turn();
+    rig.commit(1);
+    assert!(segment::list(&disk).unwrap().len() > 1);
+    let evidence = erase(&disk, &visitor());
+    assert_eq!(evidence.sessions, 0, "nobody was told of these sessions");
+    assert!(contents(&disk).iter().all(|(_, bytes)| !holds(bytes, NEEDLE)));
+    assert!(contents(&disk).iter().any(|(_, bytes)| holds(bytes, "\"seq\":8")), "it is of another");
+}
+
+#[test]
+fn a_value_of_others_is_counted_and_left() {
+    let mut rig = Rig::new();
+    let body = String::from_utf8(start_body(0)).unwrap().replace("\"user\"", "\"friend\"");
+    rig.append_start_body(body.as_bytes()).unwrap();
+    rig.append_start_body(&start_body(0)).unwrap();
+    rig.writer.turn();
+    rig.keeper.checkpoint().unwrap();
+    let evidence = erase(&rig.disk, &visitor());
+    assert_eq!((evidence.sessions, evidence.value_left_lines), (1, 2));
+    assert_eq!(replay(&rig.disk, true).0.sessions(), 1);
+}
+
+#[test]
+fn an_event_that_comes_while_its_session_is_erased_is_told_that_it_is_gone() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(2);
+    rig.journal.fence(&Ids::of(vec![ids[0]]));
+    let (_, mut gone) = rig.append_event(ids[0], "ping", 1, 1).unwrap();
+    let (_, mut closed) = rig.append_close(ids[0], CloseReason::SessionEnd).unwrap();
+    assert_eq!(gone.try_recv(), Ok(Ok(Outcome::Gone)), "at once");
+    assert_eq!(closed.try_recv(), Ok(Ok(Outcome::Gone)));
+    let (_, mut heard) = rig.append_event(ids[1], "ping", 1, 1).unwrap();
+    rig.writer.turn();
+    assert_eq!(heard.try_recv(), Ok(Ok(Outcome::Heard)));
+    rig.journal.fence(&Ids::of(vec![ids[1]]));
+    let (_, mut gone) = rig.append_event(ids[0], "ping", 1, 1).unwrap();
+    assert_eq!(gone.try_recv(), Ok(Ok(Outcome::Gone)), "and for ever");
+    assert_eq!(records(&rig.disk).len(), 3);
+}
+
+#[test]
+fn an_order_is_told_how_it_went_without_a_value() {
+    let rig = rich();
+    erase(&rig.disk, &visitor());
+    let word = Word::last(&rig.disk).unwrap().unwrap();
+    assert_eq!(word.order, "an order");
+    let text = String::from_utf8(rig.disk.read("erase-result.json")).unwrap();
+    assert!(text.contains("\"done\"") && !text.contains(VALUE), "{text}");
+    assert!(Order::pending(&rig.disk).unwrap().is_none());
+}

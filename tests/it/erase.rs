@@ -1,0 +1,330 @@
+//! A person's data is erased from everything in the data folder.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::Response;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use crate::harness::{Process, SAMPLE, client, until, within};
+
+const VALUE: &str = "Zoë-Geheim-7";
+
+/// What of the value is the same however it is written.
+const NEEDLE: &str = "-Geheim-7";
+
+/// So that every few requests begin a new segment, and checkpoints are there.
+const SETTINGS: [(&str, &str); 3] = [
+    ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "4KiB"),
+    ("MEDIATALLY_JOURNAL__CHECKPOINT_INTERVAL", "20ms"),
+    ("MEDIATALLY_SHUTDOWN__GRACE", "0s"),
+];
+
+const ERASE: [&str; 4] = ["erase", "--yes", "--visitor", "user=Zoë-Geheim-7"];
+
+/// Runs a command of the program on the data folder in `folder`.
+async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// The command that erases, begun.
+fn erasing(folder: &Path) -> Child {
+    let mut command = Process::command(folder);
+    command.args(ERASE).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// The start of a session of this user.
+fn start_of(user: &str) -> String {
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    body["customMetadata"]["user"] = user.into();
+    body.to_string()
+}
+
+async fn post(url: &str, body: String) -> Response {
+    client().post(url).body(body).send().await.unwrap()
+}
+
+/// Starts a session and gives its id.
+async fn start(process: &Process, user: &str) -> String {
+    let response = post(&process.url("/api/v1/sessions"), start_of(user)).await;
+    assert_eq!(response.status(), 201);
+    response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned()
+}
+
+async fn send(process: &Process, id: &str, event_type: &str) -> u16 {
+    let body = json!({"eventType": event_type, "playerTime": {"ts": 1_700_000_000_000_u64, "playhead": 1}});
+    let url = process.url(&format!("/api/v1/sessions/{id}/events"));
+    post(&url, body.to_string()).await.status().as_u16()
+}
+
+/// The records of the sessions that are not these, as `export` shows them.
+async fn others(folder: &Path, ids: &[String]) -> Vec<String> {
+    let (code, text) = run(folder, &["export", "--kind", "start,event,batch,close,report"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    text.lines()
+        .filter(|line| ids.iter().all(|id| !line.contains(&**id)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Fails if any of the texts stands in any file below a folder, packed or not.
+fn hold_to_nowhere(folder: &Path, texts: &[&str]) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            if path.extension().is_some_and(|extension| extension == "zst") {
+                let mut unpacked = Vec::new();
+                zstd::Decoder::new(&bytes[..]).unwrap().read_to_end(&mut unpacked).unwrap();
+                bytes = unpacked;
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            for looked_for in texts {
+                assert!(!text.contains(looked_for), "{looked_for} stands in {}", path.display());
+            }
+        }
+    }
+}
+
+fn has_compressed(folder: &Path) -> bool {
+    let names = std::fs::read_dir(folder.join("data/journal")).unwrap();
+    names
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "zst"))
+        .count()
+        > 3
+}
+
+/// Sessions of the visitor, live and ended, among many of others, a refused body and a line that was set
+/// aside. Gives the ids of the visitor's sessions and one of another.
+async fn fill(process: &Process, folder: &Path) -> (Vec<String>, String) {
+    let mut ids = Vec::new();
+    let mut other = String::new();
+    for round in 0..12 {
+        if round % 4 == 0 {
+            ids.push(start(process, VALUE).await);
+        }
+        other = start(process, "Zoë").await;
+        let ended = if round == 6 { &ids[1] } else { &other };
+        assert_eq!(send(process, ended, "sessionEnd").await, 204);
+    }
+    other = start(process, &format!("another than {}", &other[..4])).await;
+    // Two spellings of the value, in bodies that no session has.
+    let refused = start_of(VALUE).replace("sessionStart", "sessionStartt");
+    assert_eq!(post(&process.url("/api/v1/sessions"), refused.clone()).await.status(), 400);
+    let refused = refused.replace('ë', "\\u00eb");
+    assert_eq!(post(&process.url("/api/v1/sessions"), refused).await.status(), 400);
+    assert_eq!(
+        post(&process.url("/api/v1/sessions"), "{\"of\":\"another\"".into()).await.status(),
+        400
+    );
+    let aside = folder.join("data/journal/damaged-00000000000000000001-9.txt");
+    std::fs::write(aside, format!("of another\nhalf a line with {VALUE}\n")).unwrap();
+    until(|| has_compressed(folder)).await;
+    let current = folder.join("data/rejects/current.ndjson");
+    until(|| std::fs::read_to_string(&current).is_ok_and(|text| text.lines().count() == 3)).await;
+    (ids, other)
+}
+
+#[tokio::test]
+async fn a_running_server_erases_a_visitor_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let (ids, other) = fill(&process, folder.path()).await;
+    // The report of the session that has ended is written by then.
+    within(async {
+        while !run(folder.path(), &["export", "--kind", "report"]).await.1.contains(&ids[1]) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let (code, shown) =
+        run(folder.path(), &["erase", "--dry-run", "--visitor", "user=Zoë-Geheim-7"]).await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("sessions   3\n") && shown.contains("nothing was changed"), "{shown}");
+    assert!(shown.contains("lines      2 of refused bodies, 1 set aside, 0 damaged"), "{shown}");
+
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(0), "{said}");
+    for expected in [
+        "while the server ran",
+        "visitor    user, value with BLAKE3 ",
+        "sessions   3\n",
+        "lines      2 of refused bodies (2 in memory), 1 set aside, 0 damaged",
+        "search     the values stand nowhere any more",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    assert!(!said.contains(NEEDLE), "{said}");
+    let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
+    gone.push(NEEDLE);
+    hold_to_nowhere(&folder.path().join("data"), &gone);
+    let rejects = client().get(process.admin_url("/rejects")).send().await.unwrap();
+    let rejects = rejects.text().await.unwrap();
+    assert!(!rejects.contains(NEEDLE) && rejects.contains("of"), "{rejects}");
+    assert_eq!(send(&process, &ids[0], "ping").await, 410);
+    assert_eq!(send(&process, &other, "ping").await, 204);
+    let (code, verified) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{verified}");
+    assert!(verified.contains("erased     ") && verified.contains(" erased"), "{verified}");
+
+    // The visitor may come again, and that is new data.
+    let again = start(&process, VALUE).await;
+    process.signal(Signal::KILL);
+    process.ended().await;
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    assert_eq!(process.read_back["damaged"], 0);
+    assert_eq!(process.read_back["missing"], 0);
+    assert_eq!(send(&process, &again, "ping").await, 204);
+    assert_eq!(send(&process, &ids[2], "ping").await, 410);
+    let (code, verified) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{verified}");
+}
+
+#[tokio::test]
+async fn a_stopped_server_leaves_the_work_to_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let (ids, _) = fill(&process, folder.path()).await;
+    process.signal(Signal::TERM);
+    process.ended().await;
+    let before = others(folder.path(), &ids).await;
+    let (code, said) = run(folder.path(), &ERASE[..1]).await;
+    assert_eq!(code, Some(2), "something must be named: {said}");
+    let (code, said) = run(folder.path(), &["erase", "--visitor", "user=Zoë-Geheim-7"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("say --yes"), "{said}");
+    let (code, said) = run(folder.path(), &[&ERASE[..], &["--json"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["sessions"], &said["records"]["start"]), (&json!(3), &json!(3)));
+    assert_eq!((&said["checkpoints"], &said["records_left"]), (&json!(2), &json!(0)));
+    assert_eq!((&said["reject_lines"], &said["set_aside_lines"]), (&json!(2), &json!(1)));
+    assert_eq!(said["selection"]["visitor"][0]["key"], "user");
+    let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
+    gone.push(NEEDLE);
+    hold_to_nowhere(&folder.path().join("data"), &gone);
+    assert_eq!(others(folder.path(), &ids).await, before, "all others are as they were");
+    let (code, verified) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{verified}");
+    let (code, again) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(0), "{again}");
+    assert!(
+        again.contains("sessions   0\n") && again.contains("0 segments and 0 checkpoints"),
+        "{again}"
+    );
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    assert_eq!(process.read_back["missing"], 0);
+}
+
+/// `MEDIATALLY_CRASH_ROUNDS` (4) rounds, seeded by `MEDIATALLY_CRASH_SEED` (any).
+#[tokio::test]
+async fn whoever_is_killed_the_next_start_finishes_the_erasure() {
+    let setting = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let rounds = setting("MEDIATALLY_CRASH_ROUNDS").unwrap_or(4);
+    let seed = setting("MEDIATALLY_CRASH_SEED").unwrap_or_else(rand::random);
+    println!("MEDIATALLY_CRASH_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    for round in 0..rounds {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(folder.path(), &SETTINGS).await;
+        let (ids, _) = fill(&process, folder.path()).await;
+        let order = folder.path().join("data/erase.json");
+        let is_running = round % 2 == 0;
+        let before = if is_running {
+            // The server dies while it erases, or before, or when it has just done so.
+            let command = erasing(folder.path());
+            until(|| order.exists()).await;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+            process.signal(Signal::KILL);
+            process.ended().await;
+            drop(command);
+            None
+        } else {
+            process.signal(Signal::TERM);
+            process.ended().await;
+            let before = others(folder.path(), &ids).await;
+            let mut command = erasing(folder.path());
+            until(|| order.exists()).await;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
+            command.kill().await.unwrap();
+            Some(before)
+        };
+        let process = Process::start(folder.path(), &SETTINGS).await;
+        assert_eq!(
+            (&process.read_back["damaged"], &process.read_back["missing"]),
+            (&json!(0), &json!(0))
+        );
+        assert!(!order.exists(), "round {round}: it is done before anybody is served");
+        let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
+        gone.push(NEEDLE);
+        hold_to_nowhere(&folder.path().join("data"), &gone);
+        for id in &ids {
+            assert_eq!(send(&process, id, "ping").await, 410);
+        }
+        if let Some(before) = before {
+            // Sessions that had just ended may get their report now.
+            let after = others(folder.path(), &ids).await;
+            assert_eq!(after[..before.len()], before[..]);
+        }
+        let (code, verified) = run(folder.path(), &["verify"]).await;
+        assert_eq!(code, Some(0), "round {round}: {verified}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_erased_by_id_and_kinds_of_selection_are_not_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let (one, two) = (start(&process, VALUE).await, start(&process, VALUE).await);
+    for mixed in [["--visitor", "a=b"], ["--from", "2020-01-01"]] {
+        let arguments = [&["erase", "--yes", "--session", &one], &mixed[..]].concat();
+        let (code, said) = run(folder.path(), &arguments).await;
+        assert_eq!(code, Some(2), "{said}");
+    }
+    let location = format!("/api/v1/sessions/{one}");
+    let (code, said) = run(folder.path(), &["erase", "--yes", "--session", &location]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains(&format!("session    {one}\n")) && said.contains("sessions   1\n"),
+        "{said}"
+    );
+    assert_eq!(
+        (send(&process, &one, "ping").await, send(&process, &two, "ping").await),
+        (410, 204)
+    );
+    let (code, said) = run(folder.path(), &["erase", "--yes", "--from", "2020-01-01"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   1\n"), "{said}");
+    assert_eq!(send(&process, &two, "ping").await, 410);
+    let files = std::fs::read_dir(folder.path().join("data")).unwrap();
+    let names: Vec<_> =
+        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|name| !name.starts_with("erase")), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_the_journal_has_only_as_a_hash_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SETTINGS[..], &[("MEDIATALLY_PRIVACY__HASH", "user")]].concat();
+    let process = Process::start(folder.path(), &settings).await;
+    let (one, two) = (start(&process, VALUE).await, start(&process, "Zoë").await);
+    hold_to_nowhere(&folder.path().join("data"), &[NEEDLE]);
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   1\n"), "{said}");
+    hold_to_nowhere(&folder.path().join("data"), &[&one]);
+    assert_eq!(send(&process, &two, "ping").await, 204);
+}
