@@ -1,8 +1,8 @@
 //! The doors: bytes, routes, limits, status codes; nothing of media.
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
-//! ([`connections`], [`tls`]), the gate that opens once the journal is read back ([`gate`]), the count of
-//! its answer ([`series`]), the four CORS headers, the net for panics, the routes ([`public`],
+//! ([`connections`], [`tls`]), the count of its answer ([`series`]), the gate that opens once the journal
+//! is read back ([`gate`]), the four CORS headers, the net for panics, the routes ([`public`],
 //! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]), the bounded body
 //! ([`body`]), the collector.
 
