@@ -34,6 +34,9 @@ use crate::session::id::{Key, SessionId};
 /// How often it is looked how far the server is.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// For how many looks another has the time to read what became of an order.
+const LOOKS_FOR_OTHERS: u32 = 10;
+
 /// After how many looks without a word it is looked whether the server still runs.
 const LOOKS_TILL_ASKING: u32 = 50;
 
@@ -174,6 +177,13 @@ fn here(folder: &DataDir, order: &Order) -> anyhow::Result<Evidence> {
 
 /// Has an order carried out by the server that uses the data folder, and waits for it.
 fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
+    // Whoever gave the order before may just be about to read what became of it.
+    for _ in 0..LOOKS_FOR_OTHERS {
+        match Word::last(&Folder::private_at(data_dir))?.map(|word| word.state) {
+            Some(State::Done(_)) => thread::sleep(LOOK),
+            _ => break,
+        }
+    }
     if !place(data_dir, order)? {
         bail!("another order to erase is being carried out; give this one once that is done");
     }
@@ -229,7 +239,6 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
 
 /// Puts an order into the data folder, whole, unless there is one.
 fn place(data_dir: &Path, order: &Order) -> anyhow::Result<bool> {
-    forget_result(data_dir)?;
     let unfinished = data_dir.join(format!("{ORDER_FILE}.{}.unfinished", order.id));
     let target = data_dir.join(ORDER_FILE);
     let placed = (|| {

@@ -378,7 +378,7 @@ async fn export_writes_the_records_that_were_asked_for() {
     let (_, csv) = run_command(folder.path(), &["export", "--format", "csv"]).await;
     assert!(csv.starts_with(
         "seq,received_ms,kind,sid,client,user_agent,reason,no_events_ms,no_playhead_ms,age_ms,\
-             events_max,down_ms,body,report\n1,"
+             events_max,down_ms,count,until_ms,erased_ms,body,report\n1,"
     ));
     assert_eq!(csv.lines().count(), 5);
     let (code, said) = run_command(folder.path(), &["export", "--since", "yesterday"]).await;

@@ -154,8 +154,7 @@ fn walk(
     Ok(is_cut_short)
 }
 
-/// Looks at a segment. Of each session that goes and has a record in it, `seen` is told the place in the
-/// set.
+/// Looks at a segment. `seen` is told the session of each record that goes.
 pub(super) fn look(
     disk: &dyn Disk,
     segment: &Segment,
