@@ -207,9 +207,9 @@ impl Processor {
                 Outcome::Noted
             }
             Change::Erase { ids } => {
-                for _ in 0..self.live.erase(seq, &ids) {
-                    self.series.closed.of(Closed::Erased).inc();
-                }
+                let (live, pending) = self.live.erase(seq, &ids);
+                self.series.closed.of(Closed::Erased).inc_by(live);
+                self.series.erased.inc_by(live + pending);
                 Outcome::Noted
             }
         };

@@ -390,9 +390,9 @@ impl Live {
         Some(counted)
     }
 
-    /// Folds that sessions are erased, live ones and those that wait for their report. Says how many were live.
-    pub(crate) fn erase(&self, seq: u64, ids: &[SessionId]) -> usize {
-        let mut live = 0;
+    /// Folds that sessions are erased. Says how many were live, and how many waited for their report.
+    pub(crate) fn erase(&self, seq: u64, ids: &[SessionId]) -> (u64, u64) {
+        let (mut live, mut pending) = (0, 0);
         for id in ids {
             let mut shard = self.shard(*id).lock();
             shard.seq = shard.seq.max(seq);
@@ -405,9 +405,10 @@ impl Live {
             } else if let Some(session) = shard.ended.remove(&Hashed(*id)) {
                 self.unreported.fetch_sub(1, Ordering::Relaxed);
                 self.bytes.fetch_sub(SESSION_BYTES + session.heap_bytes(), Ordering::Relaxed);
+                pending += 1;
             }
         }
-        live
+        (live, pending)
     }
 
     /// A session that was counted among the live ones waits for its report from now on.
@@ -717,7 +718,7 @@ mod tests {
         (1..=3).for_each(|number| open(&live, number.into(), 1_000, number).unwrap());
         assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
         assert_eq!(live.take_due(1_100, 1).0.len(), 1, "one is taken out to be closed");
-        assert_eq!(live.erase(5, &[id(1), id(2), id(3), id(9)]), 2);
+        assert_eq!(live.erase(5, &[id(1), id(2), id(3), id(9)]), (2, 1));
         assert_eq!((live.sessions(), live.unreported(), live.bytes()), (0, 0, 0));
         assert_eq!(live.take_due(9_999, 9).0, []);
         live.put_back(id(2));

@@ -118,6 +118,8 @@ pub struct Sessions {
     pub closed: Each<Closed>,
     /// Reports that are in the journal.
     pub reported: Counter,
+    /// Sessions that were erased before they had their report.
+    pub erased: Counter,
     /// Events that sessions took.
     pub events: Each<EventType>,
     reordered: Counter,
@@ -280,6 +282,11 @@ impl Names<'_> {
             "sessions_reported",
             "Sessions whose report came into the journal",
             &sessions.reported,
+        );
+        self.name(
+            "sessions_erased",
+            "Sessions that were erased before they had their report",
+            &sessions.erased,
         );
         self.name("events", "Events that a session took, by type", &sessions.events);
         self.name(

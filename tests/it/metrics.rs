@@ -44,6 +44,7 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_sessions_opened_total", "counter"),
     ("mediatally_sessions_closed_total", "counter"),
     ("mediatally_sessions_reported_total", "counter"),
+    ("mediatally_sessions_erased_total", "counter"),
     ("mediatally_sessions_pending", "gauge"),
     ("mediatally_sessions_restored", "gauge"),
     ("mediatally_sessions_restored_pending", "gauge"),
@@ -153,7 +154,8 @@ impl Scrape {
         assert_eq_f(opened + restored, self.get("live_sessions") + closed, "sessions");
         let pending = self.get("sessions_restored_pending");
         let reported = self.get("sessions_reported_total");
-        assert_eq_f(closed + pending, reported + self.get("sessions_pending"), "reports");
+        let without = self.get("sessions_pending") + self.get("sessions_erased_total");
+        assert_eq_f(closed + pending, reported + without, "reports");
     }
 
     /// Whether nothing is under way, and every session that has ended has its report.
