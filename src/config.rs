@@ -213,7 +213,7 @@ impl Config {
         );
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
         hold(
-            self.http.trusted_proxies.iter().all(|network| network.prefix_len() > 0),
+            !self.http.trusted_proxies.iter().any(http::Network::is_everybody),
             "http.trusted_proxies",
             "must not hold everybody, or every client chooses who it is; name the networks of the proxies",
         );

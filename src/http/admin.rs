@@ -32,9 +32,9 @@ pub(super) fn router(app: App, guard: Guard) -> Router {
         .with_state(app)
 }
 
-/// What operators get while the journal is read back.
-pub(super) fn recovering(health: Health, guard: Guard) -> Router {
-    Router::new()
+/// What operators get while the journal is read back: health and series.
+pub(super) fn recovering(health: Health, guard: Guard, series: Router) -> Router {
+    series
         .fallback(error::recovering)
         .layer(from_fn_with_state(guard, guard::check))
         .merge(health::router(Readiness::recovering(health, Reader::Operator)))

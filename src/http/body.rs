@@ -22,6 +22,9 @@ use crate::wire::{self, StoredForm, Violations};
 const DISCARDED_BYTES_MAX: u64 = 1 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How much room a body gets before it has come. Most events need no more.
+const FIRST_ROOM_BYTES: usize = 4 << 10;
+
 /// How many members, one after the other, a gzip may have. One is usual, and each costs some microseconds however
 /// short it is.
 const GZIP_MEMBERS_MAX: usize = 1_000;
@@ -168,8 +171,7 @@ async fn collect<'b>(
     if !is_whole {
         // Room for more is taken as it comes: who only says that much will follow must not take it from others.
         let known = body.size_hint().exact().map(|rest| rest.saturating_add(first.len() as u64));
-        let event = settings.event_bytes_max.as_u64();
-        arriving.expect(to_usize(known.unwrap_or(event).min(event)))?;
+        arriving.expect(to_usize(known.unwrap_or(u64::MAX)).min(FIRST_ROOM_BYTES))?;
     }
     let mut unpacked = Unpacked::new(encoding, arriving);
     let (mut piece, mut arrived_bytes) = (first, 0);
@@ -394,23 +396,21 @@ async fn next_data(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
 fn broken(error: &(dyn Error + 'static)) -> ApiError {
     let message = "the body broke off, or it is chunked in a wrong way".to_owned();
     let violations = Violations::unreadable(message);
-    if is_hung_up(error) { ApiError::BrokenOff(violations) } else { ApiError::Invalid(violations) }
+    if is_misshapen(error) {
+        ApiError::Invalid(violations)
+    } else {
+        ApiError::BrokenOff(violations)
+    }
 }
 
-/// Whether the client has gone, or at least sends nothing more.
-fn is_hung_up(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let of_hyper = error.downcast_ref::<hyper::Error>();
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        let is_lost =
-            matches!(kind, Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset));
-        if is_lost || of_hyper.is_some_and(hyper::Error::is_incomplete_message) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// Whether the pieces of a body are wrong. All else means that the client has gone, or takes back what it
+/// asked: a connection that is lost, a stream of HTTP/2 that is reset.
+fn is_misshapen(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&cause| cause.source());
+    causes.any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+    })
 }
 
 /// How a body is packed.

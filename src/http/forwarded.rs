@@ -11,11 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use axum::http::header::{FORWARDED, HeaderName};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Settings;
 use super::connections::Peer;
+use super::{Network, Settings};
 
 /// In which header proxies say for whom they speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +48,9 @@ pub(super) fn believe(head: &mut Parts, settings: &Settings) {
 }
 
 /// The client of a request that came from `peer`.
-fn client(peer: IpAddr, headers: &HeaderMap, header: Header, trusted: &[IpNet]) -> IpAddr {
+fn client(peer: IpAddr, headers: &HeaderMap, header: Header, trusted: &[Network]) -> IpAddr {
     let peer = peer.to_canonical();
-    let is_trusted = |address| trusted.iter().any(|network| network.contains(&address));
+    let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(peer) {
         return peer;
     }
@@ -173,7 +172,7 @@ mod tests {
 
     const PROXY: &str = "10.0.0.1";
 
-    fn trusted() -> [IpNet; 2] {
+    fn trusted() -> [Network; 2] {
         ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap())
     }
 
@@ -309,7 +308,7 @@ mod tests {
         #[test]
         fn it_is_the_walk_from_the_right(entries in prop::collection::vec(any_entry(), 0..9), cut in 0..9_usize) {
             let trusted = trusted();
-            let is_trusted = |address| trusted.iter().any(|network| network.contains(&address));
+            let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
             let mut expected = PROXY.parse().unwrap();
             for entry in entries.iter().rev().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()) {
                 let Some(address) = address_of(entry.as_bytes()) else { break };
@@ -331,7 +330,7 @@ mod tests {
         ) {
             let lines: Vec<_> = lines.iter().map(String::as_bytes).collect();
             let peer = IpAddr::from(peer);
-            prop_assume!(!trusted()[0].contains(&peer));
+            prop_assume!(!trusted()[0].contains(peer));
             for header in [XForwardedFor, Forwarded] {
                 from(PROXY, header, &lines);
                 prop_assert_eq!(from(&peer.to_string(), header, &lines), peer.to_string());

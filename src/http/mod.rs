@@ -26,6 +26,8 @@ mod health;
 
 mod lookup;
 
+mod network;
+
 mod public;
 
 mod series;
@@ -42,7 +44,6 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -59,6 +60,7 @@ pub use gate::Gate;
 pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
 pub use health::Health;
 use health::Readiness;
+pub use network::{Network, NoNetwork};
 pub use series::counted;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
@@ -95,7 +97,7 @@ pub struct Settings {
     /// How much memory the bodies that are arriving may hold together.
     pub bodies_bytes_max: Size,
     /// The networks of the proxies in front of us: peers from there speak for others.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Vec<Network>,
     /// In which header they do.
     pub forwarded_header: forwarded::Header,
 }
@@ -154,9 +156,11 @@ struct Shared {
     lookup: lookup::Lookup,
     series: Arc<Series>,
     looks: series::Looks,
-    public_counts: Arc<Counts>,
-    admin_counts: Arc<Counts>,
+    connections: Connections,
 }
+
+/// The connections of players, and those of operators.
+pub type Connections = [Arc<Counts>; 2];
 
 /// What an [`App`] is made of.
 #[derive(Debug)]
@@ -175,10 +179,8 @@ pub struct Parts {
     pub archive: Archive,
     /// What the server did.
     pub series: Arc<Series>,
-    /// The connections of players.
-    pub public_counts: Arc<Counts>,
-    /// The connections of operators.
-    pub admin_counts: Arc<Counts>,
+    /// The connections through both doors.
+    pub connections: Connections,
 }
 
 impl App {
@@ -195,8 +197,7 @@ impl App {
             privacy: parts.privacy,
             rejects: parts.rejects,
             series: parts.series,
-            public_counts: parts.public_counts,
-            admin_counts: parts.admin_counts,
+            connections: parts.connections,
         }))
     }
 
@@ -246,8 +247,15 @@ pub fn admin(app: App, guard: Guard) -> impl Door {
 }
 
 /// The operators' door while the journal is read back.
-pub fn recovering_admin(health: Health, guard: Guard) -> impl Door {
-    ServiceBuilder::new().map_response(admin::secured).service(admin::recovering(health, guard))
+pub fn recovering_admin(
+    health: Health,
+    guard: Guard,
+    series: &Arc<Series>,
+    connections: Connections,
+) -> impl Door {
+    let series = series::recovering(Arc::clone(series), connections);
+    let router = admin::recovering(health, guard, series);
+    ServiceBuilder::new().map_response(admin::secured).service(router)
 }
 
 /// Answers requests; what a connection calls.

@@ -14,7 +14,7 @@ use axum::http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 
@@ -53,12 +53,19 @@ pub(super) fn router(app: App) -> Router {
 /// What players get while the journal is read back: a preflight is answered as ever, so that a script can
 /// read that it shall come again.
 pub(super) fn recovering(health: Health, tickets: Arc<Tickets>) -> Router {
-    let preflights = axum::routing::options(preflight).fallback(not_yet);
     Router::new()
-        .route("/api/{*path}", preflights)
+        .route("/api/{*path}", axum::routing::any(preflight_or_not_yet))
         .fallback(not_yet)
         .with_state(tickets)
         .merge(health::router(Readiness::recovering(health, Reader::Anybody)))
+}
+
+async fn preflight_or_not_yet(tickets: State<Arc<Tickets>>, request: Request) -> Response {
+    if request.method() == Method::OPTIONS {
+        preflight(request.headers().clone()).await
+    } else {
+        not_yet(tickets, request).await.into_response()
+    }
 }
 
 async fn not_yet(State(tickets): State<Arc<Tickets>>, request: Request) -> ApiError {
@@ -170,10 +177,12 @@ async fn read<'a>(
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
-/// has no room, or is asked too often, takes it later. What is for others is not ours to keep.
+/// has no room, or is asked too often, takes it later, and one that broke off may come whole. What is for others is
+/// not ours to keep.
 fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> ApiError {
     let body = body.filter(|_| !matches!(error, ApiError::NotAllowed(_)));
-    if error.status().is_client_error() && !matches!(error, ApiError::TooManyRequests(_)) {
+    let comes_again = matches!(error, ApiError::TooManyRequests(_) | ApiError::BrokenOff(_));
+    if error.status().is_client_error() && !comes_again {
         let client = client_of(head, &app.0.privacy);
         let redactor = app.collector().redactor();
         let violations = error.violations();

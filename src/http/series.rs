@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::health::{Reader, Readiness};
-use super::{App, Door};
+use super::{App, Connections, Door};
 use crate::clock::Stopwatch;
 use crate::journal::Unavailable;
 use crate::journal::disk::Space;
@@ -47,8 +47,28 @@ pub(super) fn router() -> Router<App> {
 
 async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let (files, space) = timeout(DISK_TIMEOUT, look(&app)).await.unwrap_or_default();
+    let series = Arc::clone(&app.0.series);
+    shown(series, move || Now {
+        is_ready: Readiness::of(app.clone(), Reader::Operator).is_ready(),
+        connections: app.0.connections.clone(),
+        rooms: Some(rooms_of(&app, files, space)),
+    })
+    .await
+}
+
+/// The series while the journal is read back: whoever watches shall not take the server for dead.
+pub(super) fn recovering(series: Arc<Series>, connections: Connections) -> Router {
+    let metrics =
+        async move || shown(series, || Now { is_ready: false, connections, rooms: None }).await;
+    Router::new().route("/metrics", get(metrics.clone())).route("/metrics/", get(metrics))
+}
+
+async fn shown(
+    series: Arc<Series>,
+    now: impl FnOnce() -> Now + Send + 'static,
+) -> Result<Response, ApiError> {
     // It is a long text, and players must not wait for it.
-    let text = spawn_blocking(move || now::exposition(app.series(), now_of(&app, files, space)));
+    let text = spawn_blocking(move || now::exposition(&series, now()));
     let text = text.await.map_err(|_| ApiError::Internal)?;
     Ok(([(CONTENT_TYPE, OPENMETRICS)], text).into_response())
 }
@@ -66,14 +86,12 @@ async fn look(app: &App) -> (Option<Files>, Option<Space>) {
 }
 
 /// The state of all rooms.
-fn now_of(app: &App, files: Option<Files>, space: Option<Space>) -> Now {
+fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms {
     let (live, journal) = (app.collector().live(), app.collector().journal());
     let (live_max, bytes_max) = live.bounds();
     let (uncommitted_bytes, uncommitted_bytes_max) = journal.uncommitted_bytes();
     let is_up = journal.is_up();
-    Now {
-        is_ready: Readiness::of(app.clone(), Reader::Operator).is_ready(),
-        connections: [Arc::clone(&app.0.public_counts), Arc::clone(&app.0.admin_counts)],
+    now::Rooms {
         rejects: now::Rejects {
             by_class: app.rejects().came(),
             dropped: app.rejects().dropped(),

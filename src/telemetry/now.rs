@@ -21,13 +21,20 @@ use crate::http::connections::Counts;
 use crate::journal::disk::Space;
 use crate::rejects::Class;
 
-/// The state of the rooms at one time.
+/// The state of the server at one time.
 #[derive(Debug, Default)]
 pub struct Now {
     /// Whether the server wants requests.
     pub is_ready: bool,
     /// The connections of players, and those of operators.
     pub connections: [Arc<Counts>; Listener::ALL.len()],
+    /// The rooms behind the doors; nothing while the journal is read back.
+    pub rooms: Option<Rooms>,
+}
+
+/// The state of the rooms.
+#[derive(Debug, Default)]
+pub struct Rooms {
     /// What was refused.
     pub rejects: Rejects,
     /// The live sessions.
@@ -108,10 +115,12 @@ impl Collector for Now {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut names = Names(encoder);
         self.of_connections(&mut names)?;
-        self.of_rejects(&mut names)?;
-        self.of_sessions(&mut names)?;
-        self.of_journal(&mut names)?;
-        self.of_disk(&mut names)?;
+        if let Some(rooms) = &self.rooms {
+            rooms.of_rejects(&mut names)?;
+            rooms.of_sessions(&mut names)?;
+            rooms.of_journal(&mut names)?;
+            rooms.of_disk(&mut names)?;
+        }
         names.gauge(
             "ready",
             "Whether requests should be sent here",
@@ -163,7 +172,9 @@ impl Now {
         let failures = each(|counts| &counts.tls_reload_failures).map(counters);
         names.each("tls_reload_failures", help, None, failures)
     }
+}
 
+impl Rooms {
     fn of_rejects(&self, names: &mut Names<'_>) -> fmt::Result {
         let Rejects { by_class, dropped, skipped } = &self.rejects;
         let help = "Refused requests that are shown to operators or counted below, by class";

@@ -20,6 +20,9 @@ use crate::telemetry::series::Series;
 /// How many connections operators and health checks may hold at once.
 const ADMIN_CONNECTIONS_MAX: usize = 128;
 
+/// How many of them may come from one address, so that nobody from elsewhere keeps out health checks.
+const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
 
@@ -64,11 +67,16 @@ impl Doors {
         let (public_stage, public_stages) = watch::channel(Stage::Open);
         let (admin_stage, admin_stages) = watch::channel(Stage::Open);
         let public_gate = Gate::new(http::recovering_public(health.clone(), series));
-        let admin_gate = Gate::new(http::recovering_admin(health.clone(), guard.clone()));
+        let admin_gate = Gate::new(http::recovering_admin(
+            health.clone(),
+            guard.clone(),
+            series,
+            [Arc::clone(&public_counts), Arc::clone(&admin_counts)],
+        ));
         let settings = config.http.clone();
         let admin_settings = http::Settings {
             connections_max: ADMIN_CONNECTIONS_MAX,
-            connections_per_address_max: 0,
+            connections_per_address_max: ADMIN_CONNECTIONS_PER_ADDRESS_MAX,
             ..settings.clone()
         };
         let doors = Self {

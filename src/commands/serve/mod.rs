@@ -106,8 +106,7 @@ impl Starting {
             let seams = Seams {
                 health: health.clone(),
                 series,
-                public_counts: Arc::clone(&doors.public_counts),
-                admin_counts: Arc::clone(&doors.admin_counts),
+                connections: [Arc::clone(&doors.public_counts), Arc::clone(&doors.admin_counts)],
             };
             tokio::task::spawn_blocking(move || Rooms::build(config, key, clock, seams, data_dir))
         };

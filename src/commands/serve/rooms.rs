@@ -11,8 +11,7 @@ use crate::collector::Collector;
 use crate::commands::erase;
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::http::connections::Counts;
-use crate::http::{App, Health, Parts};
+use crate::http::{App, Connections, Health, Parts};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
 use crate::journal::{Journal, Keeper, Told, Writer, recovery};
@@ -28,8 +27,7 @@ use crate::telemetry::series::Series;
 pub(super) struct Seams {
     pub(super) health: Health,
     pub(super) series: Arc<Series>,
-    pub(super) public_counts: Arc<Counts>,
-    pub(super) admin_counts: Arc<Counts>,
+    pub(super) connections: Connections,
 }
 
 /// What stands behind the doors.
@@ -79,8 +77,7 @@ impl Rooms {
             rejects,
             archive,
             series: seams.series,
-            public_counts: seams.public_counts,
-            admin_counts: seams.admin_counts,
+            connections: seams.connections,
         });
         Ok(Self { app, threads, rejects_thread, data_dir })
     }

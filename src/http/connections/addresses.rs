@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::Settings;
+use crate::http::Network;
 
 /// The addresses that hold connections, and no others: the map is bounded by the connections.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Addresses {
     /// How many connections one address may hold; 0 if that is not bounded.
     max: usize,
     /// Who speaks for many.
-    exempt: Vec<IpNet>,
+    exempt: Vec<Network>,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -30,7 +30,7 @@ impl Addresses {
 
     /// A place for one more connection of this address, if it may have one.
     pub(super) fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        if self.max == 0 || self.exempt.iter().any(|network| network.contains(&address)) {
+        if self.max == 0 || self.exempt.iter().any(|network| network.contains(address)) {
             return Some(Place(None));
         }
         let client = client_of(address);
