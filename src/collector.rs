@@ -171,7 +171,7 @@ impl Collector {
             point_out(&start.event.unlisted);
             let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
             let mut opening = Opening::of(&start, address, user_agent);
-            admit(&self.limits, &opening)?;
+            within(&self.limits, &opening)?;
             let kept = kept(self.redactor(), body)?;
             // The fold knows what the journal has, and nothing else.
             if let Cow::Owned(kept) = &kept {
@@ -215,7 +215,7 @@ impl Collector {
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
             let (mut opening, mut steps) =
                 stored(&body, rules, form, address, user_agent, point_out)?;
-            admit(&limits, &opening)?;
+            within(&limits, &opening)?;
             let kept = kept(redactor.as_deref(), &body)?;
             if let Cow::Owned(kept) = &kept {
                 let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
@@ -331,7 +331,7 @@ impl Collector {
 }
 
 /// Whether a session is collected that begins like this, and not too often.
-fn admit(limits: &Limits, opening: &Opening) -> Result<(), Refusal> {
+fn within(limits: &Limits, opening: &Opening) -> Result<(), Refusal> {
     limits.allow(&opening.facts)?;
     limits.take_suites(|| opening.facts.text(REPORT_SUITE))?;
     Ok(())

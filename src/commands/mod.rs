@@ -22,8 +22,9 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::config::{self, Loaded, Sources};
+use crate::config::{self, Config, Loaded, Sources};
 use crate::data_dir::JOURNAL;
+use crate::http::Guard;
 use crate::journal::disk::Folder;
 use crate::journal::segment::{self, Line, Segment};
 use crate::wire::{self, Rules};
@@ -179,11 +180,18 @@ fn failed(why: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Prints the settings, and opens the files that they name for secrets and certificates, as the server will.
 fn check_config(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     out.write_all(loaded.to_commented_toml().as_bytes())?;
     for warning in &loaded.warnings {
         writeln!(out, "# warning: {warning}")?;
+    }
+    out.flush()?;
+    let Config { admin, admin_listen, tls, .. } = &loaded.config;
+    Guard::new(admin, *admin_listen)?;
+    for pair in [tls.public(), tls.admin()].into_iter().flatten() {
+        pair.check()?;
     }
     Ok(ExitCode::SUCCESS)
 }

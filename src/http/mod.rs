@@ -3,8 +3,8 @@
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`], [`tls`]), the count of its answer ([`series`]), the gate that opens once the journal
 //! is read back ([`gate`]), the four CORS headers, the net for panics, the routes ([`public`],
-//! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]), the bounded body
-//! ([`body`]), the collector.
+//! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]) and how often they ask
+//! ([`crate::limits`]), the bounded body ([`body`]), the collector.
 
 mod admin;
 

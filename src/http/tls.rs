@@ -198,6 +198,14 @@ impl Pair {
         Ok(Contents { certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
+    /// Tries whether the two files can be used.
+    ///
+    /// # Errors
+    /// [`TlsError`]
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.make(&self.read()?).map(drop)
+    }
+
     fn make(&self, contents: &Contents) -> Result<Made, TlsError> {
         // What PEM's errors say may repeat lines of a key.
         let chain: Result<Vec<_>, _> =

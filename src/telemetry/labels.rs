@@ -271,6 +271,8 @@ label! {
         PayloadTooLarge = "413",
         /// 415.
         UnsupportedMediaType = "415",
+        /// 421.
+        MisdirectedRequest = "421",
         /// 429.
         TooManyRequests = "429",
         /// 500.
@@ -298,6 +300,7 @@ impl From<StatusCode> for Status {
             410 => Self::Gone,
             413 => Self::PayloadTooLarge,
             415 => Self::UnsupportedMediaType,
+            421 => Self::MisdirectedRequest,
             429 => Self::TooManyRequests,
             500 => Self::InternalServerError,
             503 => Self::ServiceUnavailable,

@@ -431,9 +431,9 @@ async fn what_came_in_is_what_came_out_however_clients_behave() {
     let server = TestServer::with(|config| {
         config.live.sessions_max = 25;
         config.http.event_bytes_max = Size::kib(4);
-        config.http.body_timeout = Duration::from_millis(200);
-        config.http.stored_timeout = Duration::from_millis(200);
-        config.http.header_timeout = Duration::from_millis(200);
+        config.http.body_timeout = Duration::from_secs(2);
+        config.http.stored_timeout = Duration::from_secs(2);
+        config.http.header_timeout = Duration::from_secs(2);
     })
     .await;
     let journal = server.folder.path().join("data/journal");

@@ -171,6 +171,9 @@ async fn soak() {
         }
     })
     .await;
+    for (at, bytes) in memory.iter().step_by(memory.len().div_ceil(20)) {
+        println!("after {at:.0} s {:.1} MiB", bytes / f64::from(1 << 20));
+    }
     let later = &memory[memory.len() / 2..];
     let (_, last) = later[later.len() - 1];
     println!(

@@ -1,6 +1,7 @@
 //! TLS on either listener: versions, protocols, certificates that change.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -168,10 +169,10 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_place() {
     let client = certificates.client();
     let new = certificates.make(2097);
 
-    std::fs::write(certificates.key(), &new.key).unwrap();
+    replace(&certificates.key(), new.key.as_bytes());
     until_it_is(failures, 1).await;
     assert_eq!(shown(&client.connect(server.listen).await), old.der, "key and certificate differ");
-    std::fs::write(certificates.certificate(), &new.certificate[..200]).unwrap();
+    replace(&certificates.certificate(), &new.certificate.as_bytes()[..200]);
     until_it_is(failures, 2).await;
     assert_eq!(shown(&client.connect(server.listen).await), old.der, "half a file");
     std::fs::remove_file(certificates.certificate()).unwrap();
@@ -265,4 +266,11 @@ fn arguments_of(admin: &str) -> [&str; 3] {
 fn plain_http_is_the_default() {
     let config = Config::default();
     assert!(config.tls.public().is_none() && config.tls.admin().is_none());
+}
+
+/// Puts a file in place whole: half a file would be one more that cannot be used.
+fn replace(path: &Path, contents: &[u8]) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, contents).unwrap();
+    std::fs::rename(&beside, path).unwrap();
 }

@@ -1,13 +1,14 @@
 //! How many connections each client address holds.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Settings;
 use crate::http::Network;
+use crate::limits::rate::network_of;
 
 /// The addresses that hold connections, and no others: the map is bounded by the connections.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Addresses {
         if self.max == 0 || self.exempt.iter().any(|network| network.contains(address)) {
             return Some(Place(None));
         }
-        let client = client_of(address);
+        let client = network_of(address);
         let mut held = self.held.lock();
         let connections = held.entry(client).or_default();
         if *connections >= self.max {
@@ -58,15 +59,6 @@ impl Drop for Place {
                 held.remove(client);
             }
         }
-    }
-}
-
-/// What counts as one client: an IPv4 address, and a /64 of IPv6, which is the least that a home gets and
-/// whose 2^64 addresses it may use as it likes.
-fn client_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -1,37 +1,23 @@
 //! What one client or report suite may ask of the server, and for whom the server collects.
 //!
-//! Nothing is limited unless it is set, and what is not set costs nothing. A rate is a bucket for each client or
-//! report suite: full it holds a burst, it is filled at the rate, and each request takes one out.
+//! Nothing is limited unless it is set, and what is not set costs nothing. Rates are held by [`rate`]; the lists
+//! of who is collected for are kept here.
 
-use std::collections::{HashMap, HashSet};
+pub(crate) mod rate;
+
+use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use governor::clock::Clock as _;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::StateStore;
-use governor::state::keyed::ShrinkableKeyedStateStore;
-use governor::{Quota, RateLimiter};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use self::rate::Rate;
 use crate::clock::Clock;
 use crate::session::Facts;
 use crate::wire::quoted;
 
-/// For how many clients, and for how many report suites, buckets are kept that are not full. One takes some 40
-/// bytes.
-pub const KEYS_MAX: usize = 1 << 18;
-
-/// How many locks guard them, so that two threads rarely meet.
-const SHARDS: usize = 64;
-
-const SHARD_KEYS_MAX: usize = KEYS_MAX / SHARDS;
-
-/// How many of the report suites that one session names are held to the rate, so that a request costs no more
+/// How many report suites one session may name where they are held to a rate, so that a request costs no more
 /// than that. Real ones name one or two.
 const SUITES_MAX: usize = 8;
 
@@ -155,13 +141,22 @@ impl Exceeded {
 #[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct NotAllowed(Vec<Unlisted>);
 
-/// One value that is not on its list.
+/// What is wrong with one parameter.
 #[derive(Debug, PartialEq, Eq)]
 struct Unlisted {
     key: &'static str,
-    /// The value, quoted and cut; nothing if there is none.
-    value: Option<String>,
+    fault: Fault,
     setting: &'static str,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// It is not there, and there is a list.
+    Missing,
+    /// This value, quoted and cut, is not on the list.
+    NotListed(String),
+    /// It names more than are held to the rate.
+    TooMany,
 }
 
 impl NotAllowed {
@@ -173,13 +168,19 @@ impl NotAllowed {
 
 impl fmt::Display for NotAllowed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, Unlisted { key, value, setting }) in self.0.iter().enumerate() {
+        for (place, Unlisted { key, fault, setting }) in self.0.iter().enumerate() {
             let before = if place == 0 { "" } else { "; " };
-            match value {
-                Some(value) => {
+            match fault {
+                Fault::NotListed(value) => {
                     write!(formatter, "{before}{key} {value} is not on the list {setting}")?;
                 }
-                None => write!(formatter, "{before}{key} is missing, and {setting} is a list")?,
+                Fault::Missing => {
+                    write!(formatter, "{before}{key} is missing, and {setting} is a list")?;
+                }
+                Fault::TooMany => write!(
+                    formatter,
+                    "{before}{key} names more than {SUITES_MAX} report suites, which {setting} does not allow"
+                )?,
             }
         }
         Ok(())
@@ -207,7 +208,8 @@ impl Limits {
         let Some(rate) = &self.clients else { return Ok(()) };
         let Some(address) = address() else { return Ok(()) };
         let per_second = rate.per_second;
-        rate.take(network_of(address)).map_err(|wait_s| Exceeded::Client { per_second, wait_s })
+        rate.take(rate::network_of(address))
+            .map_err(|wait_s| Exceeded::Client { per_second, wait_s })
     }
 
     /// Counts a request for report suites, as a session names them, which is asked for only if that matters.
@@ -237,23 +239,36 @@ impl Limits {
             match facts.text(ORGANIZATION).filter(|name| !name.is_empty()) {
                 Some(name) if self.organizations.contains(&name) => {}
                 other => {
-                    let value = other.as_deref().map(quoted);
-                    unlisted.push(Unlisted { key: ORGANIZATION, value, setting });
+                    let fault = other
+                        .as_deref()
+                        .map_or(Fault::Missing, |name| Fault::NotListed(quoted(name)));
+                    unlisted.push(Unlisted { key: ORGANIZATION, fault, setting });
                 }
             }
         }
-        if !self.report_suites.is_empty() {
-            let one =
-                |value| Unlisted { key: REPORT_SUITE, value, setting: "limits.report_suites" };
+        if !self.report_suites.is_empty() || self.suites.is_some() {
             let named = facts.text(REPORT_SUITE).unwrap_or_default();
-            let mut suites = suites_of(&named).peekable();
-            if suites.peek().is_none() {
-                unlisted.push(one(None));
-            }
-            let others = suites.filter(|suite| !self.report_suites.contains(*suite));
-            unlisted.extend(others.take(NAMED_MAX).map(|suite| one(Some(quoted(suite)))));
+            unlisted.extend(self.faults_of_suites(&named));
         }
         if unlisted.is_empty() { Ok(()) } else { Err(NotAllowed(unlisted)) }
+    }
+
+    fn faults_of_suites(&self, named: &str) -> Vec<Unlisted> {
+        let one = |fault, setting| Unlisted { key: REPORT_SUITE, fault, setting };
+        let mut found = Vec::new();
+        if !self.report_suites.is_empty() {
+            let setting = "limits.report_suites";
+            if suites_of(named).next().is_none() {
+                found.push(one(Fault::Missing, setting));
+            }
+            let others = suites_of(named).filter(|suite| !self.report_suites.contains(*suite));
+            let others = others.take(NAMED_MAX).map(|suite| Fault::NotListed(quoted(suite)));
+            found.extend(others.map(|fault| one(fault, setting)));
+        }
+        if self.suites.is_some() && suites_of(named).nth(SUITES_MAX).is_some() {
+            found.push(one(Fault::TooMany, "limits.report_suite_requests_per_second"));
+        }
+        found
     }
 }
 
@@ -262,123 +277,11 @@ fn suites_of(named: &str) -> impl Iterator<Item = &str> {
     named.split(',').map(str::trim).filter(|suite| !suite.is_empty())
 }
 
-/// What counts as one client: an IPv4 address, or the network of an IPv6 address that one subscriber is given.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
-/// A rate that each key is held to by itself.
-#[derive(Debug)]
-struct Rate {
-    per_second: u32,
-    limiter: RateLimiter<u64, Buckets, Ticks, NoOpMiddleware<Nanos>>,
-    /// Makes of a key what nobody outside can foresee, so that nobody can fill one shard.
-    keys: RandomState,
-}
-
-impl Rate {
-    fn new(per_second: NonZeroU32, burst: u32, clock: Clock) -> Self {
-        let quota = Quota::per_second(per_second)
-            .allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN));
-        Self {
-            per_second: per_second.get(),
-            limiter: RateLimiter::new(quota, Buckets::new(quota), Ticks(clock)),
-            keys: RandomState::new(),
-        }
-    }
-
-    /// Takes one out of the bucket of a key, or tells in how many seconds there will be one.
-    fn take(&self, key: impl Hash) -> Result<(), u64> {
-        self.limiter.check_key(&self.keys.hash_one(key)).map_err(|until| {
-            let wait = until.wait_time_from(self.limiter.clock().now());
-            u64::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX).max(1)
-        })
-    }
-}
-
-/// The server's clock, as the limiter reads it.
-#[derive(Clone, Debug)]
-struct Ticks(Clock);
-
-impl governor::clock::Clock for Ticks {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        Nanos::new(self.0.now_ms().saturating_mul(1_000_000))
-    }
-}
-
-/// The buckets that are not full: for each key when it will be.
-///
-/// When a shard has as many as it may, those that are full by now are dropped. If more than half are left, so
-/// many clients come at once that no memory of them can be kept: then the shard forgets them all. Whoever does
-/// that gets another burst for each of thousands of addresses, and nobody else is locked out for it. Either way
-/// room is made for thousands, so that it is not made all the time.
-#[derive(Debug)]
-struct Buckets {
-    shards: Box<[Mutex<HashMap<u64, Nanos>>]>,
-    /// How long it takes until there is one more in a bucket.
-    interval: Nanos,
-}
-
-impl Buckets {
-    fn new(quota: Quota) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, interval: quota.replenish_interval().into() }
-    }
-
-    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Nanos>> {
-        // The lowest byte of a key is as good as any.
-        &self.shards[usize::from(key.to_le_bytes()[0]) % SHARDS]
-    }
-}
-
-impl StateStore for Buckets {
-    type Key = u64;
-
-    fn measure_and_replace<T, F, E>(&self, key: &u64, judge: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let mut buckets = self.shard(*key).lock();
-        let full_at = buckets.get(key).copied();
-        let (taken, next_full_at) = judge(full_at)?;
-        if full_at.is_none() && buckets.len() >= SHARD_KEYS_MAX {
-            // One was taken out of a full bucket, which therefore will be full again an interval from now.
-            let now = next_full_at.saturating_sub(self.interval);
-            buckets.retain(|_, full_at| *full_at > now);
-            if buckets.len() > SHARD_KEYS_MAX / 2 {
-                buckets.clear();
-            }
-        }
-        buckets.insert(*key, next_full_at);
-        Ok(taken)
-    }
-}
-
-impl ShrinkableKeyedStateStore<u64> for Buckets {
-    fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.shards {
-            shard.lock().retain(|_, full_at| *full_at > drop_below);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
+    use super::rate::KEYS_MAX;
     use super::*;
     use crate::session::Opening;
     use crate::wire::{Profile, Rules, Start};
