@@ -6,9 +6,9 @@
 //! comes faster than the disk takes it is counted and dropped.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -403,7 +403,7 @@ impl Writer {
         let (file, size) = match open {
             Some(open) => open,
             none => {
-                std::fs::create_dir_all(&folder)?;
+                DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
                 let file =
                     OpenOptions::new().append(true).create(true).mode(0o640).open(&current)?;
                 let size = file.metadata()?.len();

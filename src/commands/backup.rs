@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -15,12 +17,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{journal_of, verify};
 use crate::data_dir::{JOURNAL, LOCK_FILE, SESSION_KEY, UNFINISHED_BACKUP};
-use crate::journal::copy::{self, Copied};
+use crate::journal::copy::{self, Copied, Source};
 use crate::journal::disk::Folder;
+use crate::journal::erase::order::ORDER_FILE;
 use crate::journal::segment;
 
 /// How deep the folders beside the journal may lie inside each other.
 const DEPTH_MAX: usize = 8;
+
+/// How often to look whether an order to erase is done.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Where to.
 #[derive(Clone, Debug, Args)]
@@ -28,6 +34,10 @@ pub(super) struct Options {
     /// The folder of the backup; it is made if it is missing, and must be empty
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
+
+    /// How long to wait, in all, for the end of an erasure that is going on
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    wait: Duration,
 }
 
 /// Copies the data folder, and holds the copy to its promises.
@@ -42,17 +52,53 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
     let bar = ProgressBar::new(bytes).with_style(ProgressStyle::with_template(
         "copying {bar:40} {bytes} of {total_bytes}, {eta} left",
     )?);
-    let copied = copy::copy(&from, &to, |bytes| bar.set_position(bytes));
+    let home = Folder::private_at(data_dir);
+    let source = Source { home: &home, journal: &from };
+    let copied = copy::copy(source, &to, waiting(options.wait), |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
-    let copied = copied.with_context(|| format!("cannot copy to {}", unfinished.display()))?;
-    let others = copy_others(data_dir, folder, 0)?;
+    if copied.is_err() {
+        // If nothing is in it, this folder can be used again.
+        let _ = std::fs::remove_dir(&unfinished);
+    }
+    let copied = copied.with_context(|| format!("cannot copy to {}", folder.display()))?;
+    let mut others = Others::default();
+    others.copy(data_dir, folder, 0)?;
     let audit = verify::audit(&to)?;
-    std::fs::rename(&unfinished, folder.join(JOURNAL))?;
+    let is_good = audit.keeps_promises();
+    if is_good {
+        std::fs::rename(&unfinished, folder.join(JOURNAL))?;
+    }
     sync_folder(folder)?;
     let out = &mut std::io::stdout().lock();
     audit.summary(out)?;
-    summary(out, folder, &copied, others)?;
-    Ok(if audit.keeps_promises() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    summary(out, folder, &copied, &others)?;
+    if is_good {
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(
+        out,
+        "problem    no server starts on this copy: its journal is left as {UNFINISHED_BACKUP}; if the one that \
+         was copied has the same problems, rename it to {JOURNAL} to use it all the same"
+    )?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// Waits a moment for the end of an erasure, as long as there is time left.
+fn waiting(most: Duration) -> impl FnMut() -> io::Result<()> {
+    let mut left = most;
+    move || {
+        if left.is_zero() {
+            return Err(io::Error::other(format!(
+                "an order to erase stands in the data folder ({ORDER_FILE}), and a copy would have a part of what \
+                 goes; take the backup once it is done, or let it wait longer with --wait. If no server runs, \
+                 the next start carries it out"
+            )));
+        }
+        let next = left.min(LOOK);
+        left -= next;
+        thread::sleep(next);
+        Ok(())
+    }
 }
 
 /// Makes the folder, or finds it empty and outside of the data folder.
@@ -79,40 +125,69 @@ fn prepare(data_dir: &Path, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies all files but the journal, the lock and what is not finished; says how many.
-fn copy_others(from: &Path, to: &Path, depth: usize) -> anyhow::Result<usize> {
-    let mut copied = 0;
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(from)? {
-        names.push(entry?.file_name());
-    }
-    // The file of refused bodies that grows before the one that it becomes: rather twice than not at all.
-    names.sort();
-    for name in names {
-        let is_part = depth > 0 || !(name == JOURNAL || name == LOCK_FILE);
-        let is_finished = !name.as_encoded_bytes().ends_with(b".new");
-        if !is_part || !is_finished {
-            continue;
+/// What lies beside the journal.
+#[derive(Default)]
+struct Others {
+    /// How many files were copied.
+    copied: usize,
+    /// What is neither a file nor a folder.
+    left_out: Vec<PathBuf>,
+}
+
+impl Others {
+    /// Copies all files but the journal, the lock, orders to erase and what is not finished.
+    fn copy(&mut self, from: &Path, to: &Path, depth: usize) -> anyhow::Result<()> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(from)? {
+            names.push(entry?.file_name());
         }
-        let (source, target) = (from.join(&name), to.join(&name));
-        let failed = || format!("cannot copy {}", source.display());
-        match std::fs::symlink_metadata(&source) {
+        // The file of refused bodies that grows before the one that it becomes: rather twice than not at all.
+        names.sort();
+        for name in names {
+            let is_order = name.as_encoded_bytes().starts_with(ORDER_FILE.as_bytes());
+            let is_part = depth > 0 || !(name == JOURNAL || name == LOCK_FILE || is_order);
+            let is_finished = !name.as_encoded_bytes().ends_with(b".new")
+                && !name.to_str().is_some_and(segment::is_unfinished);
+            if is_part && is_finished {
+                let (source, target) = (from.join(&name), to.join(&name));
+                let is_key = depth == 0 && name == SESSION_KEY;
+                let copied = if is_key {
+                    self.key(&source, &target)
+                } else {
+                    self.one(&source, &target, depth)
+                };
+                copied.with_context(|| format!("cannot copy {}", source.display()))?;
+            }
+        }
+        sync_folder(to)?;
+        Ok(())
+    }
+
+    /// Copies the session key, be it only a link that leads to it.
+    fn key(&mut self, source: &Path, target: &Path) -> anyhow::Result<()> {
+        if !copy_file(source, target, 0o600)? {
+            bail!("it leads to a file that is not there");
+        }
+        self.copied += 1;
+        Ok(())
+    }
+
+    fn one(&mut self, source: &Path, target: &Path, depth: usize) -> anyhow::Result<()> {
+        match std::fs::symlink_metadata(source) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(found) if found.is_dir() && depth < DEPTH_MAX => {
-                DirBuilder::new().mode(0o750).create(&target).with_context(failed)?;
-                copied += copy_others(&source, &target, depth + 1)?;
+                DirBuilder::new().mode(0o750).create(target)?;
+                self.copy(source, target, depth + 1)?;
             }
             Ok(found) if found.is_file() => {
-                let is_key = depth == 0 && name == SESSION_KEY;
-                let mode = if is_key { 0o600 } else { found.permissions().mode() & 0o777 };
-                copied += usize::from(copy_file(&source, &target, mode).with_context(failed)?);
+                let mode = found.permissions().mode() & 0o777;
+                self.copied += usize::from(copy_file(source, target, mode)?);
             }
-            Ok(_) => {}
-            Err(error) => return Err(error).with_context(failed),
+            Ok(_) => self.left_out.push(source.to_owned()),
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
-    sync_folder(to)?;
-    Ok(copied)
 }
 
 /// Copies a file as long as it is now; false if it was removed.
@@ -132,7 +207,12 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn summary(out: &mut impl Write, folder: &Path, copied: &Copied, others: usize) -> io::Result<()> {
+fn summary(
+    out: &mut impl Write,
+    folder: &Path,
+    copied: &Copied,
+    others: &Others,
+) -> io::Result<()> {
     if copied.cut_bytes > 0 {
         writeln!(out, "note       {} bytes of a line that was being written", copied.cut_bytes)?;
     }
@@ -146,6 +226,10 @@ fn summary(out: &mut impl Write, folder: &Path, copied: &Copied, others: usize) 
             "note       the session key is not in the data folder; keep session.key too"
         )?;
     }
-    let (segments, folder) = (copied.segments, folder.display());
+    for path in &others.left_out {
+        let path = path.display();
+        writeln!(out, "note       {path} is no file; it was not copied, nor what it leads to")?;
+    }
+    let (segments, others, folder) = (copied.segments, others.copied, folder.display());
     writeln!(out, "backup     {segments} segments and {others} other files in {folder}")
 }

@@ -241,9 +241,11 @@ impl Audit {
         }
     }
 
-    /// A session is spoken of whose start is not there, be it because it was removed by retention.
+    /// A session is spoken of whose start is not there. Retention may have removed it, unless the session is
+    /// younger than what the journal begins with.
     fn never_started(&mut self, sid: SessionId, place: impl Fn() -> String) {
-        if self.first.is_some_and(|(first, _)| first == 1) {
+        let is_there = |(first, since)| first == 1 || sid.minted_ms() > since;
+        if self.first.is_some_and(is_there) {
             self.problem(format!("{}: session {sid} was never started", place()));
         }
     }
@@ -319,7 +321,8 @@ impl Audit {
         if self.is_being_erased {
             writeln!(
                 out,
-                "note       an order to erase is being carried out: until it is done, sessions may be there                  in part"
+                "note       an order to erase is being carried out: until it is done, sessions may be \
+                 there in part"
             )?;
         }
         if let Some(acknowledged) = self.ledger {
@@ -341,4 +344,43 @@ impl Audit {
 
 pub(super) fn time(ms: u64) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::record::Encoded;
+    use crate::session::id::Key;
+
+    /// What is wrong with a journal that begins at number 11 and at 1 000 ms, in which a session ends that was
+    /// begun at this time.
+    fn problems(began_ms: u64) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let sid = SessionId::mint(&Key::new([7; 32]), began_ms, [1; 10]);
+        let contents =
+            [Content::Pause { down_ms: 1 }, Content::Report { sid, report: b"{}"[..].into() }];
+        let mut text = Vec::new();
+        for (content, seq) in contents.into_iter().zip(11..) {
+            Encoded::new(content).write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);
+        }
+        std::fs::write(folder.path().join(segment::open_name(11)), text).unwrap();
+        audit(&Folder::at(folder.path())).unwrap().listed
+    }
+
+    #[test]
+    fn in_a_journal_without_its_beginning_older_sessions_have_no_start_and_younger_ones_must() {
+        assert_eq!(problems(1_000), [""; 0]);
+        let problems = problems(1_001);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("was never started"), "{problems:?}");
+    }
+
+    #[test]
+    fn an_erasure_that_goes_on_is_told_in_one_sentence() {
+        let audit = Audit { is_being_erased: true, ..Audit::default() };
+        let mut out = Vec::new();
+        audit.summary(&mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("until it is done, sessions may be there in part\n"), "{out}");
+    }
 }

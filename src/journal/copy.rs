@@ -9,18 +9,25 @@
 //! What a checkpoint includes is committed before it gets its name, so the segments that are listed after it
 //! hold it. Retention removes the oldest segments first, so what it takes away meanwhile is missing at the
 //! beginning of the copy and leaves no gap. A segment that is compressed meanwhile is found under its new name.
+//!
+//! An erasure meanwhile would leave a person's sessions in one part of the copy and not in another. So it is waited
+//! for, and a copy in whose time there was one is begun anew. That is seen last of all: if no order stands then,
+//! every erasure so far is done, and has put others in the place of the files that it changed. Of a file that is
+//! not there any more, be it by retention, nobody can tell; so it counts only if nothing came or went in the data
+//! folder, where an order would have.
 
 use std::io::{self, Read};
 
 use super::checkpoint;
-use super::disk::Disk;
+use super::disk::{Disk, Mark};
+use super::erase::order::ORDER_FILE;
 use super::record::Record;
 use super::segment::{self, Segment};
 
 /// How much is copied and synced at once: a large file synced at once would stall a server on the same disk.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// How often it begins anew because retention overtook it.
+/// How often it begins anew because retention overtook it, or somebody erased meanwhile.
 const ROUNDS_MAX: usize = 10;
 
 /// What was copied.
@@ -34,29 +41,62 @@ pub struct Copied {
     pub cut_bytes: u64,
 }
 
-/// Copies a journal into an empty folder, and tells of all bytes that were copied so far.
+/// Where a journal is copied from.
+#[derive(Clone, Copy)]
+pub struct Source<'s> {
+    /// The data folder.
+    pub home: &'s dyn Disk,
+    /// The folder of the journal.
+    pub journal: &'s dyn Disk,
+}
+
+/// Copies a journal into an empty folder, and tells of all bytes that were copied so far. As long as an order to
+/// erase stands, it calls `wait`, which gives up by failing.
 ///
 /// # Errors
-/// What the system says, or that retention removes segments faster than they are copied.
-pub fn copy(from: &dyn Disk, to: &dyn Disk, mut tell: impl FnMut(u64)) -> io::Result<Copied> {
+/// What the system says, or `wait`, or that the files are changed faster than they are copied. After the latter two
+/// the folder is empty.
+pub fn copy(
+    from: Source<'_>,
+    to: &dyn Disk,
+    mut wait: impl FnMut() -> io::Result<()>,
+    mut tell: impl FnMut(u64),
+) -> io::Result<Copied> {
+    let mut why = "";
     for _ in 0..ROUNDS_MAX {
-        let mut copying = Copying { from, to, bytes: 0, tell: &mut tell };
-        if let Some(copied) = copying.round()? {
-            return Ok(copied);
+        while from.has_order()? {
+            wait()?;
         }
+        let home = from.home.own_mark()?;
+        let (marks, tell) = (Vec::new(), &mut tell);
+        let mut copying = Copying { from: from.journal, to, bytes: 0, marks, tell };
+        why = match copying.round()? {
+            Some(copied) if !copying.is_torn(from, home)? => return Ok(copied),
+            Some(_) => "somebody erases again and again, or changes the data folder otherwise",
+            None => {
+                "segments are removed faster than they can be copied; raise journal.retention_bytes"
+            }
+        };
         for (name, _) in to.list()? {
             to.remove(&name)?;
         }
     }
-    Err(io::Error::other(
-        "segments are removed faster than they can be copied; raise journal.retention_bytes",
-    ))
+    Err(io::Error::other(why))
+}
+
+impl Source<'_> {
+    /// Whether an order to erase stands.
+    fn has_order(self) -> io::Result<bool> {
+        Ok(unless_missing(self.home.mark(ORDER_FILE))?.is_some())
+    }
 }
 
 struct Copying<'c, T> {
     from: &'c dyn Disk,
     to: &'c dyn Disk,
     bytes: u64,
+    /// The files as they were before they were copied, and whether they grow.
+    marks: Vec<(String, Mark, bool)>,
     tell: &'c mut T,
 }
 
@@ -65,7 +105,7 @@ impl<T: FnMut(u64)> Copying<'_, T> {
     fn round(&mut self) -> io::Result<Option<Copied>> {
         let mut checkpoints = Vec::new();
         for (floor_seq, name) in checkpoint::list(self.from)? {
-            if self.file(&name, u64::MAX)? {
+            if self.file(&name, None)? {
                 checkpoints.push((floor_seq, name));
             }
         }
@@ -95,28 +135,48 @@ impl<T: FnMut(u64)> Copying<'_, T> {
             copied.cut_bytes = self.cut(last.first_seq)?;
         }
         for (name, _) in self.from.list()? {
-            if is_set_aside(&name) {
-                self.file(&name, u64::MAX)?;
+            if segment::is_set_aside(&name) {
+                self.file(&name, None)?;
             }
         }
         Ok(Some(copied))
+    }
+
+    /// Whether something may have been erased since this was begun, when the data folder had this mark.
+    fn is_torn(&self, from: Source<'_>, home: Mark) -> io::Result<bool> {
+        if from.has_order()? {
+            return Ok(true);
+        }
+        let is_touched = from.home.own_mark()? != home;
+        for (name, before, grows) in &self.marks {
+            let is_other = match unless_missing(self.from.mark(name))? {
+                Some(now) if *grows => now.file != before.file,
+                Some(now) => now != *before,
+                None => is_touched,
+            };
+            if is_other {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Copies a segment; false if it was removed since it was listed.
     fn segment(&mut self, segment: &Segment) -> io::Result<bool> {
         // The one that grows has what was acknowledged before it was listed; nobody waits for more.
         let grows = segment.end_seq.is_none() && !segment.compressed;
-        let bytes_max = if grows { segment.bytes } else { u64::MAX };
-        Ok(self.file(&segment.name(), bytes_max)?
-            || self.file(&segment::closed_name(segment.first_seq), u64::MAX)?)
+        let grown_bytes = grows.then_some(segment.bytes);
+        Ok(self.file(&segment.name(), grown_bytes)?
+            || self.file(&segment::closed_name(segment.first_seq), None)?)
     }
 
-    /// Copies a file; false if it is not there.
-    fn file(&mut self, name: &str, bytes_max: u64) -> io::Result<bool> {
-        let mut from = match self.from.open(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            opened => opened?.take(bytes_max),
-        };
+    /// Copies a file, of one that grows so many bytes; false if it is not there.
+    fn file(&mut self, name: &str, grown_bytes: Option<u64>) -> io::Result<bool> {
+        // Marked before it is opened: if another takes its place in between, that one is no longer as marked.
+        let Some(mark) = unless_missing(self.from.mark(name))? else { return Ok(false) };
+        let Some(from) = unless_missing(self.from.open(name))? else { return Ok(false) };
+        self.marks.push((name.to_owned(), mark, grown_bytes.is_some()));
+        let mut from = from.take(grown_bytes.unwrap_or(u64::MAX));
         let mut to = self.to.create(name)?;
         let mut piece = Vec::with_capacity(PIECE_BYTES);
         loop {
@@ -154,9 +214,12 @@ impl<T: FnMut(u64)> Copying<'_, T> {
     }
 }
 
-/// Whether a file holds what a recovery set aside.
-fn is_set_aside(name: &str) -> bool {
-    name.starts_with("damaged-")
+/// Nothing instead of an error because a file is not there.
+fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +280,10 @@ mod tests {
             unreachable!("a backup only reads")
         }
 
+        fn mark(&self, name: &str) -> io::Result<Mark> {
+            self.disk.mark(name)
+        }
+
         fn remove(&self, _: &str) -> io::Result<()> {
             unreachable!("a backup only reads")
         }
@@ -226,9 +293,19 @@ mod tests {
         from: &SimDisk,
         happens: impl FnMut(&SimDisk, &str) + Send,
     ) -> io::Result<(SimDisk, Copied)> {
+        copied_beside(&SimDisk::default(), from, happens)
+    }
+
+    /// The same with a data folder, in which no order to erase may stand in between.
+    fn copied_beside(
+        home: &SimDisk,
+        from: &SimDisk,
+        happens: impl FnMut(&SimDisk, &str) + Send,
+    ) -> io::Result<(SimDisk, Copied)> {
         let to = SimDisk::default();
         let busy = Busy { disk: from.clone(), happens: Mutex::new(happens) };
-        let copied = copy(&busy, &to, |_| {})?;
+        let wait = || Err(io::Error::other("nobody waits here"));
+        let copied = copy(Source { home, journal: &busy }, &to, wait, |_| {})?;
         Ok((to, copied))
     }
 
@@ -255,8 +332,7 @@ mod tests {
         let last = segment::open_name(41);
         let (to, copied) = copied(&from, |disk, name| {
             if name == last {
-                let grown = [lines(41..51), lines(51..60)].concat();
-                disk.write(name, grown);
+                disk.grow(name, &lines(51..60));
                 disk.write(&segment::open_name(60), lines(60..61));
             }
         })
@@ -343,5 +419,115 @@ mod tests {
             }
         });
         assert!(error.err().unwrap().to_string().contains("removed faster"));
+    }
+
+    /// Writes a segment of ten records anew, as an erasure does.
+    fn erase(disk: &SimDisk, first_seq: u64) {
+        let mut text = lines(first_seq..first_seq + 1);
+        let record = Encoded::new(Content::Erased { count: 9, until_ms: None, erased_ms: 1 });
+        record.write_line(&mut text, first_seq + 1, 1);
+        let _ = disk.remove(&segment::open_name(first_seq));
+        disk.write(&segment::closed_name(first_seq), zstd::encode_all(&*text, 1).unwrap());
+    }
+
+    /// How many records were erased from each of the segments that begin with these numbers.
+    fn erased(disk: &SimDisk, first_seqs: &[u64]) -> Vec<u64> {
+        let mut erased = vec![0; first_seqs.len()];
+        segment::each_line(disk, |segment, _, record| {
+            if let Content::Erased { count, .. } = record.unwrap().content {
+                let place = first_seqs.iter().position(|first| *first == segment.first_seq);
+                erased[place.unwrap()] += count;
+            }
+            io::Result::Ok(())
+        })
+        .unwrap();
+        erased
+    }
+
+    #[test]
+    fn an_erasure_that_begins_and_ends_meanwhile_is_in_the_whole_copy_or_in_nothing_of_it() {
+        // The segment that was copied, and the one that was not, in every state that they can have before.
+        for (is_packed, has_gone) in [(false, false), (true, false), (true, true)] {
+            let from = journal(if has_gone { &[45] } else { &[] });
+            if is_packed {
+                for first_seq in [11, 31] {
+                    from.remove(&segment::open_name(first_seq)).unwrap();
+                    let packed = zstd::encode_all(&*lines(first_seq..first_seq + 10), 1).unwrap();
+                    from.write(&segment::closed_name(first_seq), packed);
+                }
+            }
+            let (home, mut times) = (SimDisk::default(), 0);
+            let (to, _) = copied_beside(&home, &from, |disk, name| {
+                if name == segment::open_name(21) && times == 0 {
+                    times += 1;
+                    home.write(ORDER_FILE, b"order".to_vec());
+                    erase(disk, 11);
+                    erase(disk, 31);
+                    if has_gone {
+                        disk.write(&segment::open_name(51), lines(51..61));
+                        retain(disk, 41);
+                    }
+                    home.remove(ORDER_FILE).unwrap();
+                }
+            })
+            .unwrap();
+            let expected = if has_gone { [0, 0] } else { [9, 9] };
+            assert_eq!(erased(&to, &[11, 31]), expected, "{is_packed} {has_gone}");
+            let count = if has_gone { 20 } else { 34 };
+            assert_eq!(numbers(&to).len(), count, "{is_packed} {has_gone}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_cleaned_meanwhile_is_copied_anew() {
+        let from = journal(&[45]);
+        let name = "checkpoint-00000000000000000045";
+        let mut times = 0;
+        let (to, _) = copied(&from, |disk, opened| {
+            if opened == segment::open_name(1) && times == 0 {
+                times += 1;
+                disk.write(name, b"clean".to_vec());
+            }
+        })
+        .unwrap();
+        assert_eq!(to.read(name), b"clean");
+    }
+
+    #[test]
+    fn an_order_that_stands_is_waited_for() {
+        let (home, from, to) = (SimDisk::default(), journal(&[]), SimDisk::default());
+        home.write(ORDER_FILE, b"order".to_vec());
+        let mut waits = 0;
+        let source = Source { home: &home, journal: &from };
+        let wait = || {
+            waits += 1;
+            assert!(to.list().unwrap().is_empty());
+            if waits == 3 { home.remove(ORDER_FILE) } else { Ok(()) }
+        };
+        assert_eq!(copy(source, &to, wait, |_| {}).unwrap().segments, 5);
+        assert_eq!(waits, 3);
+    }
+
+    #[test]
+    fn a_copy_in_whose_time_an_order_came_is_begun_anew_once_it_is_done() {
+        let (home, from) = (SimDisk::default(), journal(&[]));
+        let error = copied_beside(&home, &from, |_, name| {
+            if name == segment::open_name(1) {
+                home.write(ORDER_FILE, b"order".to_vec());
+            }
+        });
+        assert_eq!(error.err().unwrap().to_string(), "nobody waits here");
+    }
+
+    #[test]
+    fn a_folder_in_which_it_never_stops_erasing_is_an_error() {
+        let from = journal(&[]);
+        erase(&from, 31);
+        let error = copied(&from, |disk, name| {
+            if name == segment::open_name(1) {
+                erase(disk, 31);
+            }
+        });
+        assert!(error.err().unwrap().to_string().contains("erases again and again"));
     }
 }

@@ -2,9 +2,9 @@
 
 #![expect(clippy::missing_errors_doc, reason = "every call fails with what the system says")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A folder whose changes are durable when a call returns.
@@ -27,10 +27,29 @@ pub trait Disk: Send + Sync {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Which file has this name, and how it was last written.
+    fn mark(&self, _name: &str) -> io::Result<Mark> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The mark of the folder itself: another one once a file in it is made, renamed or removed.
+    fn own_mark(&self) -> io::Result<Mark> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// How much room there is; nothing if nobody knows.
     fn space(&self) -> io::Result<Option<Space>> {
         Ok(None)
     }
+}
+
+/// What tells whether a file is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Which file it is, whatever its name: its device and its number there.
+    pub file: (u64, u64),
+    /// Its size in bytes, and when it was last written, in s and ns.
+    pub written: (u64, i64, i64),
 }
 
 /// The room of a file system.
@@ -65,6 +84,9 @@ pub struct Folder {
 /// The owner writes, the group reads.
 const MODE: u32 = 0o640;
 
+/// The same of folders.
+const FOLDER_MODE: u32 = 0o750;
+
 /// The owner alone.
 const PRIVATE_MODE: u32 = 0o600;
 
@@ -72,7 +94,7 @@ impl Folder {
     /// Opens a folder, and makes it if it is missing.
     pub fn make(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
-            std::fs::create_dir(path)?;
+            DirBuilder::new().mode(FOLDER_MODE).create(path)?;
             if let Some(parent) = path.parent() {
                 File::open(parent)?.sync_all()?;
             }
@@ -143,10 +165,25 @@ impl Disk for Folder {
         self.sync()
     }
 
+    fn mark(&self, name: &str) -> io::Result<Mark> {
+        Ok(mark_of(&std::fs::metadata(self.path.join(name))?))
+    }
+
+    fn own_mark(&self) -> io::Result<Mark> {
+        Ok(mark_of(&std::fs::metadata(&self.path)?))
+    }
+
     fn space(&self) -> io::Result<Option<Space>> {
         let found = rustix::fs::statvfs(&self.path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok(Some(Space { free_bytes: bytes(found.f_bavail), size_bytes: bytes(found.f_blocks) }))
+    }
+}
+
+fn mark_of(found: &Metadata) -> Mark {
+    Mark {
+        file: (found.dev(), found.ino()),
+        written: (found.len(), found.mtime(), found.mtime_nsec()),
     }
 }
 

@@ -76,7 +76,7 @@ pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::R
     recovered.start = Start { next_seq, last_ms };
     if let Some((segment, offset)) = first_damage {
         // Named by its place, so that the same damage is set aside once.
-        let name = format!("damaged-{segment:020}-{offset}.txt");
+        let name = segment::set_aside_name(&format!("{segment:020}-{offset}.txt"));
         if let Err(error) = write_once(disk, &name, &set_aside) {
             tracing::error!(%error, file = name, "damaged lines cannot be set aside");
         }
@@ -125,7 +125,7 @@ fn load_checkpoint(
                 recovered.checkpoints_broken += 1;
                 tracing::error!(%error, checkpoint = name, "a checkpoint is damaged; using an older one");
                 // It must not count as one of the two that are kept.
-                if let Err(error) = disk.rename(&name, &format!("damaged-{name}")) {
+                if let Err(error) = disk.rename(&name, &segment::set_aside_name(&name)) {
                     tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
                 }
             }

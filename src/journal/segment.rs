@@ -14,6 +14,7 @@ use super::record::{Damage, Record};
 const OPEN_SUFFIX: &str = ".ndjson";
 const CLOSED_SUFFIX: &str = ".ndjson.zst";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
+const SET_ASIDE_PREFIX: &str = "damaged-";
 
 /// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
 /// around it. A longer one is damage, and is not read into memory.
@@ -99,6 +100,16 @@ pub fn unfinished_name(name: &str) -> String {
 /// Whether a file was left behind unfinished.
 pub fn is_unfinished(name: &str) -> bool {
     name.ends_with(UNFINISHED_SUFFIX)
+}
+
+/// The name under which what cannot be read is set aside.
+pub fn set_aside_name(what: &str) -> String {
+    format!("{SET_ASIDE_PREFIX}{what}")
+}
+
+/// Whether a file holds what was set aside.
+pub fn is_set_aside(name: &str) -> bool {
+    name.starts_with(SET_ASIDE_PREFIX)
 }
 
 /// What a crash left half done: files that are not whole, and the plain form of a segment whose compressed

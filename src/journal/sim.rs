@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Mark};
 
 /// Clones are the same folder.
 #[derive(Clone, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct SimDisk {
 struct State {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
+    /// How often a name was given or taken away.
+    changes: u64,
     /// How many more operations succeed; none: all of them.
     budget: Option<u32>,
     /// How many operations then fail before the disk is well again; none: it is never well again.
@@ -78,6 +80,15 @@ impl SimDisk {
         let inode = Inode { seen: bytes.clone(), durable: bytes, lost: false };
         state.put(name, inode);
     }
+
+    /// Adds to the end of a file, durably.
+    pub(crate) fn grow(&self, name: &str, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let inode = state.inode(name).unwrap();
+        let inode = &mut state.inodes[inode];
+        inode.seen.extend_from_slice(bytes);
+        inode.durable = inode.seen.clone();
+    }
 }
 
 impl State {
@@ -101,6 +112,7 @@ impl State {
     }
 
     fn put(&mut self, name: &str, inode: Inode) -> usize {
+        self.changes += 1;
         self.inodes.push(inode);
         self.names.insert(name.to_owned(), self.inodes.len() - 1);
         self.inodes.len() - 1
@@ -145,6 +157,7 @@ impl Disk for SimDisk {
         let mut state = self.state.lock();
         state.operate()?;
         let inode = state.inode(from)?;
+        state.changes += 1;
         state.names.remove(from);
         state.names.insert(to.to_owned(), inode);
         Ok(())
@@ -154,8 +167,20 @@ impl Disk for SimDisk {
         let mut state = self.state.lock();
         state.operate()?;
         state.inode(name)?;
+        state.changes += 1;
         state.names.remove(name);
         Ok(())
+    }
+
+    fn mark(&self, name: &str) -> io::Result<Mark> {
+        let state = self.state.lock();
+        let inode = state.inode(name)?;
+        let bytes = state.inodes[inode].seen.len() as u64;
+        Ok(Mark { file: (1, inode as u64), written: (bytes, 0, 0) })
+    }
+
+    fn own_mark(&self) -> io::Result<Mark> {
+        Ok(Mark { file: (0, 0), written: (self.state.lock().changes, 0, 0) })
     }
 }
 

@@ -25,6 +25,9 @@ pub const REDACTED_BYTES_MAX: usize = 16 << 20;
 /// The parameter whose value is an object of declared ids: of it the ids are hashed.
 const CUSTOMER_IDS: &str = "visitor.customerIDs";
 
+/// What some programs write before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// What stands in place of a message that may repeat a value.
 pub const NOT_SHOWN: &str = "not shown: privacy.drop or privacy.hash names this";
 
@@ -473,9 +476,11 @@ impl<'r, 'b> Scan<'r, 'b> {
     }
 }
 
-/// Whether a text is probably an object or an array that was made a string of.
+/// Whether a text is probably an object or an array that was made a string of, be it twice, or stands in it.
 fn holds_json(text: &str) -> bool {
-    text.trim_start().starts_with(['{', '['])
+    let is_blank = |c: char| c.is_whitespace() || c.is_control() || c == BYTE_ORDER_MARK;
+    let begins = text.trim_start_matches(is_blank).starts_with(['{', '[', '"']);
+    begins || (text.contains('{') && text.contains('"'))
 }
 
 #[cfg(test)]
@@ -596,6 +601,7 @@ mod tests {
             (r#"[[{"params":{"visitor.id":1}}]]"#, r#"[[{"params":{}}]]"#),
             (r#"{"params":{"visitor.id":1,"visitor.id":2}}"#, r#"{"params":{}}"#),
             (r#"{"params":null,"plan":"gold"}"#, r#"{"params":null,"plan":"gold"}"#),
+            (r#"{"a":"The \"Film\" [HD]"}"#, r#"{"a":"The \"Film\" [HD]"}"#),
         ] {
             assert_eq!(refused(&redactor, body).as_deref(), Some(kept));
         }
@@ -616,6 +622,11 @@ mod tests {
             r#"{"params":"visitor.id=anna"}"#,
             r#"{"params":["visitor.id","anna"]}"#,
             r#"{"event":" {\"visitor.id\":\"anna\"}"}"#,
+            r#"{"event":"\"{\\\"visitor.id\\\":\\\"anna\\\"}\""}"#,
+            r#"{"event":"\"\\u007b\\u0022visitor.id\\u0022:7}\""}"#,
+            r#"{"event":"\ufeff{\"visitor.id\":\"anna\"}"}"#,
+            "{\"event\":\"\u{feff} [{\\\"visitor.id\\\":7}]\"}",
+            r#"{"event":"send({\"visitor.id\":\"anna\"})"}"#,
             r#"{"params":{"visitor.id":"anna"}"#,
             r#"{"params":{"visitor.id":"anna"}} {"visitor.id":"anna"}"#,
             r#"{"params":{"visitor.id":anna anna}}"#,

@@ -136,9 +136,9 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it_began() {
     let process = Process::start(folder.path(), &SETTINGS).await;
     let players = Players::at(&process);
     let journal = folder.path().join("data/journal");
-    let first = journal.join("00000000000000000001.ndjson.zst");
-    until(|| first.exists()).await;
-    until(|| !first.exists()).await;
+    // One of both is there until retention has removed it.
+    let first = [".ndjson", ".ndjson.zst"].map(|ends| journal.join(format!("{:020}{ends}", 1)));
+    until(|| !first.iter().any(|path| path.exists())).await;
     let mut backups = Vec::new();
     for _ in 0..BACKUPS {
         // One after the other at another moment in the life of the segments.
@@ -249,4 +249,98 @@ async fn a_backup_goes_into_an_empty_folder_outside_of_the_data_folder() {
     let (code, said) = run_command(folder.path(), &["backup", "deep/copy"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(folder.path().join("deep/copy/journal").is_dir());
+}
+
+/// The data of a server that took a session and has ended.
+async fn data_of_one_session(folder: &Path) -> String {
+    let process = Process::start(folder, &[]).await;
+    let response =
+        client().post(process.url("/api/v1/sessions")).body(SAMPLE).send().await.unwrap();
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    let refused = client().post(process.url("/api/v1/sessions")).body("{}").send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    process.signal(Signal::INT);
+    process.ended().await;
+    location
+}
+
+#[tokio::test]
+async fn a_backup_waits_for_an_order_to_erase_and_does_not_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = data_of_one_session(folder.path()).await;
+    let order = folder.path().join("data/erase.json");
+    std::fs::write(&order, "an order").unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let data = copy.path().join("data");
+    let target = data.to_str().unwrap();
+    let (code, said) = run_command(folder.path(), &["backup", target, "--wait", "0s"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("an order to erase stands"), "{said}");
+    assert!(names(&data).is_empty(), "the folder can be used again");
+    let command = Process::command(folder.path()).args(["backup", target]).spawn().unwrap();
+    until(|| data.join("journal.unfinished").exists()).await;
+    assert!(names(&data.join("journal.unfinished")).is_empty());
+    std::fs::write(order.with_extension("json.1.unfinished"), "half an order").unwrap();
+    std::fs::remove_file(&order).unwrap();
+    let output = within(command.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(names(&data).iter().all(|name| !name.starts_with("erase")), "{:?}", names(&data));
+    restores(copy.path(), &[location]).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_breaks_a_promise_is_not_a_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    data_of_one_session(folder.path()).await;
+    let segment = folder.path().join("data/journal/00000000000000000001.ndjson");
+    let text = std::fs::read_to_string(&segment).unwrap();
+    let (damaged, rest) = text.split_once('\n').unwrap();
+    std::fs::write(&segment, format!("{}\n{rest}", damaged.replace("\"seq\":1", "\"seq\":7")))
+        .unwrap();
+    let (copy, code, said) = backup(folder.path()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no server starts on this copy"), "{said}");
+    let data = names(&copy.path().join("data"));
+    assert!(data.contains("journal.unfinished") && !data.contains("journal"), "{data:?}");
+    let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is a backup that was not finished"), "{said}");
+}
+
+#[tokio::test]
+async fn a_session_key_that_is_a_link_is_copied_as_the_file_that_it_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = data_of_one_session(folder.path()).await;
+    let (key, secret) = (folder.path().join("data/session.key"), folder.path().join("secret"));
+    std::fs::rename(&key, &secret).unwrap();
+    std::os::unix::fs::symlink(&secret, &key).unwrap();
+    let other = folder.path().join("data/other");
+    std::os::unix::fs::symlink(&secret, &other).unwrap();
+    let (copy, code, said) = backup(folder.path()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("the session key is not in"), "{said}");
+    assert!(said.contains("data/other is no file; it was not copied"), "{said}");
+    let copied = copy.path().join("data/session.key");
+    let found = std::fs::symlink_metadata(&copied).unwrap();
+    assert!(found.is_file() && found.permissions().mode() & 0o777 == 0o600);
+    assert_eq!(std::fs::read(copied).unwrap(), std::fs::read(&secret).unwrap());
+    restores(copy.path(), &[location]).await;
+    std::fs::remove_file(&secret).unwrap();
+    let (_, code, said) = backup(folder.path()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("session.key: it leads to a file that is not there"), "{said}");
+}
+
+#[tokio::test]
+async fn nobody_else_can_look_into_the_folders_of_the_data_or_of_a_backup() {
+    let folder = tempfile::tempdir().unwrap();
+    data_of_one_session(folder.path()).await;
+    let (copy, code, said) = backup(folder.path()).await;
+    assert_eq!(code, Some(0), "{said}");
+    for at in [folder.path(), copy.path()] {
+        for name in ["data", "data/journal", "data/rejects"] {
+            let mode = std::fs::metadata(at.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o007, 0, "{name}");
+        }
+    }
 }

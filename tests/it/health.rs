@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::commands::run;
 use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, within};
+use crate::metrics::Scrape;
 
 #[tokio::test]
 async fn both_doors_tell_the_health() {
@@ -278,6 +279,43 @@ async fn while_the_journal_is_read_back_health_is_answered_and_all_else_asked_fo
     assert_eq!(told(process.admin_url("/rejects")).await.0, 200);
     process.signal(Signal::INT);
     assert_eq!(process.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn while_the_journal_is_read_back_the_series_say_so_and_refusals_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    run_before(folder.path()).await;
+    let journal = SlowJournal::make(folder.path(), next_seq(folder.path()));
+    let mut process = Process::begin(folder.path(), &[]).await;
+    let client = client();
+    for path in ["/metrics", "/metrics/"] {
+        let (status, text) = told(process.admin_url(path)).await;
+        assert_eq!(status, 200);
+        assert!(text.contains("\nmediatally_ready 0\n"), "{text}");
+        assert!(!text.contains("mediatally_journal_up"), "nobody knows yet: {text}");
+    }
+    assert_eq!(client.post(process.url("/metrics")).send().await.unwrap().status(), 503);
+    let posts = ["/api/v1/sessions", "/api/v1/sessions/x/events", "/api/v1/downloaded"];
+    for path in posts {
+        let response = client.post(process.url(path)).body(SAMPLE).send().await.unwrap();
+        assert_eq!(response.status(), 503, "{path}");
+        let headers = response.headers();
+        assert_eq!(headers["retry-after"], "10");
+        assert_eq!(headers["access-control-allow-origin"], "*");
+        // With it a client would take the path for one that only answers preflights.
+        assert!(!headers.contains_key("allow"), "{headers:?}");
+    }
+    let url = process.admin_url("/metrics");
+    let refused = Scrape::of(&client, &url).await.sum("shed_total", &["reason=\"starting\""]);
+    assert!((refused - 3.0).abs() < f64::EPSILON, "{refused}");
+    journal.let_go().await;
+    process.started(folder.path()).await;
+    let (_, text) = told(url).await;
+    for series in ["ready", "journal_up"] {
+        assert!(text.contains(&format!("\nmediatally_{series} 1\n")), "{text}");
+    }
+    process.signal(Signal::INT);
+    process.ended().await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::certificates::{ByHand, Certificates};
 use crate::harness::{Raw, SAMPLE, TestServer, count, post_request, until_it_is, within};
+use crate::metrics::Scrape;
 
 const SOON: Duration = Duration::from_millis(150);
 
@@ -391,28 +392,57 @@ async fn an_answer_is_not_many_times_larger_than_its_request() {
 
 #[tokio::test]
 async fn bodies_that_arrive_slowly_are_bounded_together() {
-    let server = TestServer::with(|config| config.http.bodies_bytes_max = Size::kib(256)).await;
-    let head = "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
-    // Only what has come takes room, however much is said to follow.
-    let begin = &format!("{head}{{{}", " ".repeat(99_000));
+    let server = TestServer::with(|config| {
+        config.http.bodies_bytes_max = Size::kib(256);
+        config.http.body_timeout = FOREVER;
+    })
+    .await;
+    let begin = "POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n{";
+    // Each gets 4 KiB before it has come, so there is room for all but one.
     let mut slow = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..65 {
         let mut raw = server.connect().await;
         raw.send(begin).await;
         slow.push(raw);
     }
-    // Until both are read, a third finds room.
-    within(async {
-        loop {
-            let mut raw = server.connect().await;
-            raw.send(begin).await;
-            if let Ok(answer) = tokio::time::timeout(SOON * 20, raw.answer()).await {
-                return assert!(answer.unwrap().0.starts_with("HTTP/1.1 503 "));
-            }
-        }
+    let answers = slow.iter_mut().map(|raw| Box::pin(raw.answer()));
+    let (answer, ..) = futures_util::future::select_all(answers).await;
+    assert!(answer.unwrap().0.starts_with("HTTP/1.1 503 "));
+    assert_eq!(server.post(SAMPLE).await.status(), 201, "a small body is none of them");
+}
+
+#[tokio::test]
+async fn who_only_announces_a_body_takes_no_room_from_others() {
+    // An eighth of the default, so that an eighth of the sockets, and of the open files, is enough.
+    let bound = Size::mib(32);
+    let server = TestServer::with(|config| {
+        assert_eq!(config.http.bodies_bytes_max, Size::mib(256));
+        config.http.bodies_bytes_max = bound;
+        config.http.body_timeout = FOREVER;
     })
     .await;
-    assert_eq!(server.post(SAMPLE).await.status(), 201, "a small body is none of them");
+    let announced = 128 << 10;
+    let head =
+        format!("POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\n\r\n");
+    let sockets = u32::try_from(bound.as_usize() / announced + 4).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..sockets {
+        let mut raw = server.connect().await;
+        raw.send(format!("{head}{{")).await;
+        silent.push(raw);
+    }
+    let url = server.admin_url("/metrics");
+    within(async {
+        while Scrape::of(&server.client, &url).await.sum("in_flight", &[]) < f64::from(sockets) {}
+    })
+    .await;
+    let mut player = server.connect().await;
+    player.send(format!("{head}{}", &SAMPLE[..100])).await;
+    player.send(format!("{}{}", &SAMPLE[100..], " ".repeat(announced - SAMPLE.len()))).await;
+    let (answer, body) = player.answer().await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}{body}");
+    let scrape = Scrape::of(&server.client, &url).await;
+    assert!(scrape.sum("shed_total", &[]) < 1.0, "nobody was sent away");
 }
 
 #[tokio::test]

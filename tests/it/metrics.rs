@@ -322,6 +322,32 @@ async fn a_body_that_breaks_off_is_one_of_an_aborted_request() {
     scrape.is_conserved();
 }
 
+#[tokio::test]
+async fn a_stream_that_is_reset_amid_its_body_is_one_of_an_aborted_request() {
+    let server = TestServer::start().await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let (give_up, end_of_it) = tokio::sync::oneshot::channel::<()>();
+    let begin = futures_util::stream::once(async { Ok(SAMPLE[..100].to_owned()) });
+    let end = futures_util::stream::once(async {
+        end_of_it.await.unwrap();
+        Err(std::io::Error::other("the player was closed"))
+    });
+    let body = reqwest::Body::wrap_stream(futures_util::StreamExt::chain(begin, end));
+    let request = tokio::spawn(client.post(server.url("/api/v1/sessions")).body(body).send());
+    within(async { while scrape(&server).await.in_flight() == 0.0 {} }).await;
+    give_up.send(()).unwrap();
+    assert!(request.await.unwrap().is_err());
+    settled(&server.client, &server.admin_url("/metrics")).await;
+    let after = scrape(&server).await;
+    assert_eq_f(after.get("aborted_total{route=\"sessions\"}"), 1.0, "aborted");
+    assert_eq_f(after.sum("rejected_total", &["route=\"sessions\""]), 0.0, "rejected");
+    after.is_conserved();
+    // It was the stream that ended, not the connection.
+    let whole = client.post(server.url("/api/v1/sessions")).body(SAMPLE).send().await.unwrap();
+    assert_eq!((whole.status().as_u16(), whole.version()), (201, reqwest::Version::HTTP_2));
+    assert_eq!(server.public_counts.accepted.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
 /// A crowd of players of all sorts, some of them not well-behaved.
 struct Crowd {
     listen: std::net::SocketAddr,
