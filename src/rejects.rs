@@ -11,14 +11,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::disk::{Disk, Folder};
-use crate::journal::erase::{self, Judge, Purged};
+use crate::journal::erase::{self, Judge, Meter, Pace, Purged};
 use crate::journal::segment::is_unfinished;
 use crate::size::Size;
 use crate::wire::Violations;
@@ -41,6 +42,9 @@ const RING_BODY_BYTES_MAX: usize = 256 << 10;
 /// How many events for sessions that are not there are kept in any one second; the others are counted.
 /// A player that goes on after its session has ended sends the same thing for hours.
 const GONE_A_SECOND_MAX: u32 = 10;
+
+/// How often whoever has refused bodies removed is told that it still goes on.
+const PURGE_LOOK: Duration = Duration::from_millis(200);
 
 /// The section `rejects` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,9 +123,16 @@ enum Word {
     /// A line to be written.
     Line(String),
     /// Remove the lines that go, and say how many those are.
-    Purge(Arc<Judge>, SyncSender<io::Result<u64>>),
+    Purge(Purging, SyncSender<io::Result<u64>>),
     /// Nothing more comes.
     End,
+}
+
+/// What is to be removed, unless whoever wanted it has given up.
+#[derive(Clone, Debug)]
+struct Purging {
+    judge: Arc<Judge>,
+    is_given_up: Arc<AtomicBool>,
 }
 
 /// Removes refused bodies while more are refused.
@@ -132,30 +143,45 @@ pub struct Purger {
 }
 
 impl Purger {
-    /// Removes what goes from memory and from the files.
+    /// Removes what goes from memory and from the files, and tells the meter as long as that takes.
     ///
     /// # Errors
-    /// What the system says, or that the server ends.
-    pub fn purge(&self, judge: &Arc<Judge>) -> io::Result<Purged> {
+    /// What the system says or the meter, or that the server ends.
+    pub fn purge(&self, judge: &Arc<Judge>, meter: &mut Meter<'_>) -> io::Result<Purged> {
         let in_memory = self.rings.iter().map(|ring| ring.lock().purge(judge)).sum();
-        let ends = || io::Error::new(io::ErrorKind::Interrupted, "the server ends");
         let (sender, purged) = sync_channel(1);
-        self.queue.send(Word::Purge(Arc::clone(judge), sender)).map_err(|_| ends())?;
-        let lines = purged.recv().map_err(|_| ends())??;
-        Ok(Purged { lines, in_memory })
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let purging = Purging { judge: Arc::clone(judge), is_given_up: Arc::clone(&is_given_up) };
+        self.queue.send(Word::Purge(purging, sender)).map_err(|_| ends())?;
+        loop {
+            match purged.recv_timeout(PURGE_LOOK) {
+                Ok(lines) => return Ok(Purged { lines: lines?, in_memory }),
+                Err(RecvTimeoutError::Disconnected) => return Err(ends()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let goes_on = meter.waits();
+                    is_given_up.store(goes_on.is_err(), Ordering::Relaxed);
+                    goes_on?;
+                }
+            }
+        }
     }
 }
 
-/// Removes what goes from the files of a data folder that no server uses, and says how many lines that is.
+fn ends() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the server ends")
+}
+
+/// Removes what goes from the files of a data folder that nobody else writes to, and says how many lines that
+/// is.
 ///
 /// # Errors
-/// What the system says.
-pub fn purge_files(data_dir: &Path, judge: &Judge) -> io::Result<u64> {
+/// What the system says, or what `pace` does.
+pub fn purge_files(data_dir: &Path, judge: &Judge, pace: Pace<'_>) -> io::Result<u64> {
     in_files(data_dir, |disk, name| {
         if is_unfinished(name) {
             disk.remove(name).map(|()| 0)
         } else {
-            erase::purge_lines(disk, name, judge)
+            erase::purge_lines(disk, name, &|line| judge.condemns_refused(line), &mut *pace)
         }
     })
 }
@@ -163,12 +189,15 @@ pub fn purge_files(data_dir: &Path, judge: &Judge) -> io::Result<u64> {
 /// How many lines of the files go.
 ///
 /// # Errors
-/// What the system says.
-pub fn count_in_files(data_dir: &Path, judge: &Judge) -> io::Result<u64> {
-    in_files(data_dir, |disk, name| match erase::count_lines(disk, name, judge) {
-        // It has become the previous one, which is looked at too, or is cleaned just now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        count => count,
+/// What the system says, or what `pace` does.
+pub fn count_in_files(data_dir: &Path, judge: &Judge, pace: Pace<'_>) -> io::Result<u64> {
+    in_files(data_dir, |disk, name| {
+        let goes = |line: &[u8]| judge.condemns_refused(line);
+        match erase::count_lines(disk, name, &goes, &mut *pace) {
+            // It has become the previous one, which is looked at too, or is cleaned just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            count => count,
+        }
     })
 }
 
@@ -220,7 +249,7 @@ impl Ring {
     /// Removes the lines that go, and says how many those are.
     fn purge(&mut self, judge: &Judge) -> u64 {
         let before = self.lines.len();
-        self.lines.retain(|line| !judge.condemns(line.as_bytes()));
+        self.lines.retain(|line| !judge.condemns_refused(line.as_bytes()));
         self.bytes = self.lines.iter().map(String::len).sum();
         (before - self.lines.len()) as u64
     }
@@ -370,10 +399,14 @@ impl Writer {
         while let Ok(word) = self.words.recv() {
             let line = match word {
                 Word::Line(line) => line,
-                Word::Purge(judge, purged) => {
+                Word::Purge(Purging { judge, is_given_up }, purged) => {
                     // The file gets another of the same name.
                     open = None;
-                    let _ = purged.send(purge_files(&self.data_dir, &judge));
+                    let pace = &mut |_| {
+                        if is_given_up.load(Ordering::Relaxed) { Err(ends()) } else { Ok(()) }
+                    };
+                    // If nobody waits any longer, nobody is told.
+                    let _ = purged.send(purge_files(&self.data_dir, &judge, pace));
                     continue;
                 }
                 Word::End => return,
@@ -419,6 +452,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::erase::Selection;
 
     fn keep(rejects: &Rejects, status: u16, body: Option<&[u8]>) {
         let violations = Violations::unreadable("broken".into());
@@ -564,6 +598,28 @@ mod tests {
         rejects.close();
         writer.run();
         assert!(!folder.path().join("rejects").exists());
+    }
+
+    /// Nobody writes here, which is how it looks to whoever waits for a purge that takes long.
+    #[test]
+    fn whoever_has_bodies_removed_is_told_meanwhile_and_may_give_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        keep(&rejects, 400, Some(b"{}"));
+        let judge = Arc::new(Judge::of(&Selection::Sessions(Vec::new())));
+        let mut told = 0;
+        let mut tell = |_, _| {
+            told += 1;
+            if told == 2 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        };
+        let purged = rejects.purger().purge(&judge, &mut Meter::new(&mut tell, false));
+        assert_eq!((purged.unwrap_err().kind(), told), (io::ErrorKind::Interrupted, 2));
+        // The writer, which comes to it only now, gives up too.
+        let purging = match (writer.words.recv().unwrap(), writer.words.recv().unwrap()) {
+            (Word::Line(_), Word::Purge(purging, _)) => purging,
+            other => panic!("{other:?}"),
+        };
+        assert!(purging.is_given_up.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! A person's data is erased, by this command itself or by the server that runs.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,9 +22,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
 use crate::journal::disk::Folder;
-use crate::journal::erase::order::{Evidence, ORDER_FILE, Order, RESULT_FILE, State, Word};
+use crate::journal::erase::order::{self, Evidence, Order, State, Word};
 use crate::journal::erase::{
-    self, Described, Purged, Range, Selection, Site, Survey, Tell, Visitor,
+    self, Described, Meter, Purged, Range, Selection, Site, Survey, Tell, Visitor,
 };
 use crate::privacy::Hasher;
 use crate::rejects;
@@ -33,9 +32,6 @@ use crate::session::id::{Key, SessionId};
 
 /// How often it is looked how far the server is.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// For how many looks another has the time to read what became of an order.
-const LOOKS_FOR_OTHERS: u32 = 10;
 
 /// After how many looks without a word it is looked whether the server still runs.
 const LOOKS_TILL_ASKING: u32 = 50;
@@ -87,7 +83,7 @@ fn visitor(text: &str) -> Result<Visitor, String> {
 }
 
 fn session(text: &str) -> Result<SessionId, String> {
-    let id = text.rsplit('/').next().and_then(SessionId::from_path);
+    let id = text.trim_end_matches('/').rsplit('/').next().and_then(SessionId::from_path);
     id.ok_or_else(|| "expected the 64 hexadecimal digits of a session id".to_owned())
 }
 
@@ -149,10 +145,12 @@ pub(in crate::commands) fn finish_in(
     tell: Tell<'_>,
 ) -> io::Result<Option<Evidence>> {
     let (home, disk) = (Folder::private_at(folder.path()), Folder::at(&folder.journal()));
-    let purge = |judge: &Arc<erase::Judge>| {
-        Ok(Purged { lines: rejects::purge_files(folder.path(), judge)?, in_memory: 0 })
+    let purge = |judge: &Arc<erase::Judge>, meter: &mut Meter<'_>| {
+        let lines = rejects::purge_files(folder.path(), judge, &mut |bytes| meter.line(bytes))?;
+        Ok(Purged { lines, in_memory: 0 })
     };
-    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running: None };
+    let (running, left_out) = (None, None);
+    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running, left_out };
     erase::finish(&site, tell)
 }
 
@@ -171,19 +169,12 @@ fn here(folder: &DataDir, order: &Order) -> anyhow::Result<Evidence> {
     }
     let evidence = finish_in(folder, &clock, &mut tell).context(STANDS)?;
     bar.finish_and_clear();
-    forget_result(folder.path())?;
+    Word::forget(&Folder::private_at(folder.path()), &order.id)?;
     evidence.context("the order was gone before it was carried out")
 }
 
 /// Has an order carried out by the server that uses the data folder, and waits for it.
 fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
-    // Whoever gave the order before may just be about to read what became of it.
-    for _ in 0..LOOKS_FOR_OTHERS {
-        match Word::last(&Folder::private_at(data_dir))?.map(|word| word.state) {
-            Some(State::Done(_)) => thread::sleep(LOOK),
-            _ => break,
-        }
-    }
     if !place(data_dir, order)? {
         bail!("another order to erase is being carried out; give this one once that is done");
     }
@@ -191,13 +182,13 @@ fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
     let (mut heard_ms, mut silent) = (None, 0_u32);
     loop {
         thread::sleep(LOOK);
-        let word = Word::last(&home)?.filter(|word| word.order == order.id);
+        let word = Word::on(&home, &order.id)?;
         silent = if word.as_ref().map(|word| word.written_ms) == heard_ms { silent + 1 } else { 0 };
         heard_ms = word.as_ref().map(|word| word.written_ms);
         match word.map(|word| word.state) {
             Some(State::Done(evidence)) => {
                 bar.finish_and_clear();
-                forget_result(data_dir)?;
+                Word::forget(&home, &order.id)?;
                 return Ok(*evidence);
             }
             Some(State::Failing { why }) => {
@@ -229,42 +220,18 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
     };
     finish_in(folder, &Clock::system(), &mut tell)?;
     bar.finish_and_clear();
-    let word = Word::last(&Folder::private_at(folder.path()))?;
-    forget_result(folder.path())?;
-    match word.filter(|word| word.order == order.id).map(|word| word.state) {
+    let home = Folder::private_at(folder.path());
+    let word = Word::on(&home, &order.id)?;
+    Word::forget(&home, &order.id)?;
+    match word.map(|word| word.state) {
         Some(State::Done(evidence)) => Ok(*evidence),
         _ => bail!("the order was gone before it was carried out"),
     }
 }
 
-/// Puts an order into the data folder, whole, unless there is one.
 fn place(data_dir: &Path, order: &Order) -> anyhow::Result<bool> {
-    let unfinished = data_dir.join(format!("{ORDER_FILE}.{}.unfinished", order.id));
-    let target = data_dir.join(ORDER_FILE);
-    let placed = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&order.to_json())?;
-        file.sync_all()?;
-        // A second name, unlike a new one, does not take the place of another.
-        std::fs::hard_link(&unfinished, &target)
-    })();
-    let removed = std::fs::remove_file(&unfinished);
-    match placed {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-        placed => placed.with_context(|| format!("cannot write {}", target.display()))?,
-    }
-    removed?;
-    File::open(data_dir)?.sync_all()?;
-    Ok(true)
-}
-
-/// Removes what was told of an order before.
-fn forget_result(data_dir: &Path) -> io::Result<()> {
-    match std::fs::remove_file(data_dir.join(RESULT_FILE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let placed = order::place(data_dir, order);
+    placed.with_context(|| format!("cannot write an order into {}", data_dir.display()))
 }
 
 /// The session key of a data folder that a server may be using, if it is there.
@@ -308,13 +275,10 @@ fn look(data_dir: &Path, disk: &Folder, selection: &Selection) -> anyhow::Result
         Ok(())
     };
     let (survey, judge) = erase::survey(disk, selection, &mut tell)?;
+    let reject_lines = rejects::count_in_files(data_dir, &judge, &mut |_| Ok(()))?;
     bar.finish_and_clear();
-    Ok(Expected {
-        data_dir: data_dir.to_owned(),
-        selection: selection.described(),
-        reject_lines: rejects::count_in_files(data_dir, &judge)?,
-        survey,
-    })
+    let (data_dir, selection) = (data_dir.to_owned(), selection.described());
+    Ok(Expected { data_dir, selection, survey, reject_lines })
 }
 
 fn bar() -> anyhow::Result<ProgressBar> {
@@ -385,8 +349,6 @@ struct Summary<'e> {
     data_dir: &'e Path,
     #[serde(flatten)]
     evidence: &'e Evidence,
-    /// What a search after the work found of these sessions; if there were any, it would not be done.
-    records_left: u64,
 }
 
 impl<'e> Summary<'e> {
@@ -397,12 +359,11 @@ impl<'e> Summary<'e> {
             cutoff: time(evidence.cutoff_ms).to_string(),
             data_dir,
             evidence,
-            records_left: 0,
         }
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { ordered, finished, cutoff, data_dir, evidence: done, .. } = self;
+        let Self { ordered, finished, cutoff, data_dir, evidence: done } = self;
         let how = match (done.server_was_running, done.was_interrupted) {
             (true, false) => "while the server ran",
             (false, false) => "while no server ran",
@@ -432,10 +393,13 @@ impl<'e> Summary<'e> {
         )?;
         let number = done.cutoff_seq.map(|seq| format!(", record {seq}")).unwrap_or_default();
         writeln!(out, "cut-off    {cutoff}{number}: sessions that began later are new data")?;
-        writeln!(out, "search     no record of these sessions is left")?;
+        writeln!(out, "search     no record of these sessions is left that can be read")?;
         if matches!(done.selection, Described::Visitor(_)) {
             match done.value_left_lines {
-                0 => writeln!(out, "search     the values stand nowhere any more")?,
+                0 => writeln!(
+                    out,
+                    "search     the values stand in no record before the cut-off and no saved state"
+                )?,
                 left => writeln!(
                     out,
                     "search     a value still stands in {left} records or saved states of other \
@@ -443,12 +407,16 @@ impl<'e> Summary<'e> {
                 )?,
             }
         }
-        if done.unreadable_segments > 0 {
+        for name in &done.unreadable_segments {
             writeln!(
                 out,
-                "search     {} compressed segments are damaged; what cannot be unpacked of them was \
-                 not searched",
-                done.unreadable_segments
+                "damaged    {name} is as it was: its end cannot be unpacked and was not searched"
+            )?;
+        }
+        for name in &done.truncated_segments {
+            writeln!(
+                out,
+                "damaged    {name} was rewritten: its end could not be unpacked and was dropped"
             )?;
         }
         Ok(())

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Ids;
 use super::disk::Disk;
+use super::erase::Pace;
 use super::segment::unfinished_name;
 use crate::live::{Live, Progress, SHARDS};
 use crate::session::Session;
@@ -77,6 +79,18 @@ pub enum Broken {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// What is wrong with a line, or with what is made of it.
+enum Fault {
+    Disk(io::Error),
+    Content(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
 }
 
 /// The checkpoints, the newest first, each with its floor.
@@ -183,17 +197,20 @@ fn add_line(piece: &mut Vec<u8>, line: &impl Serialize) {
     piece.push(b'\n');
 }
 
-/// Restores the live sessions from a checkpoint, all or none, and says when it was saved (ms since the
-/// Unix epoch).
+/// Restores the live sessions from a checkpoint, all or none but those that are erased, and says when it was
+/// saved (ms since the Unix epoch).
 ///
 /// # Errors
 /// [`Broken`], and then `live` is empty.
-pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
+pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u64, Broken> {
     // Read twice, so that nothing of a damaged one is ever in the map.
     each_line(disk.open(name)?, |_| Ok(()))?;
     let (mut row, mut saved_ms) = (None, 0);
     let restored = each_line(disk.open(name)?, |line| {
-        let wrong = |error: serde_json::Error| error.to_string();
+        let wrong = |error: serde_json::Error| Fault::Content(error.to_string());
+        if session_of(line).is_some_and(|id| erased.contains(id)) {
+            return Ok(());
+        }
         if line.starts_with(b"{\"sid\"") {
             let SessionLine::<Session> { sid, session } =
                 serde_json::from_slice(line).map_err(wrong)?;
@@ -201,7 +218,8 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
         } else if row.is_none() {
             let header: Header = serde_json::from_slice(line).map_err(wrong)?;
             if header.version != VERSION {
-                return Err(format!("version {} is not known", header.version));
+                let why = format!("version {} is not known", header.version);
+                return Err(Fault::Content(why));
             }
             live.restore_progress(header.progress);
             saved_ms = header.saved_ms;
@@ -209,7 +227,8 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
         } else {
             let shard: ShardLine = serde_json::from_slice(line).map_err(wrong)?;
             if row != Some(shard.shard) || shard.shard >= SHARDS {
-                return Err(format!("shard {} stands in the wrong place", shard.shard));
+                let why = format!("shard {} stands in the wrong place", shard.shard);
+                return Err(Fault::Content(why));
             }
             row = Some(shard.shard + 1);
             live.restore_shard(shard.shard, shard.seq);
@@ -225,18 +244,13 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live) -> Result<u64, Broken> {
 /// Calls `take` with the id and the line of each session that a checkpoint has.
 ///
 /// # Errors
-/// [`Broken`]; some sessions may have been taken before.
+/// [`Broken`], or what `take` says; some sessions may have been taken before.
 pub(super) fn each_session(
     disk: &dyn Disk,
     name: &str,
-    mut take: impl FnMut(SessionId, &[u8]),
+    mut take: impl FnMut(SessionId, &[u8]) -> io::Result<()>,
 ) -> Result<(), Broken> {
-    each_line(disk.open(name)?, |line| {
-        if let Some(id) = session_of(line) {
-            take(id, line);
-        }
-        Ok(())
-    })
+    each_line(disk.open(name)?, |line| Ok(session_of(line).map_or(Ok(()), |id| take(id, line))?))
 }
 
 /// Writes a checkpoint anew without some sessions, if it has any of them, and says whether it did. Nothing
@@ -249,14 +263,18 @@ pub(super) fn rewrite_without(
     name: &str,
     goes: impl Fn(SessionId) -> bool,
     running: bool,
+    pace: Pace<'_>,
 ) -> Result<bool, Broken> {
     let mut has_any = false;
-    each_session(disk, name, |id, _| has_any |= goes(id))?;
+    each_session(disk, name, |id, line| {
+        has_any |= goes(id);
+        pace(line.len())
+    })?;
     if !has_any {
         return Ok(false);
     }
     let unfinished = unfinished_name(name);
-    let written = write_without(disk, name, &unfinished, goes, running);
+    let written = write_without(disk, name, &unfinished, goes, running, pace);
     if written.is_err() {
         let _ = disk.remove(&unfinished);
     }
@@ -271,6 +289,7 @@ fn write_without(
     unfinished: &str,
     goes: impl Fn(SessionId) -> bool,
     running: bool,
+    pace: Pace<'_>,
 ) -> Result<(), Broken> {
     let mut file = disk.create(unfinished)?;
     let mut put = |piece: &mut Vec<u8>| -> io::Result<()> {
@@ -283,8 +302,9 @@ fn write_without(
         Ok(())
     };
     let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
-    let (mut crc, mut sessions, mut failed) = (0, 0, None);
+    let (mut crc, mut sessions) = (0, 0);
     each_line(disk.open(name)?, |line| {
+        pace(line.len())?;
         let id = session_of(line);
         if id.is_some_and(&goes) {
             return Ok(());
@@ -292,15 +312,11 @@ fn write_without(
         sessions += u64::from(id.is_some());
         crc = crc32c::crc32c_append(crc, line);
         piece.extend_from_slice(line);
-        if piece.len() >= PIECE_BYTES
-            && let Err(error) = put(&mut piece)
-        {
-            failed = Some(error);
-            return Err("it cannot be written".into());
+        if piece.len() >= PIECE_BYTES {
+            put(&mut piece)?;
         }
         Ok(())
-    })
-    .map_err(|broken| failed.map_or(broken, Broken::Disk))?;
+    })?;
     add_line(&mut piece, &Footer { sessions, crc: format!("{crc:08x}") });
     Ok(put(&mut piece)?)
 }
@@ -314,7 +330,7 @@ fn session_of(line: &[u8]) -> Option<SessionId> {
 /// Calls `take` with each line but the footer, which must fit.
 fn each_line(
     file: Box<dyn Read + Send>,
-    mut take: impl FnMut(&[u8]) -> Result<(), String>,
+    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
 ) -> Result<(), Broken> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let (mut line, mut number, mut crc) = (Vec::new(), 0, 0);
@@ -334,6 +350,9 @@ fn each_line(
             return Ok(());
         }
         crc = crc32c::crc32c_append(crc, &line);
-        take(&line).map_err(broken)?;
+        take(&line).map_err(|fault| match fault {
+            Fault::Disk(error) => Broken::Disk(error),
+            Fault::Content(why) => broken(why),
+        })?;
     }
 }

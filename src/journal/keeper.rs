@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, DiskFile};
 use super::erase::order::{Order, State, Word};
-use super::erase::{self, Purge, Running, Site};
+use super::erase::{self, LeftOut, Purge, Running, Site};
 use super::record::Record;
 use super::segment::{self, Segment};
 use super::{Journal, Settings, checkpoint};
@@ -49,6 +49,8 @@ struct Erasing {
     home: Arc<dyn Disk>,
     /// Removes refused bodies.
     purge: Box<Purge<'static>>,
+    /// What the start has left out because of an order that it could not carry out.
+    left_out: Option<LeftOut>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -76,10 +78,16 @@ impl Keeper {
         Self { series, ..self }
     }
 
-    /// Carries out orders to erase that are given in this data folder from now on.
+    /// Carries out orders to erase that are given in this data folder from now on, and the one for which the
+    /// start has left sessions out.
     #[must_use]
-    pub fn erasing(self, home: Arc<dyn Disk>, purge: Box<Purge<'static>>) -> Self {
-        Self { erasing: Some(Erasing { home, purge }), ..self }
+    pub fn erasing(
+        self,
+        home: Arc<dyn Disk>,
+        purge: Box<Purge<'static>>,
+        left_out: Option<LeftOut>,
+    ) -> Self {
+        Self { erasing: Some(Erasing { home, purge, left_out }), ..self }
     }
 
     /// Works until the writer has ended, then saves the live sessions a last time.
@@ -178,13 +186,14 @@ impl Keeper {
     /// # Errors
     /// See [`Keeper::checkpoint`]; the order is then still there.
     pub(super) fn erase(&self, order: &Order) -> io::Result<()> {
-        let Some(Erasing { home, purge }) = &self.erasing else { return Ok(()) };
+        let Some(Erasing { home, purge, left_out }) = &self.erasing else { return Ok(()) };
         let site = Site {
             home: &**home,
             disk: &*self.disk,
             purge: &**purge,
             clock: &self.clock,
             running: Some(Running { journal: &self.journal, live: &self.live }),
+            left_out: left_out.as_ref(),
         };
         let mut told_ms = None;
         let mut tell = |done_bytes, total_bytes| {

@@ -5,11 +5,11 @@
 
 use std::io;
 
-use super::checkpoint;
 use super::disk::Disk;
-use super::record::{Damage, Record};
+use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
+use super::{Ids, checkpoint};
 use crate::live::Live;
 use crate::processor::Processor;
 
@@ -42,14 +42,28 @@ pub struct Recovered {
 /// # Errors
 /// What the system says.
 pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::Result<Recovered> {
+    recover_without(disk, live, processor, &Ids::default())
+}
+
+/// The same as if these sessions were erased, though what is of them stands there still.
+///
+/// # Errors
+/// What the system says.
+pub fn recover_without(
+    disk: &dyn Disk,
+    live: &Live,
+    processor: &mut Processor,
+    erased: &Ids,
+) -> io::Result<Recovered> {
     remove_leftovers(disk)?;
     let mut recovered = Recovered::default();
-    let saved_ms = load_checkpoint(disk, live, &mut recovered)?;
+    let saved_ms = load_checkpoint(disk, live, erased, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
     let floor_seq = live.progress().seq;
     let segments = segment::list(disk)?;
     let mut reading = Reading {
         processor,
+        erased,
         floor_seq,
         expected_seq: None,
         last_ms: None,
@@ -113,10 +127,11 @@ fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
 fn load_checkpoint(
     disk: &dyn Disk,
     live: &Live,
+    erased: &Ids,
     recovered: &mut Recovered,
 ) -> io::Result<Option<u64>> {
     for (floor_seq, name) in checkpoint::list(disk)? {
-        match checkpoint::load(disk, &name, live) {
+        match checkpoint::load(disk, &name, live, erased) {
             Ok(saved_ms) => {
                 recovered.checkpoint_seq = Some(floor_seq);
                 return Ok(Some(saved_ms));
@@ -136,6 +151,8 @@ fn load_checkpoint(
 
 struct Reading<'r> {
     processor: &'r mut Processor,
+    /// Sessions that are folded as nothing.
+    erased: &'r Ids,
     floor_seq: u64,
     /// The number that the next record should have; none before the first.
     expected_seq: Option<u64>,
@@ -214,7 +231,11 @@ impl Reading<'_> {
     }
 
     /// Folds a record, and tells what is missing before it.
-    fn record(&mut self, record: Record<'_>, segment: &str) {
+    fn record(&mut self, mut record: Record<'_>, segment: &str) {
+        if record.content.sid().is_some_and(|sid| self.erased.contains(sid)) {
+            let erased_ms = record.received_ms;
+            record.content = Content::Erased { count: 1, until_ms: None, erased_ms };
+        }
         let seq = record.seq;
         self.begins_at(seq, segment);
         self.expected_seq = Some(record.last_seq().saturating_add(1));

@@ -1,5 +1,6 @@
 //! The rooms behind the doors: built once the journal is read back.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
@@ -14,7 +15,8 @@ use crate::data_dir::DataDir;
 use crate::http::{App, Connections, Health, Parts};
 use crate::journal::archive::Archive;
 use crate::journal::disk::{Disk, Folder};
-use crate::journal::{Journal, Keeper, Told, Writer, recovery};
+use crate::journal::erase::{LeftOut, leave_out, order};
+use crate::journal::{Ids, Journal, Keeper, Told, Writer, recovery};
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::processor::Processor;
@@ -50,21 +52,24 @@ impl Rooms {
         seams: Seams,
         data_dir: DataDir,
     ) -> anyhow::Result<Self> {
-        finish_erasure(&data_dir, &clock)?;
-        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
-        let rejects_thread =
-            thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let left_out = finish_erasure(&data_dir, &disk, &clock)?;
+        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
+        let rejects_thread =
+            thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let archive = Archive::new(Arc::clone(&disk));
         let purger = rejects.purger();
         let home = Arc::new(Folder::private_at(data_dir.path()));
-        let erasing =
-            |keeper: Keeper| keeper.erasing(home, Box::new(move |judge| purger.purge(judge)));
-        let (live, journal, threads) = open_journal(&config, disk, &clock, &seams.series, erasing)
-            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        let ids = left_out.as_ref().map(|left_out| left_out.ids.clone()).unwrap_or_default();
+        let erasing = |keeper: Keeper| {
+            keeper.erasing(home, Box::new(move |judge, meter| purger.purge(judge, meter)), left_out)
+        };
+        let opened = open_journal(&config, disk, &clock, &seams.series, &ids, erasing);
+        let (live, journal, threads) =
+            opened.with_context(|| format!("cannot open the journal {}", path.display()))?;
         let limits = Limits::new(&config.limits, &clock);
         let redactor = config.privacy.redactor(&key);
         let collector = Collector::new(key, config.validation, clock, live, journal, limits)
@@ -102,14 +107,39 @@ impl Drop for Ends {
     }
 }
 
-/// Finishes an erasure that was ordered and not done, before anybody sees what was to be erased.
-fn finish_erasure(data_dir: &DataDir, clock: &Clock) -> anyhow::Result<()> {
-    let finished = erase::finish_in(data_dir, clock, &mut |_, _| Ok(()))
-        .context("an erasure was ordered and cannot be finished")?;
-    if finished.is_some() {
-        tracing::info!("an erasure that was ordered before the start is done");
+/// Finishes an erasure that was ordered and not done, before anybody sees what was to be erased. On a disk that
+/// does not let it, for it may be full, the server must go on all the same: then gives what must be left out.
+fn finish_erasure(
+    data_dir: &DataDir,
+    disk: &Folder,
+    clock: &Clock,
+) -> anyhow::Result<Option<LeftOut>> {
+    let home = Folder::private_at(data_dir.path());
+    if let Err(error) = remove_old_orders(data_dir, &home, clock) {
+        tracing::warn!(%error, "what is left of older orders to erase cannot be removed");
     }
-    Ok(())
+    match erase::finish_in(data_dir, clock, &mut |_, _| Ok(())) {
+        Ok(None) => Ok(None),
+        Ok(Some(_)) => {
+            tracing::info!("an erasure that was ordered before the start is done");
+            Ok(None)
+        }
+        Err(error) => {
+            let left_out = leave_out(&home, disk)
+                .context("an erasure was ordered, and what it means cannot be found")?;
+            tracing::error!(
+                %error,
+                sessions = left_out.as_ref().map_or(0, |left_out| left_out.ids.as_slice().len()),
+                "an erasure was ordered and is not done: its sessions are left out, and it is tried again"
+            );
+            Ok(left_out)
+        }
+    }
+}
+
+fn remove_old_orders(data_dir: &DataDir, home: &Folder, clock: &Clock) -> io::Result<()> {
+    order::remove_half_given(data_dir.path())?;
+    order::remove_old(home, clock.now_ms())
 }
 
 /// Reads the journal back, and starts the threads that write it and look after it.
@@ -118,12 +148,13 @@ fn open_journal(
     disk: Arc<dyn Disk>,
     clock: &Clock,
     series: &Series,
+    left_out: &Ids,
     erasing: impl FnOnce(Keeper) -> Keeper,
 ) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
     let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
     let stopwatch = Stopwatch::start();
-    let recovered = recovery::recover(&*disk, &live, &mut processor)?;
+    let recovered = recovery::recover_without(&*disk, &live, &mut processor, left_out)?;
     series.recovery.set(&recovered, stopwatch.seconds(), &live);
     if let Some(saved_ms) = recovered.checkpoint_saved_ms {
         series.keeper.saved_at(saved_ms);
@@ -153,6 +184,7 @@ fn open_journal(
         recovered.start,
         Told { closed, series: series.journal.clone() },
     );
+    journal.fence(left_out);
     let keeper = Keeper::new(settings, disk, clock.clone(), Arc::clone(&live), journal.clone())
         .counting(series.keeper.clone());
     let keeper = erasing(keeper);

@@ -43,7 +43,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::order::{Evidence, Found, Order, State, Word};
-use self::sweep::{Look, Meter};
+use self::sweep::Look;
 pub(crate) use self::sweep::{count_lines, purge_lines};
 use super::disk::Disk;
 use super::record::{Content, Encoded, Head, Record};
@@ -55,7 +55,7 @@ use crate::processor::Change;
 use crate::session::id::SessionId;
 
 pub use self::seek::{Described, Fingerprint, Judge, Range, Selection, Visitor};
-pub use self::sweep::Tell;
+pub use self::sweep::{Meter, Pace, Tell};
 
 /// How many sessions one record drops from memory: players who wait to be written must not wait long.
 const DROPPED_AT_ONCE: usize = 10_000;
@@ -66,8 +66,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How files begin whose lines were set aside.
 const SET_ASIDE: &str = "damaged-";
 
-/// Removes refused bodies.
-pub type Purge<'p> = dyn Fn(&Arc<Judge>) -> io::Result<Purged> + Send + 'p;
+/// Removes refused bodies, and tells that it is at work.
+pub type Purge<'p> = dyn Fn(&Arc<Judge>, &mut Meter<'_>) -> io::Result<Purged> + Send + 'p;
 
 /// How many refused bodies were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +90,17 @@ pub struct Site<'s> {
     pub clock: &'s Clock,
     /// The server that runs meanwhile, if one does.
     pub running: Option<Running<'s>>,
+    /// What the start of that server has left out, if there was an order already.
+    pub left_out: Option<&'s LeftOut>,
+}
+
+/// What a start leaves out as if it were erased, because the disk does not let it carry out an order.
+#[derive(Clone, Debug)]
+pub struct LeftOut {
+    /// The order.
+    pub order: String,
+    /// The sessions that it means.
+    pub ids: Ids,
 }
 
 /// A server that goes on.
@@ -140,8 +151,36 @@ pub fn finish(site: &Site<'_>, tell: Tell<'_>) -> io::Result<Option<Evidence>> {
     Ok(Some(evidence))
 }
 
+/// Finds the sessions that the order means which waits in a data folder, if there is one, as far as the
+/// journal can be read. Nothing is changed, so a disk that is full does not matter.
+///
+/// # Errors
+/// That the order cannot be read, or that the journal cannot be listed.
+pub fn leave_out(home: &dyn Disk, disk: &dyn Disk) -> io::Result<Option<LeftOut>> {
+    let Some(order) = Order::pending(home)? else { return Ok(None) };
+    let ids = match (order.found, &order.selection) {
+        (Some(found), _) => Ids::of(found.ids),
+        (None, Selection::Sessions(ids)) => Ids::of(ids.clone()),
+        (None, selection) => {
+            let segments = sweep::segments(disk, None)?;
+            let mut tell = |_, _| Ok(());
+            let meter = &mut Meter::new(&mut tell, false);
+            // What cannot be read is not folded either, or fails the start by itself.
+            matching(disk, selection, &segments, meter, |name, result| match result {
+                Err(error) => {
+                    tracing::warn!(%error, file = name, "what is to be erased cannot be looked for");
+                    Ok(())
+                }
+                looked => looked,
+            })?
+        }
+    };
+    Ok(Some(LeftOut { order: order.id, ids }))
+}
+
 fn carry_out(site: &Site<'_>, mut order: Order, tell: Tell<'_>) -> io::Result<Evidence> {
     remove_leftovers(site.disk)?;
+    order::remove_old(site.home, site.clock.now_ms())?;
     let mut meter = Meter::new(tell, site.running.is_some());
     let was_interrupted = order.found.is_some();
     let (found, mut looks) = match order.found.take() {
@@ -164,11 +203,11 @@ fn carry_out(site: &Site<'_>, mut order: Order, tell: Tell<'_>) -> io::Result<Ev
         }
         evidence.damaged_lines += look.damaged_lines;
     }
-    clean_checkpoints(site, &judge, &mut evidence)?;
+    clean_checkpoints(site, &judge, &mut meter, &mut evidence)?;
     for name in set_aside(site.disk)? {
-        evidence.set_aside_lines += purge_lines(site.disk, &name, &judge)?;
+        evidence.set_aside_lines += purge(site.disk, &name, &judge, &mut meter)?;
     }
-    let purged = (site.purge)(&judge)?;
+    let purged = (site.purge)(&judge, &mut meter)?;
     (evidence.reject_lines, evidence.rejects_in_memory) = (purged.lines, purged.in_memory);
     evidence.finished_ms = site.clock.now_ms();
     Ok(evidence)
@@ -182,7 +221,9 @@ fn find_for(
 ) -> io::Result<(Found, BTreeMap<u64, Look>)> {
     let cutoff_ms = site.clock.now_ms();
     let cutoff_seq = site.close_segment()?;
-    let survey = find(site.disk, &order.selection, cutoff_seq, meter)?;
+    let known = site.left_out.filter(|left_out| left_out.order == order.id);
+    let known = known.map(|left_out| left_out.ids.clone()).unwrap_or_default();
+    let survey = find(site.disk, &order.selection, &known, cutoff_seq, meter)?;
     let Survey { sessions, records, ids, looks, .. } = survey;
     let found = Found { cutoff_seq, cutoff_ms, sessions, records, ids: ids.as_slice().to_vec() };
     order.found = Some(found.clone());
@@ -215,18 +256,22 @@ pub fn survey(
     selection: &Selection,
     tell: Tell<'_>,
 ) -> io::Result<(Survey, Arc<Judge>)> {
-    let mut survey = find(disk, selection, None, &mut Meter::new(tell, true))?;
+    let mut meter = Meter::new(tell, true);
+    let mut survey = find(disk, selection, &Ids::default(), None, &mut meter)?;
     let judge = Judge::new(selection, survey.ids.clone());
     for name in set_aside(disk)? {
-        survey.set_aside_lines += unless_removed(count_lines(disk, &name, &judge))?.unwrap_or(0);
+        let goes = |line: &[u8]| judge.condemns(line);
+        let counted = count_lines(disk, &name, &goes, &mut |bytes| meter.line(bytes));
+        survey.set_aside_lines += unless_removed(counted)?.unwrap_or(0);
     }
     Ok((survey, Arc::new(judge)))
 }
 
-/// Finds the sessions, then all that there is of them.
+/// Finds the sessions beside those that are known, then all that there is of them.
 fn find(
     disk: &dyn Disk,
     selection: &Selection,
+    known: &Ids,
     before_seq: Option<u64>,
     meter: &mut Meter<'_>,
 ) -> io::Result<Survey> {
@@ -236,9 +281,12 @@ fn find(
         Selection::Sessions(ids) => Ids::of(ids.clone()),
         Selection::Visitor(_) | Selection::Started(_) => {
             meter.expect(bytes);
-            matching(disk, selection, &segments, meter)?
+            matching(disk, selection, &segments, meter, |_, result| {
+                unless_removed(result).map(Option::unwrap_or_default)
+            })?
         }
     };
+    let ids = ids.and(known);
     meter.expect(bytes);
     let judge = Judge::new(selection, ids);
     let ids = judge.ids();
@@ -258,12 +306,14 @@ fn find(
     }
     for (_, name) in checkpoint::list(disk)? {
         let mut has_any = false;
-        each_saved(disk, &name, |id, _| {
+        let saved = each_saved(disk, &name, |id, line| {
             if ids.contains(id) {
                 has_any = true;
                 note(id);
             }
-        })?;
+            meter.line(line.len())
+        });
+        unless_removed(saved)?;
         survey.checkpoints += u64::from(has_any);
     }
     survey.sessions = seen.iter().filter(|seen| **seen).count() as u64;
@@ -272,44 +322,67 @@ fn find(
 
 /// The sessions that match. Where the start of one is not there any more, because retention has removed
 /// its segment, it is known by its report, by what a checkpoint has of it, or by the age that its id tells.
+/// `hold` decides what to do about a file, given by its name, that cannot be read.
 fn matching(
     disk: &dyn Disk,
     selection: &Selection,
     segments: &[Segment],
     meter: &mut Meter<'_>,
+    hold: impl Fn(&str, io::Result<()>) -> io::Result<()>,
 ) -> io::Result<Ids> {
     let seeker = seek::Seeker::of(selection);
     let first_ms = segments.iter().find_map(|segment| segment.first_received_ms(disk));
     let began_before = |id: SessionId| first_ms.is_none_or(|first_ms| id.minted_ms() < first_ms);
     let mut found = BTreeSet::new();
     for segment in segments {
-        let Some(mut lines) = unless_removed(segment.lines(disk))? else { continue };
-        let mut is_cut_short = false;
-        while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
-            meter.line(line.text.len())?;
-            let Some(head) = Head::of_sound(line.text) else { continue };
-            let Some(id) = head.sid else { continue };
+        let looked = each_sound(disk, segment, |line, head| {
+            meter.line(line.len())?;
+            let Some((head, id)) = head.and_then(|head| head.sid.map(|id| (head, id))) else {
+                return Ok(());
+            };
             let started_ms = match head.kind {
                 "start" | "batch" => Some(head.received_ms),
                 _ => Some(id.minted_ms()).filter(|_| began_before(id)),
             };
             let by_time = || started_ms.is_some_and(|ms| selection.has_start(ms));
-            let by_value = || seeker.finds(line.text) && record_matches(line.text, selection);
+            let by_value = || seeker.finds(line) && record_matches(line, selection);
             if !found.contains(&id) && (by_time() || by_value()) {
                 found.insert(id);
             }
-        }
+            Ok(())
+        });
+        hold(&segment.name(), looked)?;
         meter.file(segment.bytes)?;
     }
     for (_, name) in checkpoint::list(disk)? {
-        each_saved(disk, &name, |id, line| {
+        let looked = each_saved(disk, &name, |id, line| {
             let by_time = began_before(id) && selection.has_start(id.minted_ms());
             if by_time || (seeker.finds(line) && selection.is_anywhere_in(line)) {
                 found.insert(id);
             }
-        })?;
+            meter.line(line.len())
+        });
+        hold(&name, looked)?;
     }
     Ok(Ids::of(found.into_iter().collect()))
+}
+
+/// Calls `take` with each line of a segment, as far as it can be unpacked, and its head if it is sound and
+/// counts: what stands where the next segment has begun was never acknowledged.
+fn each_sound(
+    disk: &dyn Disk,
+    segment: &Segment,
+    mut take: impl FnMut(&[u8], Option<Head<'_>>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut lines = segment.lines(disk)?;
+    let (mut is_cut_short, mut is_beyond) = (false, false);
+    while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
+        let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
+        is_beyond |=
+            head.as_ref().zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        take(line.text, head.filter(|_| !is_beyond))?;
+    }
+    Ok(())
 }
 
 fn record_matches(line: &[u8], selection: &Selection) -> bool {
@@ -340,6 +413,10 @@ fn clean(
     };
     let mut after = before.clone();
     if before.is_dirty() {
+        if before.is_cut_short {
+            let name = segment.name();
+            tracing::warn!(segment = name, "what cannot be unpacked of a segment is dropped");
+        }
         sweep::rewrite(disk, segment, judge, erased_ms, meter)?;
         let rewritten = segment::list(disk)?;
         let rewritten = rewritten.iter().find(|found| found.first_seq == segment.first_seq);
@@ -354,12 +431,21 @@ fn clean(
         evidence.bytes_after += rewritten.bytes;
     }
     evidence.value_left_lines += after.value_left_lines;
-    evidence.unreadable_segments += u64::from(after.is_cut_short);
+    if after.is_cut_short {
+        evidence.unreadable_segments.push(segment.name());
+    } else if before.is_cut_short {
+        evidence.truncated_segments.push(segment.name());
+    }
     Ok(before)
 }
 
 /// Cleans the checkpoints. One that is damaged is cleaned as what was set aside.
-fn clean_checkpoints(site: &Site<'_>, judge: &Judge, evidence: &mut Evidence) -> io::Result<()> {
+fn clean_checkpoints(
+    site: &Site<'_>,
+    judge: &Judge,
+    meter: &mut Meter<'_>,
+    evidence: &mut Evidence,
+) -> io::Result<()> {
     let bytes_of = |name: &str| -> io::Result<u64> {
         let files = site.disk.list()?;
         Ok(files.into_iter().find(|(found, _)| found == name).map_or(0, |(_, bytes)| bytes))
@@ -367,7 +453,9 @@ fn clean_checkpoints(site: &Site<'_>, judge: &Judge, evidence: &mut Evidence) ->
     for (_, name) in checkpoint::list(site.disk)? {
         let before = bytes_of(&name)?;
         let goes = |id| judge.ids().contains(id);
-        match checkpoint::rewrite_without(site.disk, &name, goes, site.running.is_some()) {
+        let pace = &mut |bytes| meter.line(bytes);
+        let is_running = site.running.is_some();
+        match checkpoint::rewrite_without(site.disk, &name, goes, is_running, pace) {
             Ok(false) => {}
             Ok(true) => {
                 evidence.checkpoints += 1;
@@ -376,21 +464,35 @@ fn clean_checkpoints(site: &Site<'_>, judge: &Judge, evidence: &mut Evidence) ->
             }
             Err(checkpoint::Broken::Disk(error)) => return Err(error),
             Err(checkpoint::Broken::Content { .. }) => {
-                evidence.set_aside_lines += purge_lines(site.disk, &name, judge)?;
+                evidence.set_aside_lines += purge(site.disk, &name, judge, meter)?;
                 continue;
             }
         }
-        each_saved(site.disk, &name, |_, line| {
+        each_saved(site.disk, &name, |id, line| {
+            if goes(id) {
+                let why = format!("{name} still has what was to be erased");
+                return Err(io::Error::other(why));
+            }
             evidence.value_left_lines += u64::from(judge.finds_value(line));
+            meter.line(line.len())
         })?;
     }
     Ok(())
 }
 
+/// Removes lines that are no records.
+fn purge(disk: &dyn Disk, name: &str, judge: &Judge, meter: &mut Meter<'_>) -> io::Result<u64> {
+    purge_lines(disk, name, &|line| judge.condemns(line), &mut |bytes| meter.line(bytes))
+}
+
 /// Calls `take` with each saved session of a checkpoint and its line, as far as it is sound.
-fn each_saved(disk: &dyn Disk, name: &str, take: impl FnMut(SessionId, &[u8])) -> io::Result<()> {
+fn each_saved(
+    disk: &dyn Disk,
+    name: &str,
+    take: impl FnMut(SessionId, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     match checkpoint::each_session(disk, name, take) {
-        Err(checkpoint::Broken::Disk(error)) => unless_removed(Err(error)).map(|_: Option<()>| ()),
+        Err(checkpoint::Broken::Disk(error)) => Err(error),
         // Nothing that is damaged is loaded.
         Ok(()) | Err(checkpoint::Broken::Content { .. }) => Ok(()),
     }

@@ -1,10 +1,14 @@
 //! What is to be erased, and what became of it: two files in the data folder.
 //!
 //! `erase.json` is the order. It is there from the moment it was given until everything is done, whoever
-//! crashes in between. `erase-result.json` tells whoever gave it how far it is; nobody's data is in it.
+//! crashes in between. `erase-result-ID.json`, named by the id of the order, tells whoever gave it how far it
+//! is; nobody's data is in it. Whoever waited for it removes it; if nobody did, one of the next does.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +20,17 @@ use crate::session::id::SessionId;
 /// The file of the order.
 pub const ORDER_FILE: &str = "erase.json";
 
-/// The file that tells what became of it.
-pub const RESULT_FILE: &str = "erase-result.json";
+/// How the files begin that tell what became of one.
+const RESULT_PREFIX: &str = "erase-result-";
+
+/// How they end.
+const RESULT_SUFFIX: &str = ".json";
+
+/// The file of an order that is being given.
+const GIVEN_FILE: &str = "erase.json.given.unfinished";
+
+/// How long a result waits for whoever gave the order, in ms.
+const RESULT_KEPT_MS: u64 = 600_000;
 
 /// Raised when an order says something that an older server would not understand.
 const VERSION: u32 = 1;
@@ -125,8 +138,12 @@ pub struct Evidence {
     pub bytes_after: u64,
     /// Records and saved sessions of others that have a searched value, under whatever key.
     pub value_left_lines: u64,
-    /// Segments that cannot be unpacked to their end: what stands there could not be searched.
-    pub unreadable_segments: u64,
+    /// Segments, by name, that cannot be unpacked to their end and are as they were: what stands there could
+    /// not be searched.
+    pub unreadable_segments: Vec<String>,
+    /// Segments, by name, that could not be unpacked to their end and were rewritten: what stood there is
+    /// lost for good.
+    pub truncated_segments: Vec<String>,
 }
 
 impl Order {
@@ -144,8 +161,11 @@ impl Order {
         let unknown = |why: String| {
             io::Error::other(format!("{ORDER_FILE} is no order that this version knows: {why}"))
         };
-        let order: Self =
-            serde_json::from_slice(&bytes).map_err(|error| unknown(error.to_string()))?;
+        // What the parser says may have a value in it.
+        let place = |error: serde_json::Error| {
+            unknown(format!("line {}, column {}", error.line(), error.column()))
+        };
+        let order: Self = serde_json::from_slice(&bytes).map_err(place)?;
         if order.version != VERSION {
             return Err(unknown(format!("version {}", order.version)));
         }
@@ -164,12 +184,17 @@ impl Order {
 }
 
 impl Word {
-    /// The last word on any order, if there is one.
+    /// The last word on an order, if there is one.
     ///
     /// # Errors
     /// What the system says.
-    pub fn last(home: &dyn Disk) -> io::Result<Option<Self>> {
-        Ok(read(home, RESULT_FILE)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    pub fn on(home: &dyn Disk, order: &str) -> io::Result<Option<Self>> {
+        let word = Self::read(home, &result_file(order))?;
+        Ok(word.filter(|word| word.order == order))
+    }
+
+    fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Self>> {
+        Ok(read(home, name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     /// Puts it in the place of the one before.
@@ -178,19 +203,119 @@ impl Word {
     /// What the system says.
     pub fn save(&self, home: &dyn Disk) -> io::Result<()> {
         let json = serde_json::to_vec(self).expect("text and numbers are JSON");
-        write_whole(home, RESULT_FILE, &json)
+        write_whole(home, &result_file(&self.order), &json)
+    }
+
+    /// Removes what was told of an order, now that it is read.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget(home: &dyn Disk, order: &str) -> io::Result<()> {
+        remove(home, &result_file(order))
     }
 }
 
-/// Removes the order, now that it is done, and every half of one.
-pub(super) fn remove_order(home: &dyn Disk) -> io::Result<()> {
+/// The file that tells what became of an order. An id that this program gave stands in it as it is.
+fn result_file(order: &str) -> String {
+    let order: String = order.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{RESULT_PREFIX}{order}{RESULT_SUFFIX}")
+}
+
+/// Puts an order into a data folder, whole, unless there is one. Of several who do so at once one succeeds:
+/// whoever has the half file locked is alone, and one that a crash left is nobody's.
+///
+/// # Errors
+/// What the system says.
+pub fn place(data_dir: &Path, order: &Order) -> io::Result<bool> {
+    let half = data_dir.join(GIVEN_FILE);
+    let mut file = loop {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&half)?;
+        file.lock()?;
+        // Whoever had it before may have put it in its place meanwhile.
+        if is_at(&file, &half)? {
+            break file;
+        }
+    };
+    let target = data_dir.join(ORDER_FILE);
+    let placed = (|| {
+        if target.try_exists()? {
+            return Ok(false);
+        }
+        file.set_len(0)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(&order.to_json())?;
+        file.sync_all()?;
+        std::fs::rename(&half, &target)?;
+        File::open(data_dir)?.sync_all()?;
+        Ok(true)
+    })();
+    if !matches!(placed, Ok(true)) {
+        // It has a value in it, or is nothing.
+        let _ = std::fs::remove_file(&half);
+    }
+    placed
+}
+
+/// Removes half of an order that a crash left behind, unless somebody is just giving it.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
+    let half = data_dir.join(GIVEN_FILE);
+    let file = match OpenOptions::new().write(true).open(&half) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(()),
+        locked => locked?,
+    }
+    if is_at(&file, &half)? { std::fs::remove_file(&half) } else { Ok(()) }
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())),
+    }
+}
+
+/// Removes what is left of orders before: halves of what only whoever carries them out writes, and results
+/// that nobody has asked for.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_old(home: &dyn Disk, now_ms: u64) -> io::Result<()> {
+    let order_half = unfinished_name(ORDER_FILE);
     for (name, _) in home.list()? {
-        let half = name.starts_with(ORDER_FILE) || name.starts_with(RESULT_FILE);
-        if half && is_unfinished(&name) {
-            home.remove(&name)?;
+        let is_old = if let Some(rest) = name.strip_prefix(RESULT_PREFIX) {
+            let is_told =
+                |name| Word::read(home, name).map(|word| word.map(|word| word.written_ms));
+            is_unfinished(rest)
+                || rest.ends_with(RESULT_SUFFIX)
+                    && is_told(&name)?.is_none_or(|told_ms| told_ms + RESULT_KEPT_MS < now_ms)
+        } else {
+            name == order_half
+        };
+        if is_old {
+            remove(home, &name)?;
         }
     }
+    Ok(())
+}
+
+/// Removes the order, now that it is done.
+pub(super) fn remove_order(home: &dyn Disk) -> io::Result<()> {
     home.remove(ORDER_FILE)
+}
+
+fn remove(home: &dyn Disk, name: &str) -> io::Result<()> {
+    match home.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -206,7 +331,107 @@ fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
 fn write_whole(home: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     let unfinished = unfinished_name(name);
     let mut file = home.create(&unfinished)?;
-    file.append(bytes)?;
-    file.sync()?;
+    let written = file.append(bytes).and_then(|()| file.sync());
+    if written.is_err() {
+        // A disk that is full must not be kept full by half a file.
+        let _ = home.remove(&unfinished);
+    }
+    written?;
     home.rename(&unfinished, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::disk::Folder;
+    use crate::journal::erase::Visitor;
+
+    fn order(id: &str) -> Order {
+        let visitor = Visitor::new("user".into(), "Geheim".into());
+        Order::new(id.into(), 1, Selection::Visitor(vec![visitor]))
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            Folder::at(folder).list().unwrap().into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn one_order_at_a_time_waits_and_nothing_is_left_of_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, home) = (folder.path(), Folder::private_at(folder.path()));
+        // One that was killed while it gave an order has left this.
+        std::fs::write(path.join(GIVEN_FILE), "half of an order with Geheim and more than that")
+            .unwrap();
+        assert!(place(path, &order("one")).unwrap());
+        assert!(!place(path, &order("two")).unwrap());
+        assert_eq!(names(path), [ORDER_FILE]);
+        assert_eq!(Order::pending(&home).unwrap().unwrap().id, "one");
+        let found = std::fs::metadata(path.join(ORDER_FILE)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn of_many_who_give_an_order_at_once_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let placed = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|number| {
+                    scope.spawn(move || place(path, &order(&number.to_string())).unwrap())
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(placed.iter().filter(|placed| **placed).count(), 1);
+        assert_eq!(names(path), [ORDER_FILE]);
+    }
+
+    #[test]
+    fn half_an_order_is_removed_unless_it_is_just_being_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let half = folder.path().join(GIVEN_FILE);
+        let file = File::create(&half).unwrap();
+        file.lock().unwrap();
+        remove_half_given(folder.path()).unwrap();
+        assert!(half.exists());
+        drop(file);
+        remove_half_given(folder.path()).unwrap();
+        assert!(!half.exists());
+        remove_half_given(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_result_waits_for_whoever_gave_its_order_whatever_is_ordered_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Folder::private_at(folder.path());
+        let done = |order: &str, written_ms| {
+            let state = State::Done(Box::default());
+            Word { order: order.into(), written_ms, state }.save(&home).unwrap();
+        };
+        done("one", 1_000);
+        assert!(place(folder.path(), &order("two")).unwrap());
+        remove_old(&home, 2_000).unwrap();
+        done("two", 2_000);
+        let one = Word::on(&home, "one").unwrap();
+        assert!(matches!(one.unwrap().state, State::Done(_)));
+        Word::forget(&home, "one").unwrap();
+        assert!(Word::on(&home, "one").unwrap().is_none());
+        assert!(Word::on(&home, "two").unwrap().is_some());
+        std::fs::write(folder.path().join("erase.json.unfinished"), "Geheim").unwrap();
+        remove_old(&home, 2_001 + RESULT_KEPT_MS).unwrap();
+        assert_eq!(names(folder.path()), [ORDER_FILE]);
+    }
+
+    #[test]
+    fn why_an_order_cannot_be_read_is_told_without_its_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Folder::private_at(folder.path());
+        let text = r#"{"version":1,"id":"x","ordered_ms":1,"selection":{"visitor":"Geheim"}}"#;
+        std::fs::write(folder.path().join(ORDER_FILE), text).unwrap();
+        let why = Order::pending(&home).unwrap_err().to_string();
+        assert!(why.contains("line 1, column") && !why.contains("Geheim"), "{why}");
+    }
 }

@@ -20,6 +20,12 @@ use crate::session::id::SessionId;
 /// How often a value may have been made a JSON text within a JSON text and still be found.
 const ESCAPED_AT_MOST: usize = 3;
 
+/// How deep a refused body is read: a stranger chooses how deep it is.
+const DEPTH_MAX: usize = 32;
+
+/// What stands in an object of customer ids beside each id, and is none.
+const AUTH_STATE: &str = "authState";
+
 /// What is to be erased: whole sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,17 +113,51 @@ impl Visitor {
         self.forms.iter().any(|form| form == value)
     }
 
-    /// Whether a JSON value is the one that is looked for, or has it anywhere in it.
+    /// Whether a JSON value is the one that is looked for, or is an object or array with it.
     fn matches_json(&self, value: &RawValue) -> bool {
-        let json = value.get();
+        match value.get().as_bytes().first() {
+            Some(b'{' | b'[') => self.stands_inside(value),
+            _ => self.matches_scalar(value.get()),
+        }
+    }
+
+    /// Whether a text, a number or a truth value, given as JSON, is the one that is looked for.
+    fn matches_scalar(&self, json: &str) -> bool {
         match json.as_bytes().first() {
             Some(b'"') => {
                 serde_json::from_str::<String>(json).is_ok_and(|text| self.matches(&text))
             }
-            Some(b'{' | b'[') => {
-                values_of(value).iter().any(|(_, inside)| self.matches_json(inside))
-            }
             _ => self.matches(json),
+        }
+    }
+
+    /// Whether an object or array has it as a text: numbers in there name nobody, nor does the state of
+    /// authentication.
+    fn stands_inside(&self, json: &RawValue) -> bool {
+        values_of(json).iter().any(|(name, value)| match value.get().as_bytes().first() {
+            _ if name.as_deref() == Some(AUTH_STATE) => false,
+            Some(b'{' | b'[') => self.stands_inside(value),
+            Some(b'"') => self.matches_scalar(value.get()),
+            _ => false,
+        })
+    }
+
+    /// Whether it is a text or a number anywhere in JSON that was refused, or in JSON that stands as a text
+    /// in it. What lies deeper is judged by its bytes.
+    fn stands_under_any_key(&self, json: &RawValue, depth_max: usize, seeker: &Seeker) -> bool {
+        let Some(depth_max) = depth_max.checked_sub(1) else {
+            return seeker.finds_apart(json.get().as_bytes());
+        };
+        match json.get().as_bytes().first() {
+            Some(b'{' | b'[') => values_of(json)
+                .iter()
+                .any(|(_, value)| self.stands_under_any_key(value, depth_max, seeker)),
+            Some(b'"') => serde_json::from_str::<String>(json.get()).is_ok_and(|text| {
+                self.matches(&text)
+                    || serde_json::from_str::<&RawValue>(&text)
+                        .is_ok_and(|json| self.stands_under_any_key(json, depth_max, seeker))
+            }),
+            _ => self.matches(json.get()),
         }
     }
 
@@ -171,6 +211,15 @@ impl Selection {
     /// Whether a report or a saved session has it.
     pub(super) fn is_anywhere_in(&self, json: &[u8]) -> bool {
         self.is_in(json, Visitor::stands_anywhere)
+    }
+
+    /// Whether a body that was refused has a value as a text or a number, under whatever key; nothing if it
+    /// is no JSON.
+    fn is_under_any_key_of(&self, body: &[u8], seeker: &Seeker) -> Option<bool> {
+        let json = serde_json::from_slice::<&RawValue>(body).ok()?;
+        let Self::Visitor(visitors) = self else { return Some(false) };
+        let has = |visitor: &Visitor| visitor.stands_under_any_key(json, DEPTH_MAX, seeker);
+        Some(visitors.iter().any(has))
     }
 
     fn is_in(&self, json: &[u8], has: fn(&Visitor, &RawValue) -> bool) -> bool {
@@ -244,12 +293,30 @@ impl Seeker {
 
     /// Whether a value stands in a text, as it is or with the escapes of JSON, whatever they are.
     pub(super) fn finds(&self, text: &[u8]) -> bool {
+        self.finds_if(text, |_, _| true)
+    }
+
+    /// The same, but a part of a longer word or number is not the value.
+    fn finds_apart(&self, text: &[u8]) -> bool {
+        self.finds_if(text, |before, after| {
+            !ends_in_word(before) && !first_char(after).is_some_and(char::is_alphanumeric)
+        })
+    }
+
+    /// Whether a value stands in a text with such things before and after it.
+    fn finds_if(&self, text: &[u8], is_it: fn(&[u8], &[u8]) -> bool) -> bool {
         if self.0.is_empty() {
             return false;
         }
+        let stands_in = |text: &[u8]| {
+            self.0.iter().any(|needle| {
+                let end = |at| at + needle.needle().len();
+                needle.find_iter(text).any(|at| is_it(&text[..at], &text[end(at)..]))
+            })
+        };
         let mut text = Cow::Borrowed(text);
         for _ in 0..ESCAPED_AT_MOST {
-            if self.finds_plain(&text) {
+            if stands_in(&text) {
                 return true;
             }
             if memchr(b'\\', &text).is_none() {
@@ -257,11 +324,7 @@ impl Seeker {
             }
             text = Cow::Owned(unescaped(&text));
         }
-        self.finds_plain(&text)
-    }
-
-    fn finds_plain(&self, text: &[u8]) -> bool {
-        self.0.iter().any(|needle| needle.find(text).is_some())
+        stands_in(&text)
     }
 }
 
@@ -274,6 +337,11 @@ pub struct Judge {
 }
 
 impl Judge {
+    #[cfg(test)]
+    pub(crate) fn of(selection: &Selection) -> Self {
+        Self::new(selection, Ids::default())
+    }
+
     pub(super) fn new(selection: &Selection, ids: Ids) -> Self {
         Self { ids, seeker: Seeker::of(selection), selection: selection.clone() }
     }
@@ -288,13 +356,94 @@ impl Judge {
         self.seeker.finds(line)
     }
 
-    /// Whether a line goes that is no record: a damaged one, or a refused body.
+    /// Whether a line goes that is no record: a damaged one, or one that was set aside.
     pub(crate) fn condemns(&self, line: &[u8]) -> bool {
-        self.seeker.finds(line)
-            || bodies_in_hex(line).any(|body| self.seeker.finds(&body))
-            || (!self.ids.is_empty() && ids_in(line).any(|id| self.ids.contains(id)))
+        self.seeker.finds_apart(without_frame(line)) || self.condemns_by_session(line)
+    }
+
+    /// Whether a line goes that is a refused body, with what is told of it.
+    pub(crate) fn condemns_refused(&self, line: &[u8]) -> bool {
+        let Ok(refused) = serde_json::from_slice::<Refused<'_>>(line) else {
+            return self.condemns(line);
+        };
+        let hex = refused.body_hex.as_deref().unwrap_or_default();
+        let from_hex = hex::decode(hex).unwrap_or_default();
+        let body = refused.body.as_deref().map_or(&from_hex[..], str::as_bytes);
+        let told = refused.user_agent.iter().chain(
+            refused
+                .violations
+                .iter()
+                .flat_map(|violation| [&violation.pointer, &violation.message]),
+        );
+        told.into_iter().any(|text| self.seeker.finds_apart(text.as_bytes()))
+            || self.is_in_refused(body)
+            || self.condemns_by_session(line)
+            || ids_in(&from_hex).any(|id| self.ids.contains(id))
+    }
+
+    /// Whether a refused body has a value: whole, if it is JSON.
+    fn is_in_refused(&self, body: &[u8]) -> bool {
+        // Most bodies do not hold the bytes at all.
+        self.seeker.finds(body)
+            && (self.selection.is_under_any_key_of(body, &self.seeker))
+                .unwrap_or_else(|| self.seeker.finds_apart(body))
+    }
+
+    /// Whether a line names a session that goes, or was received in the time that is meant.
+    fn condemns_by_session(&self, line: &[u8]) -> bool {
+        (!self.ids.is_empty() && ids_in(line).any(|id| self.ids.contains(id)))
             || time_of(line).is_some_and(|received_ms| self.selection.has_start(received_ms))
     }
+}
+
+/// What a player said in a refused body, and what was said of it.
+#[derive(Deserialize)]
+struct Refused<'l> {
+    #[serde(borrow)]
+    user_agent: Option<Cow<'l, str>>,
+    #[serde(borrow, default)]
+    violations: Vec<Violation<'l>>,
+    #[serde(borrow)]
+    body: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    body_hex: Option<Cow<'l, str>>,
+}
+
+/// What is wrong with one.
+#[derive(Deserialize)]
+struct Violation<'l> {
+    #[serde(borrow)]
+    pointer: Cow<'l, str>,
+    #[serde(borrow)]
+    message: Cow<'l, str>,
+}
+
+/// What a damaged record says without what the journal wrote around it: its number, its time and its checksum.
+fn without_frame(line: &[u8]) -> &[u8] {
+    const CRC: &[u8] = b",\"crc\":\"";
+    let mut said = line.trim_ascii_end();
+    for key in ["{\"seq\":", ",\"received_ms\":"] {
+        if let Some(number) = said.strip_prefix(key.as_bytes()) {
+            let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            said = &number[digits..];
+        }
+    }
+    let crc = said.len().saturating_sub(CRC.len() + "00000000\"}".len());
+    if said[crc..].starts_with(CRC) { &said[..crc] } else { said }
+}
+
+/// Whether a text ends with a letter or a digit.
+fn ends_in_word(text: &[u8]) -> bool {
+    let begins = (1..=text.len().min(4)).map(|bytes| &text[text.len() - bytes..]);
+    let mut last = begins.filter_map(|end| str::from_utf8(end).ok());
+    last.next().is_some_and(|last| last.chars().any(char::is_alphanumeric))
+}
+
+/// The character with which a text begins.
+fn first_char(text: &[u8]) -> Option<char> {
+    let mut begins =
+        (1..=text.len().min(4)).filter_map(|bytes| str::from_utf8(&text[..bytes]).ok());
+    begins.next()?.chars().next()
 }
 
 /// When a damaged record or a refused body was received, if it tells.
@@ -307,23 +456,19 @@ fn time_of(line: &[u8]) -> Option<u64> {
     str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
-/// The bodies of a line that are written in hexadecimal digits because they are no text.
-fn bodies_in_hex(line: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    const KEY: &[u8] = b"\"body_hex\":\"";
-    memchr::memmem::find_iter(line, KEY).map(|at| {
-        let digits = &line[at + KEY.len()..];
-        let end = digits.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(digits.len());
-        hex::decode(&digits[..end & !1]).unwrap_or_default()
-    })
-}
-
-/// Everything in a line that could be the id of a session.
+/// Everything in a line that could be the id of a session: digits that stand where an id stands, or just as
+/// many as one has. Anybody can send a refused body of nothing but digits, so not every part of them is tried.
 fn ids_in(line: &[u8]) -> impl Iterator<Item = SessionId> {
     const DIGITS: usize = 64;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    line.split(move |byte| !is_digit(byte))
-        .flat_map(|digits| digits.windows(DIGITS))
-        .filter_map(|digits| SessionId::from_path(str::from_utf8(digits).ok()?))
+    let alone = line.split(move |byte| !is_digit(byte)).filter(|digits| digits.len() == DIGITS);
+    let in_place = ["\"sid\":\"", "/sessions/"].into_iter().flat_map(move |key| {
+        memchr::memmem::find_iter(line, key).filter_map(move |at| {
+            let digits = &line[at + key.len()..];
+            digits.get(..DIGITS)
+        })
+    });
+    alone.chain(in_place).filter_map(|digits| SessionId::from_path(str::from_utf8(digits).ok()?))
 }
 
 /// A text with the escapes of JSON undone, wherever they stand.
@@ -399,6 +544,10 @@ mod tests {
             ("a", "100000.0", r#"{"params":{"a":1e5}}"#, false),
             ("id", "v", r#"{"params":{"a":{"id":"v"}}}"#, false),
             ("crm", "crm", r#"{"params":{"a":{"crm":1}}}"#, false),
+            ("a", "1", r#"{"params":{"a":{"crm":{"id":"v","authState":1}}}}"#, false),
+            ("a", "1", r#"{"params":{"a":{"crm":{"id":"v","authState":"1"}}}}"#, false),
+            ("a", "1", r#"{"params":{"a":{"crm":{"id":"1","authState":0}}}}"#, true),
+            ("a", "1", r#"{"params":{"a":1}}"#, true),
         ] {
             assert_eq!(
                 visitor(key, value).is_in_body(body.as_bytes()),
@@ -419,13 +568,21 @@ mod tests {
         let judge = Judge::new(&visitor("a", "Zoë/7"), Ids::of(vec![id]));
         for (line, expected) in [
             ("half a line with Zoë/7 in it".to_owned(), true),
-            (r#"{"body":"{\"a\":\"Zo\\u00eb\\/7\"}"}"#.to_owned(), true),
             (r#"{"a":"Zo\u00EB\/7"#.to_owned(), true),
-            (format!(r#"{{"body_hex":"ff{}"}}"#, hex::encode("\"Zoë\\/7\"")), true),
-            (format!(r#"{{"path":"/api/v1/sessions/{id}/events"}}"#), true),
-            (format!(r#"{{"path":"/api/v1/sessions/{other}/events"}}"#), false),
-            (format!("{id}0"), true),
+            (format!(r#"{{"seq":7,"received_ms":8,"kind":"event","sidX":"{id}","#), true),
+            (format!(r#"{{"seq":7,"received_ms":8,"kind":"event","sid":"{id}b,"#), true),
+            (format!(r#"{{"seq":7,"received_ms":8,"kind":"event","sid":"{other}b,"#), false),
+            ("a Zoë/77, aZoë/7, éZoë/7, Zoë/7é".to_owned(), false),
+            ("„Zoë/7“".to_owned(), true),
             ("Zoe/7 \\ \\u \\ud800".to_owned(), false),
+        ] {
+            assert_eq!(judge.condemns(line.as_bytes()), expected, "{line}");
+        }
+        let judge = Judge::new(&visitor("a", "17"), Ids::default());
+        for (line, expected) in [
+            (r#"{"seq":17,"received_ms":17,"kind":"event","body":{},"crc":"00000017"}"#, false),
+            (r#"{"seq":17,"received_ms":17,"kind":"event","body":{"a":17},"crc":"000"#, true),
+            (r#"{"seq":1,"received_ms":1700,"kind":"event","body":{"ts":1700},"crc":"000"#, false),
         ] {
             assert_eq!(judge.condemns(line.as_bytes()), expected, "{line}");
         }
@@ -439,6 +596,59 @@ mod tests {
         ] {
             assert_eq!(judge.condemns(line.as_bytes()), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_refused_body_is_judged_by_what_was_said_and_not_by_what_was_noted_of_it() {
+        let id = SessionId::mint(&Key::new([1; 32]), 1, [2; 10]);
+        let other = SessionId::mint(&Key::new([1; 32]), 1, [3; 10]);
+        let judge = Judge::new(&visitor("a", "17"), Ids::of(vec![id]));
+        let line = |path: &str, rest: &str| {
+            format!(
+                r#"{{"received_ms":17,"status":17,"path":"{path}","client":"17.0.17.0",{rest}}}"#
+            )
+        };
+        let in_hex = |body: &str| format!(r#""body_hex":"ff{}""#, hex::encode(body));
+        for (rest, expected) in [
+            (r#""body":"{\"a\":\"17\"}""#.to_owned(), true),
+            (r#""body":"{\"b\":[{\"c\":17}]}""#.to_owned(), true),
+            (r#""body":"{\"a\":\"\\u00317\"}""#.to_owned(), true),
+            (r#""body":"{\"b\":\"{\\\"a\\\":17}\"}""#.to_owned(), true),
+            (r#""body":"{\"a\":\"117\",\"ts\":1700,\"c\":\"no. 17\"}""#.to_owned(), false),
+            (r#""body":"{\"a\":\"17\"""#.to_owned(), true),
+            (r#""body":"{\"a\":\"170\",\"b\":x17""#.to_owned(), false),
+            (r#""user_agent":"Player of 17","body":"{}""#.to_owned(), true),
+            (r#""user_agent":"Player 1.170","body_bytes":17"#.to_owned(), false),
+            (r#""violations":[{"pointer":"/17","code":"x","message":""}]"#.to_owned(), true),
+            (r#""violations":[{"pointer":"","code":"x","message":"is 17"}]"#.to_owned(), true),
+            (r#""violations":[{"pointer":"","code":"17","message":"x"}]"#.to_owned(), false),
+            (in_hex("\"a\":\"17\""), true),
+            (in_hex("\"a\":\"170\""), false),
+            (in_hex(&format!("\"{id}\"")), true),
+            (in_hex(&format!("\"{other}\"")), false),
+        ] {
+            let line = line("/api/v1/sessions", &rest);
+            assert_eq!(judge.condemns_refused(line.as_bytes()), expected, "{line}");
+        }
+        for (id, expected) in [(id, true), (other, false)] {
+            let line = line(&format!("/api/v1/sessions/{id}/events"), "\"message\":\"17\"");
+            assert_eq!(judge.condemns_refused(line.as_bytes()), expected, "{line}");
+        }
+        for (inside, expected) in [("17", true), ("170", false)] {
+            let deep = format!("{}{inside}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+            let line = line("/", &format!("\"body\":\"{deep}\""));
+            assert_eq!(judge.condemns_refused(line.as_bytes()), expected, "however deep it is");
+        }
+        assert!(judge.condemns_refused(b"{\"body\":\"half of 17"), "a damaged one by its bytes");
+    }
+
+    #[test]
+    fn digits_are_not_tried_in_every_part() {
+        let id = SessionId::mint(&Key::new([1; 32]), 1, [2; 10]);
+        let digits = id.to_string().repeat(1 << 10);
+        assert_eq!(ids_in(digits.as_bytes()).count(), 0, "no place where an id stands");
+        let line = format!("{digits} \"sid\":\"{digits}\" {id}");
+        assert_eq!(ids_in(line.as_bytes()).collect::<Vec<_>>(), [id, id]);
     }
 
     #[test]
@@ -469,6 +679,7 @@ mod tests {
         fn no_bytes_panic(bytes: Vec<u8>) {
             let judge = Judge::new(&visitor("a", "b"), Ids::of(vec![]));
             judge.condemns(&bytes);
+            judge.condemns_refused(&bytes);
             judge.selection.is_in_body(&bytes);
             unescaped(&bytes);
         }

@@ -4,6 +4,7 @@
 //! old one. So a crash leaves the one or the other, and never half of either.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const REST: Duration = Duration::from_millis(1);
 pub type Tell<'t> = &'t mut dyn FnMut(u64, u64) -> io::Result<()>;
 
 /// How far the work is.
-pub(super) struct Meter<'t> {
+pub struct Meter<'t> {
     tell: Tell<'t>,
     done_bytes: u64,
     total_bytes: u64,
@@ -34,7 +35,8 @@ pub(super) struct Meter<'t> {
 }
 
 impl<'t> Meter<'t> {
-    pub(super) fn new(tell: Tell<'t>, rests: bool) -> Self {
+    /// Nothing is read yet; with a server that runs, it `rests` now and then.
+    pub fn new(tell: Tell<'t>, rests: bool) -> Self {
         Self { tell, done_bytes: 0, total_bytes: 0, rests, unrested_bytes: 0 }
     }
 
@@ -51,7 +53,10 @@ impl<'t> Meter<'t> {
     }
 
     /// A line of so many bytes is read.
-    pub(super) fn line(&mut self, bytes: usize) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What whoever is told says, and then the work is to end; so for the other.
+    pub fn line(&mut self, bytes: usize) -> io::Result<()> {
         self.unrested_bytes += bytes as u64;
         if self.unrested_bytes < REST_BYTES {
             return Ok(());
@@ -62,7 +67,24 @@ impl<'t> Meter<'t> {
         }
         (self.tell)(self.done_bytes, self.total_bytes)
     }
+
+    /// Another is at work.
+    ///
+    /// # Errors
+    /// See [`Meter::line`].
+    pub fn waits(&mut self) -> io::Result<()> {
+        (self.tell)(self.done_bytes, self.total_bytes)
+    }
 }
+
+impl fmt::Debug for Meter<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Meter").finish_non_exhaustive()
+    }
+}
+
+/// Whoever is told of each line, with its length in bytes; an error ends the work.
+pub type Pace<'p> = &'p mut dyn FnMut(usize) -> io::Result<()>;
 
 /// What was seen of a segment.
 #[derive(Clone, Debug, Default)]
@@ -293,11 +315,17 @@ fn write_lines(
 /// How many lines of a file that holds no records go.
 ///
 /// # Errors
-/// What the system says.
-pub(crate) fn count_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Result<u64> {
+/// What the system says, or what `pace` does.
+pub(crate) fn count_lines(
+    disk: &dyn Disk,
+    name: &str,
+    goes: &dyn Fn(&[u8]) -> bool,
+    pace: Pace<'_>,
+) -> io::Result<u64> {
     let mut count = 0;
     each_line(disk, name, |line| {
-        count += u64::from(judge.condemns(line));
+        pace(line.len())?;
+        count += u64::from(goes(line));
         Ok(())
     })?;
     Ok(count)
@@ -307,9 +335,14 @@ pub(crate) fn count_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Res
 /// how many those are.
 ///
 /// # Errors
-/// What the system says.
-pub(crate) fn purge_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Result<u64> {
-    let count = count_lines(disk, name, judge)?;
+/// What the system says, or what `pace` does; the file is then as it was.
+pub(crate) fn purge_lines(
+    disk: &dyn Disk,
+    name: &str,
+    goes: &dyn Fn(&[u8]) -> bool,
+    pace: Pace<'_>,
+) -> io::Result<u64> {
+    let count = count_lines(disk, name, goes, &mut *pace)?;
     if count == 0 {
         return Ok(0);
     }
@@ -317,7 +350,8 @@ pub(crate) fn purge_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Res
     let mut paced = Paced::new(disk.create(&unfinished)?);
     let mut has_rest = false;
     let written = each_line(disk, name, |line| {
-        if judge.condemns(line) {
+        pace(line.len())?;
+        if goes(line) {
             return Ok(());
         }
         has_rest = true;
@@ -325,13 +359,11 @@ pub(crate) fn purge_lines(disk: &dyn Disk, name: &str, judge: &Judge) -> io::Res
     });
     let written = written.and_then(|()| paced.end());
     if written.is_err() || !has_rest {
-        disk.remove(&unfinished)?;
-    }
-    written?;
-    if has_rest {
-        disk.rename(&unfinished, name)?;
-    } else {
+        let removed = disk.remove(&unfinished);
+        written.and(removed)?;
         disk.remove(name)?;
+    } else {
+        disk.rename(&unfinished, name)?;
     }
     Ok(count)
 }

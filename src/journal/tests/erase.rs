@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::journal::erase::order::{Evidence, Order, Word};
-use crate::journal::erase::{Purged, Range, Selection, Site, Visitor, finish, survey};
+use crate::journal::erase::{
+    LeftOut, Purge, Purged, Range, Selection, Site, Tell, Visitor, finish, leave_out, survey,
+};
+use crate::journal::recovery::recover_without;
 
 const KEY: &str = "user";
 
@@ -33,8 +36,17 @@ fn order(selection: &Selection) -> Order {
 
 /// Erases what is on a disk that no server uses, as far as the disk lets it.
 fn erase_on(disk: &SimDisk, clock: &Clock) -> std::io::Result<Option<Evidence>> {
-    let site = Site { home: disk, disk, purge: &|_| Ok(Purged::default()), clock, running: None };
-    finish(&site, &mut |_, _| Ok(()))
+    erase_telling(disk, clock, &mut |_, _| Ok(()))
+}
+
+fn erase_telling(
+    disk: &SimDisk,
+    clock: &Clock,
+    tell: Tell<'_>,
+) -> std::io::Result<Option<Evidence>> {
+    let purge: &Purge<'_> = &|_, _| Ok(Purged::default());
+    let site = Site { home: disk, disk, purge, clock, running: None, left_out: None };
+    finish(&site, tell)
 }
 
 fn give(disk: &SimDisk, selection: &Selection) {
@@ -47,7 +59,11 @@ fn erase(disk: &SimDisk, selection: &Selection) -> Evidence {
 }
 
 /// A keeper that takes orders, in place of the one that does not.
-fn taking_orders(mut rig: Rig) -> Rig {
+fn taking_orders(rig: Rig) -> Rig {
+    taking_orders_without(rig, None)
+}
+
+fn taking_orders_without(mut rig: Rig, left_out: Option<LeftOut>) -> Rig {
     let keeper = Keeper::new(
         settings(),
         Arc::new(rig.disk.clone()),
@@ -56,7 +72,7 @@ fn taking_orders(mut rig: Rig) -> Rig {
         rig.journal.clone(),
     );
     let home = Arc::new(rig.disk.clone());
-    rig.keeper = keeper.erasing(home, Box::new(|_| Ok(Purged::default())));
+    rig.keeper = keeper.erasing(home, Box::new(|_, _| Ok(Purged::default())), left_out);
     rig
 }
 
@@ -299,6 +315,7 @@ proptest! {
         let rig = play(&acts);
         let ids = ids_on(&rig.disk);
         prop_assume!(!ids.is_empty() && rig.journal.is_up().is_ok());
+        let before = Others::on(&rig.disk, &ids);
         give(&rig.disk, &visitor());
         // A fault of before must not be one of now.
         rig.disk.fail_after(budget.unwrap_or(u32::MAX), None, also_written);
@@ -323,7 +340,6 @@ proptest! {
             eraser.join().unwrap()
         });
         let after = disk.after_crash(if budget.is_some() { also_written } else { 0 });
-        // What was acknowledged of others before is judged by what is there without the erasure.
         if done.is_ok() {
             prop_assert!(ids.iter().all(|id| !live.contains(*id) && live.ended(*id).is_none()));
             let (replayed, _) = replay(&after, true);
@@ -333,6 +349,12 @@ proptest! {
         erase_on(&after, &clock).unwrap();
         recover(&after, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default())))).unwrap();
         let others = Others::on(&after, &ids);
+        let (kept, added) = others.records.split_at(before.records.len().min(others.records.len()));
+        prop_assert_eq!(kept, &before.records[..], "what was acknowledged of others before");
+        prop_assert!(added.iter().all(|line| line.contains("\"kind\":\"pause\"")), "{:?}", added);
+        if added.is_empty() {
+            prop_assert_eq!(&others.sessions, &before.sessions);
+        }
         hold_to_erased(&after, &ids, &others);
         prop_assert!(lines(&after).iter().any(|(_, line)| line.contains("\"kind\":\"erased\"")));
     }
@@ -390,7 +412,7 @@ fn every_kind_of_session_is_erased_wherever_it_stands() {
     let files = contents(&rig.disk);
     let again = erase(&rig.disk, &visitor());
     assert_eq!((again.sessions, again.segments, again.checkpoints), (0, 0, 0));
-    let is_result = |(name, _): &(String, Vec<u8>)| name != "erase-result.json";
+    let is_result = |(name, _): &(String, Vec<u8>)| name != "erase-result-anorder.json";
     let after = contents(&rig.disk);
     assert!(
         files.iter().filter(|file| is_result(file)).eq(after.iter().filter(|file| is_result(file)))
@@ -416,11 +438,9 @@ fn sessions_are_erased_by_id_and_by_the_time_of_their_start() {
     let one = starts.clone().next().unwrap().0.unwrap();
     let evidence = erase(&rig.disk, &Selection::Sessions(vec![one]));
     assert_eq!((evidence.sessions, evidence.records["start"]), (1, 1));
-    assert!(
-        contents(&rig.disk).iter().all(|(name, bytes)| {
-            name == "erase-result.json" || !holds(bytes, &one.to_string())
-        })
-    );
+    assert!(contents(&rig.disk).iter().all(|(name, bytes)| {
+        name == "erase-result-anorder.json" || !holds(bytes, &one.to_string())
+    }));
     let range = Range { from_ms: Some(1_001_000), until_ms: Some(1_002_000) };
     let evidence = erase(&rig.disk, &Selection::Started(range));
     assert_eq!((evidence.records["start"], evidence.records["batch"]), (5, 1));
@@ -542,9 +562,141 @@ fn an_event_that_comes_while_its_session_is_erased_is_told_that_it_is_gone() {
 fn an_order_is_told_how_it_went_without_a_value() {
     let rig = rich();
     erase(&rig.disk, &visitor());
-    let word = Word::last(&rig.disk).unwrap().unwrap();
+    let word = Word::on(&rig.disk, "an order").unwrap().unwrap();
     assert_eq!(word.order, "an order");
-    let text = String::from_utf8(rig.disk.read("erase-result.json")).unwrap();
+    let text = String::from_utf8(rig.disk.read("erase-result-anorder.json")).unwrap();
     assert!(text.contains("\"done\"") && !text.contains(VALUE), "{text}");
     assert!(Order::pending(&rig.disk).unwrap().is_none());
+}
+
+/// A full disk takes nothing, and what is there can be read.
+#[test]
+fn a_start_on_a_full_disk_leaves_out_what_it_cannot_erase_and_the_keeper_does_it_later() {
+    for selection in [visitor(), Selection::Started(Range { from_ms: None, until_ms: Some(1) })] {
+        let rig = rich();
+        let disk = rig.disk.after_crash(0);
+        let erased = disk.after_crash(0);
+        erase(&erased, &selection);
+        give(&disk, &selection);
+        for budget in 0..40 {
+            // Wherever the room ends.
+            let disk = disk.after_crash(0);
+            disk.fail_after(budget, None, 0);
+            if erase_on(&disk, &rig.clock).is_ok() {
+                break;
+            }
+            let left_out = leave_out(&disk, &disk).unwrap().unwrap();
+            let live = Arc::new(Live::new(live::Settings::default()));
+            let mut processor = Processor::new(Arc::clone(&live));
+            recover_without(&disk, &live, &mut processor, &left_out.ids).unwrap();
+            let (expected, _) = replay(&erased, true);
+            assert_eq!(sessions_of(&live), sessions_of(&expected));
+            assert_eq!(live.progress(), expected.progress());
+            assert_eq!(live.bytes(), expected.bytes());
+        }
+    }
+}
+
+#[test]
+fn what_a_start_has_left_out_is_erased_though_it_cannot_be_found_any_more() {
+    let mut rig = Rig::new();
+    let (id, _) = rig.append_start_body(&start_body(0)).unwrap();
+    rig.writer.turn();
+    rig.commit(20);
+    rig.append_event(id, "ping", 1, 1).unwrap();
+    rig.writer.turn();
+    // Retention has removed the start, and the checkpoint that is saved then is without the session.
+    let first = segment::list(&rig.disk).unwrap().remove(0);
+    rig.disk.remove(&first.name()).unwrap();
+    give(&rig.disk, &visitor());
+    let left_out = LeftOut { order: "an order".into(), ids: Ids::of(vec![id]) };
+    let rig = taking_orders_without(rig, Some(left_out));
+    let Rig { disk, journal, writer, keeper, .. } = rig;
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.run());
+        keeper.erase(&order(&visitor())).unwrap();
+        journal.close();
+    });
+    let id = id.to_string();
+    assert!(contents(&disk).iter().all(|(_, bytes)| !holds(bytes, &id)));
+}
+
+#[test]
+fn an_order_that_cannot_be_read_is_told_and_not_passed_over() {
+    let rig = rich();
+    rig.disk.write("erase.json", b"{\"version\":9}".to_vec());
+    assert!(leave_out(&rig.disk, &rig.disk).is_err());
+}
+
+#[test]
+fn a_segment_that_cannot_be_unpacked_is_named_and_kept_unless_somebody_in_it_goes() {
+    let rig = rich();
+    let packed = segment::list(&rig.disk).unwrap();
+    let packed = packed.iter().find(|segment| segment.compressed && segment.bytes > 300).unwrap();
+    let name = packed.name();
+    let whole = rig.disk.read(&name);
+    let cut = whole[..whole.len() - 9].to_vec();
+    rig.disk.write(&name, cut.clone());
+    let nobody = Selection::Visitor(vec![Visitor::new(KEY.into(), "nobody".into())]);
+    let evidence = erase(&rig.disk, &nobody);
+    assert_eq!(
+        (evidence.unreadable_segments, evidence.truncated_segments),
+        (vec![name.clone()], vec![])
+    );
+    assert_eq!(rig.disk.read(&name), cut, "somebody may rescue it");
+    // One that is packed in many blocks, of which the first can be read.
+    let mut lines = zstd::decode_all(&whole[..]).unwrap();
+    let readable = zstd::encode_all(&lines[..], 0).unwrap();
+    lines.truncate(9);
+    let torn = zstd::encode_all(&lines[..], 0).unwrap();
+    rig.disk.write(&name, [&readable[..], &torn[..torn.len() - 3]].concat());
+    let evidence = erase(&rig.disk, &visitor());
+    assert_eq!((evidence.unreadable_segments, evidence.truncated_segments), (vec![], vec![name]));
+}
+
+#[test]
+fn an_erasure_asks_whether_to_go_on_in_every_file() {
+    let mut rig = rich();
+    // More than is done between two looks: set aside, and in a checkpoint.
+    let body = String::from_utf8(start_body(2)).unwrap();
+    let long = body.replace("\"user\":", &format!("\"long\":\"{}\",\"user\":", "x".repeat(60_000)));
+    for _ in 0..40 {
+        rig.append_start_body(long.as_bytes()).unwrap();
+        rig.writer.turn();
+    }
+    rig.keeper.checkpoint().unwrap();
+    let aside = format!("{}\n", "y".repeat(1 << 10)).repeat(3 << 10) + VALUE + "\n";
+    rig.disk.write("damaged-00000000000000000001-7.txt", aside.into_bytes());
+    give(&rig.disk, &visitor());
+    let disk = rig.disk.after_crash(0);
+    let mut looks = 0;
+    erase_telling(&disk, &rig.clock, &mut |_, _| {
+        looks += 1;
+        Ok(())
+    })
+    .unwrap();
+    let (mut stopped_in_checkpoint, mut stopped_aside) = (false, false);
+    for last in (0..looks).rev() {
+        let disk = rig.disk.after_crash(0);
+        let mut left = last;
+        let stopped = erase_telling(&disk, &rig.clock, &mut |_, _| {
+            left -= 1;
+            if left < 0 { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        });
+        assert!(stopped.is_err(), "whenever it is asked");
+        assert!(Order::pending(&disk).unwrap().is_some(), "the order stands");
+        let is_clean = |prefix: &str| {
+            contents(&disk)
+                .iter()
+                .all(|(name, bytes)| !name.starts_with(prefix) || !holds(bytes, NEEDLE))
+        };
+        if !is_clean("0") {
+            break;
+        }
+        stopped_in_checkpoint |= !is_clean("checkpoint");
+        stopped_aside |= is_clean("checkpoint") && !is_clean("damaged");
+        assert!(erase_on(&disk, &rig.clock).unwrap().is_some());
+        assert!(contents(&disk).iter().all(|(_, bytes)| !holds(bytes, NEEDLE)));
+    }
+    assert!(stopped_in_checkpoint && stopped_aside);
 }
