@@ -25,6 +25,9 @@ const BODY: &str = include_str!("../tests/it/data/session-start.json");
 
 const CONNECTIONS: &str = "-c64";
 
+/// What the line of the log is about that a server writes once it serves.
+const START: &str = "mediatally::start";
+
 /// How many sessions send pings.
 const SESSIONS: usize = 5_000;
 
@@ -131,7 +134,10 @@ fn serve_noop() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        eprintln!("{{\"listen\":\"{}\"}}", listener.local_addr().expect("an address"));
+        eprintln!(
+            "{{\"target\":\"{START}\",\"listen\":\"{}\"}}",
+            listener.local_addr().expect("an address")
+        );
         axum::serve(listener, router).await.expect("to serve");
     });
 }
@@ -149,7 +155,8 @@ impl Server {
         let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
             let line: serde_json::Value = serde_json::from_str(&line).ok()?;
-            Some(line["listen"].as_str()?.to_owned())
+            // It has listened before, while it read its journal back.
+            (line["target"] == START).then(|| line["listen"].as_str().map(str::to_owned))?
         });
         Self { name, child, address: address.expect("the server tells its address") }
     }
