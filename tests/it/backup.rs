@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command as StdCommand;
+use std::process::{Command as StdCommand, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -277,7 +277,9 @@ async fn a_backup_waits_for_an_order_to_erase_and_does_not_have_it() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("an order to erase stands"), "{said}");
     assert!(names(&data).is_empty(), "the folder can be used again");
-    let command = Process::command(folder.path()).args(["backup", target]).spawn().unwrap();
+    let mut command = Process::command(folder.path());
+    command.args(["backup", target]).stdout(Stdio::piped());
+    let command = command.spawn().unwrap();
     until(|| data.join("journal.unfinished").exists()).await;
     assert!(names(&data.join("journal.unfinished")).is_empty());
     std::fs::write(order.with_extension("json.1.unfinished"), "half an order").unwrap();
@@ -343,4 +345,44 @@ async fn nobody_else_can_look_into_the_folders_of_the_data_or_of_a_backup() {
             assert_eq!(mode & 0o007, 0, "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_backup_across_an_erasure_has_all_of_the_visitor_or_nothing() {
+    const VISITORS: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS[..2]).await;
+    let url = process.url("/api/v1/sessions");
+    for number in 0..VISITORS * 30 {
+        let mut start: serde_json::Value = serde_json::from_str(SAMPLE).unwrap();
+        let visitor = format!("visitor-{}", number % VISITORS);
+        start["params"]["analytics.visitorId"] = visitor.into();
+        let response = client().post(&url).body(start.to_string()).send().await.unwrap();
+        assert_eq!(response.status(), 201);
+    }
+    for visitor in 0..VISITORS {
+        let what = format!("analytics.visitorId=visitor-{visitor}");
+        let arguments = ["erase", "--yes", "--visitor", &what];
+        let erasure = Process::command(folder.path()).args(arguments).output();
+        let erasure = tokio::spawn(erasure);
+        loop {
+            // Looked at before, so that the last backup is one of the time after it.
+            let is_done = erasure.is_finished();
+            let (copy, code, said) = backup(folder.path()).await;
+            assert_eq!(code, Some(0), "{said}");
+            let (code, starts) = run_command(copy.path(), &["export", "--kind", "start"]).await;
+            assert_eq!(code, Some(0), "{starts}");
+            let left = starts.matches(&format!("visitor-{visitor}\"")).count();
+            assert!(left == 0 || (left == 30 && !is_done), "{left} sessions are left");
+            let others = starts.matches("\"visitor-").count() - left;
+            assert_eq!(others, 30 * (VISITORS - visitor - 1));
+            if is_done {
+                break;
+            }
+        }
+        let output = within(erasure).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    process.signal(Signal::INT);
+    process.ended().await;
 }
