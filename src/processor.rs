@@ -81,9 +81,7 @@ impl Change {
             _ => None,
         }
     }
-}
 
-impl Change {
     /// The kind of its record.
     pub fn kind(&self) -> Kind {
         match self {

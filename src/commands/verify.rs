@@ -291,7 +291,8 @@ impl Audit {
         )?;
         let kinds: Vec<_> = self.records.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
         let total: u64 = self.records.values().sum();
-        writeln!(out, "records    {total}: {}", kinds.join(", "))?;
+        let colon = if kinds.is_empty() { "" } else { ": " };
+        writeln!(out, "records    {total}{colon}{}", kinds.join(", "))?;
         if let (Some((first, since)), Some((last, until))) = (self.first, self.last) {
             writeln!(out, "numbers    {first} to {last}")?;
             writeln!(out, "received   {} to {}", time(since), time(until))?;
