@@ -86,6 +86,10 @@ impl Token {
     /// Reads a file that holds a token and nothing else but blanks around it.
     fn read(path: &Path) -> Result<Self, GuardError> {
         let mut text = String::new();
+        let shown = path.to_string_lossy();
+        if !path.exists() && !shown.contains('/') && Self::new(&shown).is_some() {
+            return Err(GuardError::Pasted);
+        }
         File::open(path)
             .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
             .map_err(|source| GuardError::Unreadable { path: path.to_owned(), source })?;
@@ -119,6 +123,11 @@ pub enum GuardError {
         /// Why not.
         source: io::Error,
     },
+    /// What should be the path of a file is probably the token.
+    #[error(
+        "admin.token_file = (hidden): there is no such file, and it may be the token itself, so it is not shown"
+    )]
+    Pasted,
     /// What it holds is no token.
     #[error("admin.token_file = \"{}\": what it holds is no token, which has {}", path.display(), form_of_token())]
     Malformed {
@@ -256,6 +265,14 @@ mod tests {
             assert!(token.is(text.as_bytes()) && !token.is(&text.as_bytes()[1..]));
             assert_eq!(format!("{token:?}"), "Token(hidden)");
         }
+    }
+
+    #[test]
+    fn a_token_in_the_place_of_its_file_is_not_shown() {
+        let read = |text: &str| Token::read(Path::new(text)).unwrap_err().to_string();
+        let token = "0123456789abcdef".repeat(4);
+        assert!(!read(&token).contains(&token), "{}", read(&token));
+        assert!(read("/nowhere/admin-token-of-ours").contains("/nowhere/"), "a path is");
     }
 
     #[test]

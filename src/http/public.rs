@@ -61,11 +61,7 @@ pub(super) fn recovering(health: Health, tickets: Arc<Tickets>) -> Router {
 }
 
 async fn preflight_or_not_yet(tickets: State<Arc<Tickets>>, request: Request) -> Response {
-    if request.method() == Method::OPTIONS {
-        preflight(request.headers().clone()).await
-    } else {
-        not_yet(tickets, request).await.into_response()
-    }
+    preflight_or(request, async |request| not_yet(tickets, request).await).await
 }
 
 async fn not_yet(State(tickets): State<Arc<Tickets>>, request: Request) -> ApiError {
@@ -243,10 +239,18 @@ fn created(id: SessionId) -> Response {
 }
 
 async fn preflight_only(request: Request) -> Response {
-    if request.method() == axum::http::Method::OPTIONS {
+    preflight_or(request, error::not_found).await
+}
+
+/// Answers a preflight, and all else otherwise; a method that the router knew would earn the answer an `Allow`.
+async fn preflight_or(
+    request: Request,
+    otherwise: impl AsyncFnOnce(Request) -> ApiError,
+) -> Response {
+    if request.method() == Method::OPTIONS {
         preflight(request.headers().clone()).await
     } else {
-        error::not_found(request).await.into_response()
+        otherwise(request).await.into_response()
     }
 }
 

@@ -357,6 +357,22 @@ mod tests {
     }
 
     #[test]
+    fn nobody_hides_a_report_suite_behind_others_that_are_counted_first() {
+        let decoys = |count: usize| vec!["x"; count].join(",");
+        let named = |suites: &str| facts(&format!(r#","analytics.reportSuite":"{suites}""#));
+        let (limited, _) = limits(|settings| settings.report_suite_requests_per_second = 1);
+        assert_eq!(limited.allow(&named(&decoys(8))), Ok(()));
+        let said = limited.allow(&named(&format!("{},a", decoys(8)))).unwrap_err().to_string();
+        assert!(said.contains("names more than 8 report suites"), "{said}");
+        let (free, _) = limits(|_| {});
+        assert_eq!(
+            free.allow(&named(&decoys(99))),
+            Ok(()),
+            "nothing is counted, so nothing is hidden"
+        );
+    }
+
+    #[test]
     fn each_report_suite_that_is_named_is_counted() {
         let (limits, _) = limits(|settings| {
             (settings.report_suite_requests_per_second, settings.report_suite_burst) = (1, 2);
