@@ -63,9 +63,6 @@ const DROPPED_AT_ONCE: usize = 10_000;
 /// How long to rest when nothing can be written.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How files begin whose lines were set aside.
-const SET_ASIDE: &str = "damaged-";
-
 /// Removes refused bodies, and tells that it is at work.
 pub type Purge<'p> = dyn Fn(&Arc<Judge>, &mut Meter<'_>) -> io::Result<Purged> + Send + 'p;
 
@@ -501,7 +498,7 @@ fn each_saved(
 /// The files of lines that were set aside.
 fn set_aside(disk: &dyn Disk) -> io::Result<Vec<String>> {
     let names = disk.list()?.into_iter().map(|(name, _)| name);
-    Ok(names.filter(|name| name.starts_with(SET_ASIDE)).collect())
+    Ok(names.filter(|name| segment::is_set_aside(name)).collect())
 }
 
 /// Removes what a crash left half done. Nobody else is at these files, and here it matters: the old one of
