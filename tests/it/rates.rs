@@ -447,5 +447,7 @@ fn records(folder: &Path) -> Vec<Value> {
         .collect();
     names.sort();
     let text: String = names.iter().map(|name| std::fs::read_to_string(name).unwrap()).collect();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
