@@ -1,6 +1,5 @@
 //! A person's data is erased from everything in the data folder.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use reqwest::Response;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Process, SAMPLE, client, until, within};
+use crate::harness::{Process, SAMPLE, client, files, until, within};
 
 const VALUE: &str = "Zoë-Geheim-7";
 
@@ -67,24 +66,10 @@ async fn others(folder: &Path, ids: &[String]) -> Vec<String> {
 
 /// Fails if any of the texts stands in any file below a folder, packed or not.
 fn hold_to_nowhere(folder: &Path, texts: &[&str]) {
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let mut bytes = std::fs::read(&path).unwrap();
-            if path.extension().is_some_and(|extension| extension == "zst") {
-                let mut unpacked = Vec::new();
-                zstd::Decoder::new(&bytes[..]).unwrap().read_to_end(&mut unpacked).unwrap();
-                bytes = unpacked;
-            }
-            let text = String::from_utf8_lossy(&bytes);
-            for looked_for in texts {
-                assert!(!text.contains(looked_for), "{looked_for} stands in {}", path.display());
-            }
+    for (name, bytes) in files(folder) {
+        let text = String::from_utf8_lossy(&bytes);
+        for looked_for in texts {
+            assert!(!text.contains(looked_for), "{looked_for} stands in {name}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A server on a free port with a folder and a clock of its own, and the program as a process.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -142,6 +143,34 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// The name of every file below a folder, and what it holds, unpacked.
+pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    // A running server may rename or remove a file after it was listed; then all are looked at anew, so that
+    // none is missed.
+    loop {
+        let mut found = Vec::new();
+        match add_files(folder, &mut found) {
+            Ok(()) => return found,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+    }
+}
+
+fn add_files(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            add_files(&path, found)?;
+            continue;
+        }
+        let bytes = std::fs::read(&path)?;
+        let is_packed = path.extension().is_some_and(|extension| extension == "zst");
+        let bytes = if is_packed { zstd::decode_all(&*bytes)? } else { bytes };
+        found.push((path.display().to_string(), bytes));
+    }
+    Ok(())
 }
 
 pub(crate) fn count(figure: &AtomicU64) -> u64 {

@@ -8,7 +8,7 @@ use mediatally::session::id::Key;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{NOW_MS, Process, SAMPLE, TestServer, client, until, within};
+use crate::harness::{NOW_MS, Process, SAMPLE, TestServer, client, files, until, within};
 
 /// What every value that must not be kept begins with; no body that is kept has it otherwise.
 const SECRET: &str = "Hidd3n";
@@ -75,24 +75,6 @@ async fn told(process: &Process, location: &str) -> Value {
     let url = process.admin_url(&location.replace("/api/v1", ""));
     let response = client().get(url).send().await.unwrap();
     serde_json::from_str(&response.text().await.unwrap()).unwrap()
-}
-
-/// Every file below a folder, unpacked.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-            continue;
-        }
-        // A running server may have removed it.
-        let Ok(bytes) = std::fs::read(&path) else { continue };
-        let name = path.display().to_string();
-        let is_packed = path.extension().is_some_and(|extension| extension == "zst");
-        found.push((name, if is_packed { zstd::decode_all(&*bytes).unwrap() } else { bytes }));
-    }
-    found
 }
 
 fn holds(bytes: &[u8], text: &str) -> bool {
