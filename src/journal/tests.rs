@@ -492,6 +492,23 @@ fn a_segment_that_was_removed_is_not_written_into_the_void() {
 }
 
 #[test]
+fn an_idle_writer_notices_that_the_disk_fails_and_that_it_works_again() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    rig.writer.idle_look = Duration::ZERO;
+    rig.writer.turn();
+    assert_eq!(rig.journal.is_up(), Ok(()));
+    assert_eq!(records(&rig.disk).len(), 1, "a look writes nothing");
+    // The sync of the look fails, and the first attempt to begin anew.
+    rig.disk.fail_after(0, Some(2), 0);
+    rig.writer.turn();
+    let found = records(&rig.disk);
+    in_order(&found);
+    assert!(matches!(found[1].2, Content::Pause { .. }), "the outage is a record");
+    assert_eq!(rig.commit(1).len(), 1);
+}
+
+#[test]
 fn an_event_that_lost_the_race_with_the_end_of_its_session_is_told_so() {
     let mut rig = Rig::new();
     let id = rig.commit(1)[0];

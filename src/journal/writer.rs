@@ -22,8 +22,9 @@ use crate::telemetry::ticket::Fate;
 /// How long the writer rests between two attempts to write again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How often an idle writer looks whether its segment has grown too old.
-const AGE_LOOK: Duration = Duration::from_secs(1);
+/// How often an idle writer looks whether its segment has grown too old, and whether the disk is as it was:
+/// readiness shall turn within a second, whether there are requests or not.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
 
 /// Where a journal goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Writer {
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
+    /// How long to wait for records before the disk is looked at.
+    pub(super) idle_look: Duration,
     /// Since when nothing can be written, in ms since the Unix epoch.
     down_since_ms: Option<u64>,
     /// Begun with the outage.
@@ -146,6 +149,7 @@ impl Writer {
             rotations: Vec::new(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
+            idle_look: IDLE_LOOK,
             down_since_ms: None,
             outage: None,
         };
@@ -187,20 +191,17 @@ impl Writer {
         true
     }
 
-    /// Waits for records and takes them; an empty group is taken when the segment has grown too old, or
-    /// somebody wants it closed.
+    /// Waits for records and takes them; an empty group is taken when there is time to look after the segment,
+    /// or somebody wants it closed.
     /// False when the journal is closed and nothing is left.
     fn take_group(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
-        while queue.waiting.is_empty() && queue.rotations.is_empty() {
+        if queue.waiting.is_empty() && queue.rotations.is_empty() {
             if queue.phase == Phase::Closed {
                 return false;
             }
-            queue = shared.wait(queue, AGE_LOOK);
-            if queue.waiting.is_empty() && self.is_too_old() {
-                return true;
-            }
+            queue = shared.wait(queue, self.idle_look);
         }
         mem::swap(&mut queue.lines, &mut self.lines);
         mem::swap(&mut queue.waiting, &mut self.waiting);
@@ -223,7 +224,7 @@ impl Writer {
             let _ = rotation.send(self.committed_seq + 1);
         }
         if self.waiting.is_empty() {
-            return Ok(());
+            return self.look_at_disk();
         }
         let lines = mem::take(&mut self.lines);
         let written = self.write(&lines);
@@ -244,6 +245,16 @@ impl Writer {
             let _ = waiter.send(Ok(outcome));
         }
         Ok(())
+    }
+
+    /// Fails if the disk has failed since the last record: a file system that was made read-only says so to a
+    /// sync, even if there is nothing to sync. That it is full only the next record can tell.
+    fn look_at_disk(&mut self) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if self.settings.durability == Durability::Fsync {
+            open.file.sync()?;
+        }
+        open.file.still_there()
     }
 
     /// Tells how the group was committed whose lines are still here.
@@ -286,8 +297,6 @@ impl Writer {
         tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
         self.begin_outage();
         self.open = None;
-        let first_ms = self.waiting.first().map(|waiting| waiting.received_ms);
-        let since_ms = first_ms.unwrap_or_else(|| self.shared.clock.now_ms());
         let mut refused = mem::take(&mut self.waiting);
         self.lines.clear();
         {
@@ -300,10 +309,11 @@ impl Writer {
             queue.lines.clear();
             queue.in_writing = 0;
         }
+        let first_ms = refused.first().map(|waiting| waiting.received_ms);
         for waiting in refused {
             waiting.refuse(Unavailable::Disk);
         }
-        since_ms
+        first_ms.unwrap_or_else(|| self.shared.clock.now_ms())
     }
 
     /// Tries again until the disk writes. False if the journal was closed meanwhile.

@@ -334,7 +334,7 @@ async fn a_compressed_segment_that_is_damaged_is_named_and_the_rest_is_read() {
 }
 
 #[tokio::test]
-async fn a_journal_that_was_moved_away_is_noticed() {
+async fn a_journal_that_was_moved_away_is_noticed_with_and_without_requests() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &[]).await;
     let post = async || {
@@ -348,6 +348,14 @@ async fn a_journal_that_was_moved_away_is_noticed() {
     assert_eq!(post().await, 503, "nothing is acknowledged into a folder that nobody will read");
     std::fs::rename(&elsewhere, &journal).unwrap();
     within(async { while post().await != 201 {} }).await;
+    let ready =
+        async || client().get(process.url("/readyz")).send().await.unwrap().status().as_u16();
+    assert_eq!(ready().await, 200);
+    std::fs::rename(&journal, &elsewhere).unwrap();
+    within(async { while ready().await != 503 {} }).await;
+    std::fs::rename(&elsewhere, &journal).unwrap();
+    within(async { while ready().await != 200 {} }).await;
+    assert_eq!(post().await, 201);
     let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{said}");
     process.signal(Signal::INT);
