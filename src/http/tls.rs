@@ -330,8 +330,14 @@ impl Follower {
             tokio::time::sleep(self.pair.look_every).await;
             let pair = self.pair.clone();
             // The disk may be slow, and far away.
-            let Ok(read) = tokio::task::spawn_blocking(move || pair.read()).await else { return };
-            self.look(read);
+            match tokio::task::spawn_blocking(move || pair.read()).await {
+                Ok(read) => self.look(read),
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => {
+                    one_more(&self.counts.tls_reload_failures);
+                    tracing::error!(%error, "the files of the certificate could not be looked at");
+                }
+            }
         }
     }
 

@@ -160,6 +160,10 @@ impl Now {
             None,
             each(|counts| &counts.accept_errors).map(counters),
         )?;
+        let help =
+            "Connections that ended because what came was no HTTP, or a head beyond its bounds";
+        let malformed = each(|counts| &counts.malformed).map(counters);
+        names.each("connections_malformed", help, None, malformed)?;
         let help = "Handshakes of TLS that were begun and led to nothing";
         let failures = each(|counts| &counts.tls_handshake_failures).map(counters);
         names.each("tls_handshake_failures", help, None, failures)?;

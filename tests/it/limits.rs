@@ -95,6 +95,21 @@ async fn a_head_has_a_bound() {
     .await;
     let said = raw.closed().await;
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 431 "), "{said}");
+    let malformed = &server.public_counts.malformed;
+    until_it_is(malformed, 1).await;
+    // A client that was told https where there is no TLS.
+    let mut raw = server.connect().await;
+    raw.send("\x16\x03\x01\x02\x00\x01\x00\x01\u{3}\x03\r\n\r\n").await;
+    let said = raw.closed().await;
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 400 "), "{said}");
+    until_it_is(malformed, 2).await;
+    // Who comes and goes, or says something sound, is not one of them.
+    drop(server.connect().await);
+    let mut raw = server.connect().await;
+    raw.send("GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    raw.closed().await;
+    until_it_is(&server.public_counts.open, 0).await;
+    assert_eq!(count(malformed), 2);
 }
 
 #[tokio::test]

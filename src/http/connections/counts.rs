@@ -15,6 +15,8 @@ pub struct Counts {
     pub refused_by_address: AtomicU64,
     /// How often the system failed to hand over a connection.
     pub accept_errors: AtomicU64,
+    /// Connections that ended because what came was no HTTP, or a head beyond its bounds.
+    pub malformed: AtomicU64,
     /// Handshakes that were begun and led to nothing.
     pub tls_handshake_failures: AtomicU64,
     /// When the certificate expires, in s since the Unix epoch; 0 without TLS.

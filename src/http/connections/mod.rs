@@ -272,8 +272,14 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING);
     let connection = pin!(builder.serve_connection(io, service));
-    // However it ended, by its peer, by a fault of its peer or by us, there is nobody to tell.
-    let _ = watch.over(connection, |connection| connection.graceful_shutdown()).await;
+    // However it ended, by its peer, by a fault of its peer or by us, there is nobody else to tell.
+    let ended = watch.over(connection, |connection| connection.graceful_shutdown()).await;
+    if let Some(Err(error)) = ended
+        && error.downcast_ref().is_some_and(hyper::Error::is_parse)
+    {
+        one_more(&shared.counts.malformed);
+        tracing::debug!(%error, "what came was no HTTP, or too large a head");
+    }
 }
 
 /// Agrees on TLS; nothing if that fails or takes too long.
