@@ -120,7 +120,7 @@ impl Archive {
                 continue;
             }
             let Ok(record) = Record::read(line.text) else { continue };
-            if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
+            if segment.ends_before(record.seq) {
                 break;
             }
             if record.content.sid() == Some(id) && take(&record, line.text).is_break() {

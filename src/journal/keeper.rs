@@ -10,7 +10,7 @@ use super::disk::{Disk, DiskFile};
 use super::erase::order::{Order, State, Word};
 use super::erase::{self, LeftOut, Purge, Running, Site};
 use super::record::Record;
-use super::segment::{self, Segment};
+use super::segment::{self, Anew, Segment};
 use super::{Journal, Settings, checkpoint};
 use crate::clock::{Clock, Stopwatch};
 use crate::live::Live;
@@ -250,22 +250,13 @@ impl Keeper {
         let file = self.disk.create(unfinished)?;
         let mut encoder = zstd::Encoder::new(Paced::new(file), ZSTD_LEVEL)?;
         encoder.include_checksum(true)?;
+        let mut anew = Anew::new(&mut encoder);
         let mut lines = segment.lines(&*self.disk)?;
-        // Half a line is dropped where the segment ends, and kept where more follows.
-        let mut half = Vec::new();
         while let Some(line) = lines.next_line()? {
-            let seq = Record::read(line.text).ok().map(|record| record.seq);
-            if seq.is_some_and(|seq| Some(seq) >= segment.end_seq) {
+            if Record::read(line.text).is_ok_and(|record| segment.ends_before(record.seq)) {
                 break;
             }
-            io::Write::write_all(&mut encoder, &half)?;
-            half.clear();
-            if line.complete {
-                io::Write::write_all(&mut encoder, line.text)?;
-                io::Write::write_all(&mut encoder, b"\n")?;
-            } else {
-                half.extend_from_slice(line.text);
-            }
+            anew.keep(&line)?;
         }
         encoder.finish()?.end()?;
         self.disk.rename(unfinished, &segment::closed_name(segment.first_seq))?;

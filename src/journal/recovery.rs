@@ -196,7 +196,7 @@ impl Reading<'_> {
                 doubtful.push((line.offset, line.text.to_vec()));
                 continue;
             };
-            if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
+            if segment.ends_before(record.seq) {
                 break;
             }
             for (offset, text) in doubtful.drain(..) {

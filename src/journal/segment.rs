@@ -5,7 +5,7 @@
 //! to `….ndjson.zst`.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::disk::Disk;
 use super::record::{Damage, Record};
@@ -74,6 +74,12 @@ impl Segment {
             }
         }
         None
+    }
+
+    /// Whether the next segment has begun where a record of this number is, so that it counts no more in this
+    /// one.
+    pub fn ends_before(&self, seq: u64) -> bool {
+        self.end_seq.is_some_and(|end_seq| seq >= end_seq)
     }
 }
 
@@ -207,8 +213,7 @@ pub fn each_line<E: From<io::Error>>(
             };
             let record =
                 if line.complete { Record::read(line.text) } else { Err(Damage::Incomplete) };
-            let beyond = |end_seq| record.as_ref().is_ok_and(|record| record.seq >= end_seq);
-            if segment.end_seq.is_some_and(beyond) {
+            if record.as_ref().is_ok_and(|record| segment.ends_before(record.seq)) {
                 break;
             }
             take(&segment, &line, record)?;
@@ -255,5 +260,34 @@ impl Lines {
         let complete = self.line.last() == Some(&b'\n');
         let text = if complete { &self.line[..read - 1] } else { &self.line[..] };
         Ok(Some(Line { offset, number: self.number, text, complete }))
+    }
+}
+
+/// A segment that is written anew, line by line. Half a line is dropped where the segment ends, and kept where
+/// more follows.
+pub(super) struct Anew<W> {
+    pub(super) out: W,
+    half: Vec<u8>,
+}
+
+impl<W: Write> Anew<W> {
+    /// Nothing is written yet.
+    pub(super) fn new(out: W) -> Self {
+        Self { out, half: Vec::new() }
+    }
+
+    /// The next line of the old one, as it is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn keep(&mut self, line: &Line<'_>) -> io::Result<()> {
+        self.out.write_all(&self.half)?;
+        self.half.clear();
+        if !line.complete {
+            self.half.extend_from_slice(line.text);
+            return Ok(());
+        }
+        self.out.write_all(line.text)?;
+        self.out.write_all(b"\n")
     }
 }

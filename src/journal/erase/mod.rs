@@ -375,8 +375,7 @@ fn each_sound(
     let (mut is_cut_short, mut is_beyond) = (false, false);
     while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
         let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
-        is_beyond |=
-            head.as_ref().zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        is_beyond |= head.as_ref().is_some_and(|head| segment.ends_before(head.seq));
         take(line.text, head.filter(|_| !is_beyond))?;
     }
     Ok(())

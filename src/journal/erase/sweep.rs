@@ -12,7 +12,7 @@ use super::seek::Judge;
 use crate::journal::disk::Disk;
 use crate::journal::keeper::{Paced, ZSTD_LEVEL};
 use crate::journal::record::{Content, Encoded, Head, Record};
-use crate::journal::segment::{self, Line, Lines, Segment, unfinished_name};
+use crate::journal::segment::{self, Anew, Line, Lines, Segment, unfinished_name};
 use crate::session::id::SessionId;
 
 /// After how many bytes of lines it is asked whether to go on, and players get the machine for a while.
@@ -151,7 +151,7 @@ fn walk(
         let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
         // One with a number that was there before counts no more than a damaged line.
         let head = head.filter(|head| head.seq >= expected_seq);
-        is_beyond |= head.zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        is_beyond |= head.is_some_and(|head| segment.ends_before(head.seq));
         let fate = match head.filter(|_| !is_beyond) {
             Some(head) => {
                 expected_seq = match head.kind {
@@ -282,8 +282,7 @@ fn write_lines(
     out: &mut impl Write,
 ) -> io::Result<()> {
     let mut run: Option<Run> = None;
-    // Half a line is dropped where the segment ends, and kept where more follows.
-    let mut half = Vec::new();
+    let mut anew = Anew::new(out);
     walk(disk, segment, judge, meter, |line, fate| {
         match (fate, &mut run) {
             (Fate::Goes(head), Some(run)) if head.seq == run.first_seq + run.count => {
@@ -293,7 +292,7 @@ fn write_lines(
             (Fate::Condemned | Fate::Beyond, _) => return Ok(()),
             (fate, _) => {
                 if let Some(run) = run.take() {
-                    run.write(out, erased_ms)?;
+                    run.write(&mut anew.out, erased_ms)?;
                 }
                 if let Fate::Goes(head) = fate {
                     run = Some(Run::of(&head));
@@ -301,15 +300,9 @@ fn write_lines(
                 }
             }
         }
-        out.write_all(&std::mem::take(&mut half))?;
-        if !line.complete {
-            half.extend_from_slice(line.text);
-            return Ok(());
-        }
-        out.write_all(line.text)?;
-        out.write_all(b"\n")
+        anew.keep(line)
     })?;
-    run.map_or(Ok(()), |run| run.write(out, erased_ms))
+    run.map_or(Ok(()), |run| run.write(&mut anew.out, erased_ms))
 }
 
 /// How many lines of a file that holds no records go.
