@@ -7,14 +7,16 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use super::disk::Disk;
+use super::disk::{Disk, Paced, is_unfinished, write_whole};
 use super::record::{Damage, Record};
 
 /// How files are named; nothing else spells them.
 const OPEN_SUFFIX: &str = ".ndjson";
 const CLOSED_SUFFIX: &str = ".ndjson.zst";
-const UNFINISHED_SUFFIX: &str = ".unfinished";
 const SET_ASIDE_PREFIX: &str = "damaged-";
+
+/// A good ratio for little time; records shrink to about a tenth.
+const ZSTD_LEVEL: i32 = 3;
 
 /// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
 /// around it. A longer one is damage, and is not read into memory.
@@ -81,6 +83,31 @@ impl Segment {
     pub fn ends_before(&self, seq: u64) -> bool {
         self.end_seq.is_some_and(|end_seq| seq >= end_seq)
     }
+
+    /// Writes it anew from what `put` keeps of it, compressed if it is closed.
+    ///
+    /// # Errors
+    /// What the system says, or what `put` does.
+    pub(super) fn rewrite(
+        &self,
+        disk: &dyn Disk,
+        put: impl FnOnce(&mut Anew<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let compressed = self.compressed || self.end_seq.is_some();
+        let name = Segment { compressed, ..self.clone() }.name();
+        write_whole(disk, &name, |file| {
+            let mut paced = Paced::new(file);
+            if !compressed {
+                put(&mut Anew::new(&mut paced))?;
+                return paced.end();
+            }
+            let mut encoder = zstd::Encoder::new(paced, ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            put(&mut Anew::new(&mut encoder))?;
+            encoder.finish()?.end()
+        })?;
+        if name == self.name() { Ok(()) } else { disk.remove(&self.name()) }
+    }
 }
 
 /// The name of a segment that is not compressed.
@@ -96,16 +123,6 @@ pub fn closed_name(first_seq: u64) -> String {
 /// The name that a segment of this name has once it is compressed; none if it is no such name.
 pub fn compressed_name_of(name: &str) -> Option<String> {
     name.strip_suffix(OPEN_SUFFIX).map(|number| format!("{number}{CLOSED_SUFFIX}"))
-}
-
-/// The name of a file until it is whole.
-pub fn unfinished_name(name: &str) -> String {
-    format!("{name}{UNFINISHED_SUFFIX}")
-}
-
-/// Whether a file was left behind unfinished.
-pub fn is_unfinished(name: &str) -> bool {
-    name.ends_with(UNFINISHED_SUFFIX)
 }
 
 /// The name under which what cannot be read is set aside.
@@ -265,21 +282,28 @@ impl Lines {
 
 /// A segment that is written anew, line by line. Half a line is dropped where the segment ends, and kept where
 /// more follows.
-pub(super) struct Anew<W> {
-    pub(super) out: W,
+pub(super) struct Anew<'w> {
+    out: &'w mut dyn Write,
     half: Vec<u8>,
 }
 
-impl<W: Write> Anew<W> {
-    /// Nothing is written yet.
-    pub(super) fn new(out: W) -> Self {
+impl<'w> Anew<'w> {
+    fn new(out: &'w mut dyn Write) -> Self {
         Self { out, half: Vec::new() }
+    }
+
+    /// Lines that were not in the old one, line breaks and all.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn add(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.out.write_all(lines)
     }
 
     /// The next line of the old one, as it is.
     ///
     /// # Errors
-    /// What the system says.
+    /// See [`Anew::add`].
     pub(super) fn keep(&mut self, line: &Line<'_>) -> io::Result<()> {
         self.out.write_all(&self.half)?;
         self.half.clear();

@@ -13,8 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::seek::{Described, Selection};
-use crate::journal::disk::Disk;
-use crate::journal::segment::{is_unfinished, unfinished_name};
+use crate::journal::disk::{Disk, is_unfinished, unfinished_name, write_whole};
 use crate::session::id::SessionId;
 
 /// The file of the order.
@@ -174,7 +173,7 @@ impl Order {
 
     /// Puts it in the place of the one that is there.
     pub(super) fn save(&self, home: &dyn Disk) -> io::Result<()> {
-        write_whole(home, ORDER_FILE, &self.to_json())
+        write_whole(home, ORDER_FILE, |file| file.append(&self.to_json()))
     }
 
     /// As it stands in its file.
@@ -203,7 +202,7 @@ impl Word {
     /// What the system says.
     pub fn save(&self, home: &dyn Disk) -> io::Result<()> {
         let json = serde_json::to_vec(self).expect("text and numbers are JSON");
-        write_whole(home, &result_file(&self.order), &json)
+        write_whole(home, &result_file(&self.order), |file| file.append(&json))
     }
 
     /// Removes what was told of an order, now that it is read.
@@ -326,18 +325,6 @@ fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Some(bytes))
-}
-
-fn write_whole(home: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = unfinished_name(name);
-    let mut file = home.create(&unfinished)?;
-    let written = file.append(bytes).and_then(|()| file.sync());
-    if written.is_err() {
-        // A disk that is full must not be kept full by half a file.
-        let _ = home.remove(&unfinished);
-    }
-    written?;
-    home.rename(&unfinished, name)
 }
 
 #[cfg(test)]
