@@ -92,6 +92,14 @@ pub fn is_unfinished(name: &str) -> bool {
     name.ends_with(UNFINISHED_SUFFIX)
 }
 
+/// Nothing instead of an error because a file is not there.
+pub fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Writes a file whole, in place of any other of that name: `put` appends all of it, and syncs before the end
 /// where so much comes together that one sync would be long.
 ///

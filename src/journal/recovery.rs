@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::disk::Disk;
+use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
@@ -117,9 +117,7 @@ fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     if disk.list()?.iter().any(|(found, _)| found == name) {
         return Ok(());
     }
-    let mut file = disk.create(name)?;
-    file.append(bytes)?;
-    file.sync()
+    write_whole(disk, name, |file| file.append(bytes))
 }
 
 /// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal

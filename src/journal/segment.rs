@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use super::disk::{Disk, Paced, is_unfinished, write_whole};
+use super::disk::{Disk, Paced, is_unfinished, unless_missing, write_whole};
 use super::record::{Damage, Record};
 
 /// How files are named; nothing else spells them.
@@ -211,10 +211,7 @@ pub fn each_line<E: From<io::Error>>(
     mut take: impl FnMut(&Segment, &Line<'_>, Result<Record<'_>, Damage>) -> Result<(), E>,
 ) -> Result<(), E> {
     for segment in list(disk)? {
-        let mut lines = match segment.lines(disk) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lines => lines?,
-        };
+        let Some(mut lines) = unless_missing(segment.lines(disk))? else { continue };
         loop {
             let line = match lines.next_line() {
                 Ok(Some(line)) => line,

@@ -45,7 +45,7 @@ use serde::Serialize;
 use self::order::{Evidence, Found, Order, State, Word};
 use self::sweep::Look;
 pub(crate) use self::sweep::{count_lines, purge_lines};
-use super::disk::Disk;
+use super::disk::{Disk, unless_missing};
 use super::record::{Content, Encoded, Head, Record};
 use super::segment::{self, Segment};
 use super::{Ids, Journal, checkpoint};
@@ -244,7 +244,8 @@ fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bo
     }
 }
 
-/// Looks for what an order would remove, and changes nothing. A server may run meanwhile.
+/// Looks for what an order would remove, and changes nothing. A server may run meanwhile; what it has removed
+/// since it was listed is nothing to look at.
 ///
 /// # Errors
 /// What the system says, or what `tell` did.
@@ -259,7 +260,7 @@ pub fn survey(
     for name in set_aside(disk)? {
         let goes = |line: &[u8]| judge.condemns(line);
         let counted = count_lines(disk, &name, &goes, &mut |bytes| meter.line(bytes));
-        survey.set_aside_lines += unless_removed(counted)?.unwrap_or(0);
+        survey.set_aside_lines += unless_missing(counted)?.unwrap_or(0);
     }
     Ok((survey, Arc::new(judge)))
 }
@@ -279,7 +280,7 @@ fn find(
         Selection::Visitor(_) | Selection::Started(_) => {
             meter.expect(bytes);
             matching(disk, selection, &segments, meter, |_, result| {
-                unless_removed(result).map(Option::unwrap_or_default)
+                unless_missing(result).map(Option::unwrap_or_default)
             })?
         }
     };
@@ -291,7 +292,7 @@ fn find(
     let mut seen = vec![false; ids.as_slice().len()];
     let mut note = |id| ids.position(id).into_iter().for_each(|place| seen[place] = true);
     for segment in &segments {
-        let look = unless_removed(sweep::look(disk, segment, &judge, meter, &mut note))?;
+        let look = unless_missing(sweep::look(disk, segment, &judge, meter, &mut note))?;
         let Some(look) = look else { continue };
         if look.is_dirty() {
             survey.segments += 1;
@@ -310,7 +311,7 @@ fn find(
             }
             meter.line(line.len())
         });
-        unless_removed(saved)?;
+        unless_missing(saved)?;
         survey.checkpoints += u64::from(has_any);
     }
     survey.sessions = seen.iter().filter(|seen| **seen).count() as u64;
@@ -507,14 +508,6 @@ fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
         disk.remove(&name)?;
     }
     Ok(())
-}
-
-/// What a running server has removed since it was listed is nothing to look at.
-fn unless_removed<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
 }
 
 fn add(to: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::seek::{Described, Selection};
-use crate::journal::disk::{Disk, is_unfinished, unfinished_name, write_whole};
+use crate::journal::disk::{Disk, is_unfinished, unfinished_name, unless_missing, write_whole};
 use crate::session::id::SessionId;
 
 /// The file of the order.
@@ -262,10 +262,8 @@ pub fn place(data_dir: &Path, order: &Order) -> io::Result<bool> {
 /// What the system says.
 pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
     let half = data_dir.join(GIVEN_FILE);
-    let file = match OpenOptions::new().write(true).open(&half) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
+    let opened = OpenOptions::new().write(true).open(&half);
+    let Some(file) = unless_missing(opened)? else { return Ok(()) };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(()),
         locked => locked?,
@@ -275,10 +273,8 @@ pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => found.map(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())),
-    }
+    let found = unless_missing(std::fs::metadata(path))?;
+    Ok(found.is_some_and(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())))
 }
 
 /// Removes what is left of orders before: halves of what only whoever carries them out writes, and results
@@ -311,17 +307,11 @@ pub(super) fn remove_order(home: &dyn Disk) -> io::Result<()> {
 }
 
 fn remove(home: &dyn Disk, name: &str) -> io::Result<()> {
-    match home.remove(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    unless_missing(home.remove(name)).map(drop)
 }
 
 fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match home.open(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
+    let Some(mut file) = unless_missing(home.open(name))? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Some(bytes))
