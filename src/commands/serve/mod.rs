@@ -100,7 +100,7 @@ impl Starting {
         tracing::info!(
             listen = %doors.listen,
             admin_listen = %doors.admin_listen,
-            "the journal is being read back; until then only health is answered"
+            "the journal is being read back; until then only health is answered, and on the admin address /metrics"
         );
         let shutdown = config.shutdown.clone();
         let rooms = {
