@@ -37,19 +37,12 @@ pub struct Recovered {
     pub cut_bytes: u64,
 }
 
-/// Brings `live` to the state that the journal tells, and the journal into order.
+/// Brings `live` to the state that the journal tells, and the journal into order: as if these sessions were
+/// erased, though what is of them may stand there still.
 ///
 /// # Errors
 /// What the system says.
-pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::Result<Recovered> {
-    recover_without(disk, live, processor, &Ids::default())
-}
-
-/// The same as if these sessions were erased, though what is of them stands there still.
-///
-/// # Errors
-/// What the system says.
-pub fn recover_without(
+pub fn recover(
     disk: &dyn Disk,
     live: &Live,
     processor: &mut Processor,
