@@ -34,6 +34,8 @@ mod seek;
 
 mod sweep;
 
+pub mod wait;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
