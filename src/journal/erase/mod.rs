@@ -28,9 +28,13 @@
 //! 3 and 5 a journal can have the events of a session without its start, but only as long as the order is
 //! there.
 
+mod judge;
+
 pub mod order;
 
 mod seek;
+
+mod selection;
 
 mod sweep;
 
@@ -45,6 +49,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::order::{Evidence, Found, Order, State, Word};
+use self::seek::Seeker;
 use self::sweep::Look;
 pub(crate) use self::sweep::{count_lines, purge_lines};
 use super::disk::{Disk, unless_missing};
@@ -56,7 +61,8 @@ use crate::live::Live;
 use crate::processor::Change;
 use crate::session::id::SessionId;
 
-pub use self::seek::{Described, Fingerprint, Judge, Range, Selection, Visitor};
+pub use self::judge::Judge;
+pub use self::selection::{Described, Fingerprint, Range, Selection, Visitor};
 pub use self::sweep::{Meter, Pace, Tell};
 
 /// How many sessions one record drops from memory: players who wait to be written must not wait long.
@@ -330,7 +336,7 @@ fn matching(
     meter: &mut Meter<'_>,
     hold: impl Fn(&str, io::Result<()>) -> io::Result<()>,
 ) -> io::Result<Ids> {
-    let seeker = seek::Seeker::of(selection);
+    let seeker = Seeker::of(selection);
     let first_ms = segments.iter().find_map(|segment| segment.first_received_ms(disk));
     let began_before = |id: SessionId| first_ms.is_none_or(|first_ms| id.minted_ms() < first_ms);
     let mut found = BTreeSet::new();

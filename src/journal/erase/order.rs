@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::seek::{Described, Selection};
+use super::selection::{Described, Selection};
 use crate::journal::disk::{Disk, is_unfinished, unfinished_name, unless_missing, write_whole};
 use crate::session::id::SessionId;
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
 
-use super::seek::Judge;
+use super::judge::Judge;
 use crate::journal::disk::{Disk, Paced, write_whole};
 use crate::journal::record::{Content, Encoded, Head, Record};
 use crate::journal::segment::{self, Anew, Line, Lines, Segment};
