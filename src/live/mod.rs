@@ -6,15 +6,15 @@
 
 mod deadlines;
 
-use std::hash::{BuildHasherDefault, Hasher};
+mod shard;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::deadlines::Deadlines;
+use self::shard::{Hashed, Held, Shard};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Closing, Counts, Facts, Opening, Session, Step, Terms};
 use crate::size::Size;
@@ -88,24 +88,6 @@ pub struct Progress {
     /// When sessions end and how much they take, as of this record.
     #[serde(rename = "timeouts")]
     pub terms: Terms,
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    /// The last record that changed this shard.
-    seq: u64,
-    sessions: HashMap<Hashed, Box<Held>, BuildHasherDefault<OwnHash>>,
-    deadlines: Deadlines,
-    /// Sessions that have ended and whose report is not in the journal yet.
-    ended: HashMap<Hashed, Arc<Session>, BuildHasherDefault<OwnHash>>,
-}
-
-/// A session and where it stands among the deadlines.
-#[derive(Debug)]
-struct Held {
-    session: Session,
-    /// Under which instant its deadline is noted, never too late; none while it is taken out to be closed.
-    noted_up_ms: Option<u64>,
 }
 
 /// A shard as a checkpoint saves it.
@@ -550,32 +532,6 @@ impl Progress {
     }
 }
 
-impl Shard {
-    /// Whether the record is not folded here yet; if so, it is from now on.
-    fn is_new(&mut self, seq: u64) -> bool {
-        let is_new = seq > self.seq;
-        self.seq = self.seq.max(seq);
-        is_new
-    }
-
-    fn insert(&mut self, id: SessionId, session: Session, terms: &Terms) {
-        let (deadline_up_ms, _) = session.deadline(terms);
-        let mut held = Box::new(Held { session, noted_up_ms: None });
-        held.note(&mut self.deadlines, id, deadline_up_ms);
-        self.sessions.insert(Hashed(id), held);
-    }
-}
-
-impl Held {
-    /// Notes the deadline, in place of the one that was noted.
-    fn note(&mut self, deadlines: &mut Deadlines, id: SessionId, deadline_up_ms: u64) {
-        if let Some(noted_up_ms) = self.noted_up_ms.replace(deadline_up_ms) {
-            deadlines.remove(noted_up_ms, id);
-        }
-        deadlines.add(deadline_up_ms, id);
-    }
-}
-
 /// Room kept for one session.
 #[derive(Debug)]
 pub struct Room {
@@ -596,34 +552,6 @@ impl Drop for Room {
         if self.bytes > 0 {
             self.live.discount(self.bytes);
         }
-    }
-}
-
-/// A session id as a key: its code is a uniform hash already.
-#[derive(Debug, PartialEq, Eq)]
-struct Hashed(SessionId);
-
-impl std::hash::Hash for Hashed {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u64(self.0.hash());
-    }
-}
-
-/// Takes the one number that [`Hashed`] gives it.
-#[derive(Debug, Default)]
-struct OwnHash(u64);
-
-impl Hasher for OwnHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        unreachable!("a session id hashes as one u64, not as {} bytes", bytes.len());
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 
