@@ -1,12 +1,13 @@
 //! The data folder: what survives a restart.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rand::Rng;
 
+use crate::journal::disk::{Folder, write_whole};
 use crate::session::id::Key;
 
 /// The file of the key that signs session ids.
@@ -138,7 +139,9 @@ impl DataDir {
                 let mut bytes = [0; Key::BYTES];
                 rand::rng().fill_bytes(&mut bytes);
                 let key = Key::new(bytes);
-                self.write_durably(SESSION_KEY, &format!("{}\n", key.to_secret_hex()))
+                let text = format!("{}\n", key.to_secret_hex());
+                let folder = Folder::private_at(&self.path);
+                write_whole(&folder, SESSION_KEY, |file| file.append(text.as_bytes()))
                     .map_err(|error| not_writable(&self.path, error))?;
                 Ok(key)
             }
@@ -154,21 +157,6 @@ impl DataDir {
             // Who cannot tell must not make a new key.
             Err(error) => Err(error),
         }
-    }
-
-    /// Writes a file that only the server can read, whole or not at all.
-    fn write_durably(&self, name: &str, text: &str) -> io::Result<()> {
-        let unfinished = self.path.join(format!("{name}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, self.path.join(name))?;
-        File::open(&self.path)?.sync_all()
     }
 }
 

@@ -18,9 +18,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::disk::{Disk, Folder};
+use crate::journal::disk::{Disk, Folder, is_unfinished};
 use crate::journal::erase::{self, Judge, Meter, Pace, Purged};
-use crate::journal::segment::is_unfinished;
 use crate::size::Size;
 use crate::wire::Violations;
 

@@ -10,6 +10,7 @@ use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex};
 
 use libfuzzer_sys::fuzz_target;
+use mediatally::journal::Ids;
 use mediatally::journal::disk::{Disk, DiskFile};
 use mediatally::journal::recovery::{Recovered, recover};
 use mediatally::live::{self, Live};
@@ -64,7 +65,7 @@ impl DiskFile for File {
 
 fn read_back(disk: &Memory) -> io::Result<Recovered> {
     let live = Arc::new(Live::new(live::Settings::default()));
-    recover(disk, &live, &mut Processor::new(Arc::clone(&live)))
+    recover(disk, &live, &mut Processor::new(Arc::clone(&live)), &Ids::default())
 }
 
 fuzz_target!(|files: (Vec<u8>, u8, Vec<u8>, Option<Vec<u8>>)| {

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{journal_of, verify};
 use crate::data_dir::{JOURNAL, LOCK_FILE, SESSION_KEY, UNFINISHED_BACKUP};
 use crate::journal::copy::{self, Copied, Source};
-use crate::journal::disk::Folder;
+use crate::journal::disk::{Folder, is_unfinished};
 use crate::journal::erase::order::ORDER_FILE;
 use crate::journal::segment;
 
@@ -146,8 +146,7 @@ impl Others {
         for name in names {
             let is_order = name.as_encoded_bytes().starts_with(ORDER_FILE.as_bytes());
             let is_part = depth > 0 || !(name == JOURNAL || name == LOCK_FILE || is_order);
-            let is_finished = !name.as_encoded_bytes().ends_with(b".new")
-                && !name.to_str().is_some_and(segment::is_unfinished);
+            let is_finished = !name.to_str().is_some_and(is_unfinished);
             if is_part && is_finished {
                 let (source, target) = (from.join(&name), to.join(&name));
                 let is_key = depth == 0 && name == SESSION_KEY;

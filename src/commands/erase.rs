@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
@@ -23,21 +22,13 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
 use crate::journal::disk::Folder;
 use crate::journal::erase::order::{self, Evidence, Order, State, Word};
+use crate::journal::erase::wait::{LOOK, Standing, Wait};
 use crate::journal::erase::{
     self, Described, Meter, Purged, Range, Selection, Site, Survey, Tell, Visitor,
 };
 use crate::privacy::Hasher;
 use crate::rejects;
 use crate::session::id::{Key, SessionId};
-
-/// How often it is looked how far the server is.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// After how many looks without a word it is looked whether the server still runs.
-const LOOKS_TILL_ASKING: u32 = 50;
-
-/// After how many looks without a word nobody waits any longer.
-const LOOKS_MAX: u32 = 300;
 
 /// What became of an order that could not be carried out.
 const STANDS: &str = "it is not done: the order stands, and the next start or erase finishes it";
@@ -179,35 +170,31 @@ fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
         bail!("another order to erase is being carried out; give this one once that is done");
     }
     let (home, bar) = (Folder::private_at(data_dir), bar()?);
-    let (mut heard_ms, mut silent) = (None, 0_u32);
+    let mut wait = Wait::new(&home, &order.id);
     loop {
         thread::sleep(LOOK);
-        let word = Word::on(&home, &order.id)?;
-        silent = if word.as_ref().map(|word| word.written_ms) == heard_ms { silent + 1 } else { 0 };
-        heard_ms = word.as_ref().map(|word| word.written_ms);
-        match word.map(|word| word.state) {
-            Some(State::Done(evidence)) => {
-                bar.finish_and_clear();
-                Word::forget(&home, &order.id)?;
-                return Ok(*evidence);
+        match wait.look()? {
+            Standing::Given => {}
+            Standing::Told(State::Running { done_bytes, total_bytes }) => {
+                show(&bar, done_bytes, total_bytes);
             }
-            Some(State::Failing { why }) => {
+            Standing::Told(State::Failing { why }) => {
                 bail!("the server could not do it: {why}; the order stands, and it tries again")
             }
-            Some(State::Running { done_bytes, total_bytes }) => show(&bar, done_bytes, total_bytes),
-            None => {}
-        }
-        if silent > 0 && silent.is_multiple_of(LOOKS_TILL_ASKING) {
-            // If the server has ended meanwhile, this is the one to finish it.
-            if let Ok(folder) = DataDir::open(data_dir) {
-                return finish_for(&folder, order, &bar);
+            Standing::Told(State::Done(evidence)) => {
+                bar.finish_and_clear();
+                return Ok(*evidence);
             }
-        }
-        if silent > LOOKS_MAX {
-            bail!(
+            Standing::Quiet => {
+                // If the server has ended meanwhile, this is the one to finish it.
+                if let Ok(folder) = DataDir::open(data_dir) {
+                    return finish_for(&folder, order, &bar);
+                }
+            }
+            Standing::Silent => bail!(
                 "the server has not said a word for a minute: it cannot write, or is of a version that \
                  cannot erase; the order stands, and it or the next start carries it out"
-            );
+            ),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::disk::{Disk, Space};
+use super::disk::{Disk, Space, unless_missing};
 use super::record::Record;
 use super::segment::{self, Segment};
 use crate::session::id::SessionId;
@@ -95,12 +95,9 @@ impl Archive {
         wants: &impl Fn() -> bool,
         take: &mut impl FnMut(&Record<'_>, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
-        let mut lines = match segment.lines(&*self.0) {
+        let Some(mut lines) = unless_missing(segment.lines(&*self.0))? else {
             // Retention has removed it since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(ControlFlow::Continue(()));
-            }
-            lines => lines?,
+            return Ok(ControlFlow::Continue(()));
         };
         let member = format!("\"sid\":\"{id}\"");
         loop {
@@ -120,7 +117,7 @@ impl Archive {
                 continue;
             }
             let Ok(record) = Record::read(line.text) else { continue };
-            if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
+            if segment.ends_before(record.seq) {
                 break;
             }
             if record.content.sid() == Some(id) && take(&record, line.text).is_break() {

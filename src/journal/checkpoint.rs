@@ -12,15 +12,14 @@
 //! written in small pieces, each synced before the next: a large one synced at once would stall the
 //! journal's own sync. Two are kept, in case the newer is damaged.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Ids;
-use super::disk::Disk;
+use super::disk::{Disk, PIECE_BYTES, Paced, write_whole};
 use super::erase::Pace;
-use super::segment::unfinished_name;
 use crate::live::{Live, Progress, SHARDS};
 use crate::session::Session;
 use crate::session::id::SessionId;
@@ -29,9 +28,6 @@ const PREFIX: &str = "checkpoint-";
 
 /// How many checkpoints are kept.
 const KEPT: usize = 2;
-
-/// How much is written and synced at once.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// How long the disk is left to the journal between two pieces.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
@@ -140,25 +136,17 @@ pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Res
         return Ok(None);
     }
     let mut bytes = 0;
-    let unfinished = unfinished_name(&name);
-    let mut file = disk.create(&unfinished)?;
-    let written = write(live, now_ms, |piece, is_last| {
-        file.append(piece)?;
-        bytes += piece.len() as u64;
-        if running || is_last {
-            file.sync()?;
-        }
-        if running && !is_last {
-            std::thread::sleep(PIECE_PAUSE);
-        }
-        Ok(())
-    });
-    if written.is_err() {
-        // A disk that is full must not be kept full by half a file.
-        let _ = disk.remove(&unfinished);
-    }
-    written?;
-    disk.rename(&unfinished, &name)?;
+    write_whole(disk, &name, |file| {
+        write(live, now_ms, |piece, is_last| {
+            file.append(piece)?;
+            bytes += piece.len() as u64;
+            if running && !is_last {
+                file.sync()?;
+                std::thread::sleep(PIECE_PAUSE);
+            }
+            Ok(())
+        })
+    })?;
     for (_, old) in list(disk)?.into_iter().skip(KEPT) {
         disk.remove(&old)?;
     }
@@ -273,52 +261,26 @@ pub(super) fn rewrite_without(
     if !has_any {
         return Ok(false);
     }
-    let unfinished = unfinished_name(name);
-    let written = write_without(disk, name, &unfinished, goes, running, pace);
-    if written.is_err() {
-        let _ = disk.remove(&unfinished);
-    }
-    written?;
-    disk.rename(&unfinished, name)?;
-    Ok(true)
-}
-
-fn write_without(
-    disk: &dyn Disk,
-    name: &str,
-    unfinished: &str,
-    goes: impl Fn(SessionId) -> bool,
-    running: bool,
-    pace: Pace<'_>,
-) -> Result<(), Broken> {
-    let mut file = disk.create(unfinished)?;
-    let mut put = |piece: &mut Vec<u8>| -> io::Result<()> {
-        file.append(piece)?;
-        file.sync()?;
-        piece.clear();
-        if running {
-            std::thread::sleep(PIECE_PAUSE);
-        }
-        Ok(())
-    };
-    let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
-    let (mut crc, mut sessions) = (0, 0);
-    each_line(disk.open(name)?, |line| {
-        pace(line.len())?;
-        let id = session_of(line);
-        if id.is_some_and(&goes) {
-            return Ok(());
-        }
-        sessions += u64::from(id.is_some());
-        crc = crc32c::crc32c_append(crc, line);
-        piece.extend_from_slice(line);
-        if piece.len() >= PIECE_BYTES {
-            put(&mut piece)?;
-        }
-        Ok(())
+    let pause = if running { PIECE_PAUSE } else { Duration::ZERO };
+    write_whole(disk, name, |file| {
+        let mut paced = Paced::new(file).pausing(pause);
+        let (mut crc, mut sessions) = (0, 0);
+        each_line(disk.open(name)?, |line| {
+            pace(line.len())?;
+            let id = session_of(line);
+            if id.is_some_and(&goes) {
+                return Ok(());
+            }
+            sessions += u64::from(id.is_some());
+            crc = crc32c::crc32c_append(crc, line);
+            Ok(paced.write_all(line)?)
+        })?;
+        let mut footer = Vec::new();
+        add_line(&mut footer, &Footer { sessions, crc: format!("{crc:08x}") });
+        paced.write_all(&footer)?;
+        Ok::<_, Broken>(paced.end()?)
     })?;
-    add_line(&mut piece, &Footer { sessions, crc: format!("{crc:08x}") });
-    Ok(put(&mut piece)?)
+    Ok(true)
 }
 
 /// The session that a line saves, if it saves one.

@@ -19,7 +19,7 @@
 use std::io::{self, Read};
 
 use super::checkpoint;
-use super::disk::{Disk, Mark};
+use super::disk::{Disk, Mark, unless_missing};
 use super::erase::order::ORDER_FILE;
 use super::record::Record;
 use super::segment::{self, Segment};
@@ -211,14 +211,6 @@ impl<T: FnMut(u64)> Copying<'_, T> {
             self.to.truncate(&name, good_bytes)?;
         }
         Ok(bytes - good_bytes)
-    }
-}
-
-/// Nothing instead of an error because a file is not there.
-fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
     }
 }
 

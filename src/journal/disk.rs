@@ -1,4 +1,8 @@
 //! The folder of the journal, as far as the journal needs it: the seam at which tests break it.
+//!
+//! A file that is read by its name is written whole: under a name that says that it is not finished, which it
+//! loses once everything is in it and synced. So after a crash there is the one before or the new one, never
+//! half of either.
 
 #![expect(clippy::missing_errors_doc, reason = "every call fails with what the system says")]
 
@@ -6,6 +10,8 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// A folder whose changes are durable when a call returns.
 pub trait Disk: Send + Sync {
@@ -71,6 +77,98 @@ pub trait DiskFile: Send {
 
     /// Fails if what is appended would not be found because the file was removed or moved away.
     fn still_there(&self) -> io::Result<()>;
+}
+
+/// How the name of a file ends until it is whole; nothing else spells it.
+const UNFINISHED_SUFFIX: &str = ".unfinished";
+
+/// The name of a file until it is whole.
+pub fn unfinished_name(name: &str) -> String {
+    format!("{name}{UNFINISHED_SUFFIX}")
+}
+
+/// Whether a file was left behind unfinished.
+pub fn is_unfinished(name: &str) -> bool {
+    name.ends_with(UNFINISHED_SUFFIX)
+}
+
+/// Nothing instead of an error because a file is not there.
+pub fn unless_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Writes a file whole, in place of any other of that name: `put` appends all of it, and syncs before the end
+/// where so much comes together that one sync would be long.
+///
+/// # Errors
+/// What the system says, or what `put` does; what is unfinished is then removed.
+pub fn write_whole<E: From<io::Error>>(
+    disk: &dyn Disk,
+    name: &str,
+    put: impl FnOnce(&mut dyn DiskFile) -> Result<(), E>,
+) -> Result<(), E> {
+    let unfinished = unfinished_name(name);
+    let write = || {
+        let mut file = disk.create(&unfinished)?;
+        put(&mut *file)?;
+        file.sync()?;
+        drop(file);
+        Ok(disk.rename(&unfinished, name)?)
+    };
+    write().inspect_err(|_| {
+        // A disk that is full must not be kept full by half a file.
+        let _ = disk.remove(&unfinished);
+    })
+}
+
+/// How much of a large file is written and synced at once.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+
+/// A file that is synced piece by piece, so that no sync is long.
+pub(super) struct Paced<'f> {
+    file: &'f mut dyn DiskFile,
+    piece: Vec<u8>,
+    /// How long the disk is left to others between two pieces.
+    pause: Duration,
+}
+
+impl<'f> Paced<'f> {
+    /// Without a pause between the pieces.
+    pub(super) fn new(file: &'f mut dyn DiskFile) -> Self {
+        Self { file, piece: Vec::new(), pause: Duration::ZERO }
+    }
+
+    /// With a pause after each piece.
+    pub(super) fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Appends what is left, which is synced with the whole.
+    pub(super) fn end(self) -> io::Result<()> {
+        self.file.append(&self.piece)
+    }
+}
+
+impl Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE_BYTES {
+            self.file.append(&self.piece)?;
+            self.file.sync()?;
+            self.piece.clear();
+            if !self.pause.is_zero() {
+                thread::sleep(self.pause);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A folder of the real file system.
@@ -209,5 +307,25 @@ impl DiskFile for FolderFile {
         }
         let why = format!("{} is another file now", self.path.display());
         Err(io::Error::new(io::ErrorKind::NotFound, why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::sim::SimDisk;
+
+    #[test]
+    fn what_cannot_be_written_whole_leaves_the_file_before_and_no_half() {
+        // Made, appended to, synced, renamed: each of these fails once.
+        for step in 0..4 {
+            let disk = SimDisk::default();
+            disk.write("file", b"before".to_vec());
+            disk.fail_after(step, Some(1), 3);
+            write_whole(&disk, "file", |file| file.append(b"after")).unwrap_err();
+            assert_eq!(disk.list().unwrap(), [("file".to_owned(), 6)], "step {step}");
+            write_whole(&disk, "file", |file| file.append(b"after")).unwrap();
+            assert_eq!(disk.list().unwrap(), [("file".to_owned(), 5)], "step {step}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::erase::order::{Order, State, Word};
 use super::erase::{self, LeftOut, Purge, Running, Site};
 use super::record::Record;
@@ -16,12 +16,6 @@ use crate::clock::{Clock, Stopwatch};
 use crate::live::Live;
 use crate::telemetry::labels::Task;
 use crate::telemetry::series;
-
-/// A good ratio for little time; records shrink to about a tenth.
-pub(super) const ZSTD_LEVEL: i32 = 3;
-
-/// How much of a compressed segment is written and synced at once.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// How often it looks for an order to erase.
 const ERASE_LOOK: Duration = Duration::from_secs(1);
@@ -232,44 +226,24 @@ impl Keeper {
             if segment.compressed || segment.end_seq.is_none() {
                 continue;
             }
-            let name = segment::closed_name(segment.first_seq);
-            let unfinished = segment::unfinished_name(&name);
-            let compressed = self.compress(&segment, &unfinished);
-            if compressed.is_err() {
-                // A disk that is full must not be kept full by half a file.
-                let _ = self.disk.remove(&unfinished);
-            }
             // One that cannot be read is no reason to leave the others as they are.
-            result = result.and(compressed);
+            result = result.and(self.compress(&segment));
         }
         result
     }
 
     /// Writes the compressed form of a segment, without what does not count in it.
-    fn compress(&self, segment: &Segment, unfinished: &str) -> io::Result<()> {
-        let file = self.disk.create(unfinished)?;
-        let mut encoder = zstd::Encoder::new(Paced::new(file), ZSTD_LEVEL)?;
-        encoder.include_checksum(true)?;
-        let mut lines = segment.lines(&*self.disk)?;
-        // Half a line is dropped where the segment ends, and kept where more follows.
-        let mut half = Vec::new();
-        while let Some(line) = lines.next_line()? {
-            let seq = Record::read(line.text).ok().map(|record| record.seq);
-            if seq.is_some_and(|seq| Some(seq) >= segment.end_seq) {
-                break;
+    fn compress(&self, segment: &Segment) -> io::Result<()> {
+        segment.rewrite(&*self.disk, |anew| {
+            let mut lines = segment.lines(&*self.disk)?;
+            while let Some(line) = lines.next_line()? {
+                if Record::read(line.text).is_ok_and(|record| segment.ends_before(record.seq)) {
+                    break;
+                }
+                anew.keep(&line)?;
             }
-            io::Write::write_all(&mut encoder, &half)?;
-            half.clear();
-            if line.complete {
-                io::Write::write_all(&mut encoder, line.text)?;
-                io::Write::write_all(&mut encoder, b"\n")?;
-            } else {
-                half.extend_from_slice(line.text);
-            }
-        }
-        encoder.finish()?.end()?;
-        self.disk.rename(unfinished, &segment::closed_name(segment.first_seq))?;
-        self.disk.remove(&segment::open_name(segment.first_seq))
+            Ok(())
+        })
     }
 
     /// Removes the segments that are too old or too many, but never one that the older checkpoint needs.
@@ -305,43 +279,5 @@ impl Keeper {
         let first = next.iter().find_map(|segment| segment.first_received_ms(&*self.disk));
         let age_ms = |received_ms| self.clock.now_ms().saturating_sub(received_ms);
         first.is_some_and(|first| Duration::from_millis(age_ms(first)) > self.settings.retention)
-    }
-}
-
-/// A file that is synced piece by piece, so that no sync is long.
-pub(super) struct Paced {
-    file: Box<dyn DiskFile>,
-    piece: Vec<u8>,
-}
-
-impl Paced {
-    pub(super) fn new(file: Box<dyn DiskFile>) -> Self {
-        Self { file, piece: Vec::new() }
-    }
-
-    /// Writes and syncs what is left.
-    pub(super) fn end(mut self) -> io::Result<()> {
-        self.put()
-    }
-
-    fn put(&mut self) -> io::Result<()> {
-        self.file.append(&self.piece)?;
-        self.file.sync()?;
-        self.piece.clear();
-        Ok(())
-    }
-}
-
-impl io::Write for Paced {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE_BYTES {
-            self.put()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

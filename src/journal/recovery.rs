@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::disk::Disk;
+use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
@@ -37,19 +37,12 @@ pub struct Recovered {
     pub cut_bytes: u64,
 }
 
-/// Brings `live` to the state that the journal tells, and the journal into order.
+/// Brings `live` to the state that the journal tells, and the journal into order: as if these sessions were
+/// erased, though what is of them may stand there still.
 ///
 /// # Errors
 /// What the system says.
-pub fn recover(disk: &dyn Disk, live: &Live, processor: &mut Processor) -> io::Result<Recovered> {
-    recover_without(disk, live, processor, &Ids::default())
-}
-
-/// The same as if these sessions were erased, though what is of them stands there still.
-///
-/// # Errors
-/// What the system says.
-pub fn recover_without(
+pub fn recover(
     disk: &dyn Disk,
     live: &Live,
     processor: &mut Processor,
@@ -117,9 +110,7 @@ fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     if disk.list()?.iter().any(|(found, _)| found == name) {
         return Ok(());
     }
-    let mut file = disk.create(name)?;
-    file.append(bytes)?;
-    file.sync()
+    write_whole(disk, name, |file| file.append(bytes))
 }
 
 /// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal
@@ -196,7 +187,7 @@ impl Reading<'_> {
                 doubtful.push((line.offset, line.text.to_vec()));
                 continue;
             };
-            if segment.end_seq.is_some_and(|end_seq| record.seq >= end_seq) {
+            if segment.ends_before(record.seq) {
                 break;
             }
             for (offset, text) in doubtful.drain(..) {

@@ -5,16 +5,18 @@
 //! to `….ndjson.zst`.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
-use super::disk::Disk;
+use super::disk::{Disk, Paced, is_unfinished, unless_missing, write_whole};
 use super::record::{Damage, Record};
 
 /// How files are named; nothing else spells them.
 const OPEN_SUFFIX: &str = ".ndjson";
 const CLOSED_SUFFIX: &str = ".ndjson.zst";
-const UNFINISHED_SUFFIX: &str = ".unfinished";
 const SET_ASIDE_PREFIX: &str = "damaged-";
+
+/// A good ratio for little time; records shrink to about a tenth.
+const ZSTD_LEVEL: i32 = 3;
 
 /// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
 /// around it. A longer one is damage, and is not read into memory.
@@ -75,6 +77,37 @@ impl Segment {
         }
         None
     }
+
+    /// Whether the next segment has begun where a record of this number is, so that it counts no more in this
+    /// one.
+    pub fn ends_before(&self, seq: u64) -> bool {
+        self.end_seq.is_some_and(|end_seq| seq >= end_seq)
+    }
+
+    /// Writes it anew from what `put` keeps of it, compressed if it is closed.
+    ///
+    /// # Errors
+    /// What the system says, or what `put` does.
+    pub(super) fn rewrite(
+        &self,
+        disk: &dyn Disk,
+        put: impl FnOnce(&mut Anew<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let compressed = self.compressed || self.end_seq.is_some();
+        let name = Segment { compressed, ..self.clone() }.name();
+        write_whole(disk, &name, |file| {
+            let mut paced = Paced::new(file);
+            if !compressed {
+                put(&mut Anew::new(&mut paced))?;
+                return paced.end();
+            }
+            let mut encoder = zstd::Encoder::new(paced, ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            put(&mut Anew::new(&mut encoder))?;
+            encoder.finish()?.end()
+        })?;
+        if name == self.name() { Ok(()) } else { disk.remove(&self.name()) }
+    }
 }
 
 /// The name of a segment that is not compressed.
@@ -90,16 +123,6 @@ pub fn closed_name(first_seq: u64) -> String {
 /// The name that a segment of this name has once it is compressed; none if it is no such name.
 pub fn compressed_name_of(name: &str) -> Option<String> {
     name.strip_suffix(OPEN_SUFFIX).map(|number| format!("{number}{CLOSED_SUFFIX}"))
-}
-
-/// The name of a file until it is whole.
-pub fn unfinished_name(name: &str) -> String {
-    format!("{name}{UNFINISHED_SUFFIX}")
-}
-
-/// Whether a file was left behind unfinished.
-pub fn is_unfinished(name: &str) -> bool {
-    name.ends_with(UNFINISHED_SUFFIX)
 }
 
 /// The name under which what cannot be read is set aside.
@@ -188,10 +211,7 @@ pub fn each_line<E: From<io::Error>>(
     mut take: impl FnMut(&Segment, &Line<'_>, Result<Record<'_>, Damage>) -> Result<(), E>,
 ) -> Result<(), E> {
     for segment in list(disk)? {
-        let mut lines = match segment.lines(disk) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lines => lines?,
-        };
+        let Some(mut lines) = unless_missing(segment.lines(disk))? else { continue };
         loop {
             let line = match lines.next_line() {
                 Ok(Some(line)) => line,
@@ -207,8 +227,7 @@ pub fn each_line<E: From<io::Error>>(
             };
             let record =
                 if line.complete { Record::read(line.text) } else { Err(Damage::Incomplete) };
-            let beyond = |end_seq| record.as_ref().is_ok_and(|record| record.seq >= end_seq);
-            if segment.end_seq.is_some_and(beyond) {
+            if record.as_ref().is_ok_and(|record| segment.ends_before(record.seq)) {
                 break;
             }
             take(&segment, &line, record)?;
@@ -255,5 +274,41 @@ impl Lines {
         let complete = self.line.last() == Some(&b'\n');
         let text = if complete { &self.line[..read - 1] } else { &self.line[..] };
         Ok(Some(Line { offset, number: self.number, text, complete }))
+    }
+}
+
+/// A segment that is written anew, line by line. Half a line is dropped where the segment ends, and kept where
+/// more follows.
+pub(super) struct Anew<'w> {
+    out: &'w mut dyn Write,
+    half: Vec<u8>,
+}
+
+impl<'w> Anew<'w> {
+    fn new(out: &'w mut dyn Write) -> Self {
+        Self { out, half: Vec::new() }
+    }
+
+    /// Lines that were not in the old one, line breaks and all.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn add(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.out.write_all(lines)
+    }
+
+    /// The next line of the old one, as it is.
+    ///
+    /// # Errors
+    /// See [`Anew::add`].
+    pub(super) fn keep(&mut self, line: &Line<'_>) -> io::Result<()> {
+        self.out.write_all(&self.half)?;
+        self.half.clear();
+        if !line.complete {
+            self.half.extend_from_slice(line.text);
+            return Ok(());
+        }
+        self.out.write_all(line.text)?;
+        self.out.write_all(b"\n")
     }
 }

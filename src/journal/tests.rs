@@ -79,7 +79,7 @@ impl Rig {
     fn with(disk: SimDisk, clock: Clock, terms: Terms) -> std::io::Result<Self> {
         let live = Arc::new(Live::new(live::Settings::default()));
         let mut processor = Processor::new(Arc::clone(&live));
-        let recovered = recover(&disk, &live, &mut processor)?;
+        let recovered = recover(&disk, &live, &mut processor, &Ids::default())?;
         let (sender, closed) = channel();
         let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
         let start = recovered.start;
@@ -1075,7 +1075,7 @@ fn hold_to_promises(rig: &Rig, crash: Option<usize>, terms: Terms, history: &His
     }
     let live = Arc::new(Live::new(live::Settings::default()));
     let mut processor = Processor::new(Arc::clone(&live));
-    recover(&replayed, &live, &mut processor).unwrap();
+    recover(&replayed, &live, &mut processor, &Ids::default()).unwrap();
     // Shards that a checkpoint restored tell a later number than those that only their records did.
     assert_eq!(sessions_of(&live), sessions_of(&rig.live));
     assert_eq!(live.progress(), rig.live.progress());

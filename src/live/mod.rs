@@ -4,20 +4,24 @@
 //! deadlines, and its size is bounded by number and by bytes, because every player on the internet may
 //! add to it.
 
+mod bounds;
+
 mod deadlines;
 
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod shard;
 
-use hashbrown::HashMap;
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::deadlines::Deadlines;
+use self::bounds::Bounds;
+use self::shard::{Hashed, Held, Shard};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Closing, Counts, Facts, Opening, Session, Step, Terms};
 use crate::size::Size;
+
+pub use self::bounds::Room;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
@@ -66,13 +70,8 @@ pub enum Full {
 /// The live sessions.
 #[derive(Debug)]
 pub struct Live {
-    settings: Settings,
+    bounds: Arc<Bounds>,
     shards: Box<[Mutex<Shard>]>,
-    sessions: AtomicUsize,
-    /// Sessions that have ended and whose report is not in the journal yet.
-    unreported: AtomicUsize,
-    /// What both hold.
-    bytes: AtomicUsize,
     progress: Mutex<Progress>,
 }
 
@@ -90,24 +89,6 @@ pub struct Progress {
     pub terms: Terms,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    /// The last record that changed this shard.
-    seq: u64,
-    sessions: HashMap<Hashed, Box<Held>, BuildHasherDefault<OwnHash>>,
-    deadlines: Deadlines,
-    /// Sessions that have ended and whose report is not in the journal yet.
-    ended: HashMap<Hashed, Arc<Session>, BuildHasherDefault<OwnHash>>,
-}
-
-/// A session and where it stands among the deadlines.
-#[derive(Debug)]
-struct Held {
-    session: Session,
-    /// Under which instant its deadline is noted, never too late; none while it is taken out to be closed.
-    noted_up_ms: Option<u64>,
-}
-
 /// A shard as a checkpoint saves it.
 #[derive(Debug)]
 pub struct SavedShard {
@@ -121,11 +102,8 @@ impl Live {
     /// An empty map.
     pub fn new(settings: Settings) -> Self {
         Self {
-            settings,
+            bounds: Arc::new(Bounds::new(settings)),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            sessions: AtomicUsize::new(0),
-            unreported: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
             progress: Mutex::default(),
         }
     }
@@ -135,7 +113,7 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room(&self) -> Result<(), Full> {
-        self.within_bounds(1)
+        self.bounds.has_room_for(1)
     }
 
     /// Keeps room for a session that is about to begin and holds so many bytes beside itself, until the room
@@ -143,13 +121,8 @@ impl Live {
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
-    pub fn keep_room(self: &Arc<Self>, heap_bytes: usize) -> Result<Room, Full> {
-        let bytes = SESSION_BYTES + heap_bytes;
-        // Counted before it is held to the bounds, so that two at once cannot both take the last place.
-        self.count(bytes);
-        let room = Room { live: Arc::clone(self), bytes };
-        self.within_bounds(0)?;
-        Ok(room)
+    pub fn keep_room(&self, heap_bytes: usize) -> Result<Room, Full> {
+        self.bounds.keep_room(SESSION_BYTES + heap_bytes)
     }
 
     /// Whether an event of a live session would be taken now. One that says no more than most is taken
@@ -158,7 +131,7 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room_for(&self, step: &Step) -> Result<(), Full> {
-        if step.heap_bytes() <= USUAL_STEP_BYTES { Ok(()) } else { self.within_bytes() }
+        if step.heap_bytes() <= USUAL_STEP_BYTES { Ok(()) } else { self.bounds.has_memory() }
     }
 
     /// Whether the session is live.
@@ -168,7 +141,7 @@ impl Live {
 
     /// The number of live sessions, with those that are about to begin.
     pub fn sessions(&self) -> usize {
-        self.sessions.load(Ordering::Relaxed)
+        self.bounds.sessions()
     }
 
     /// The number of sessions that are in the map. Asks every shard.
@@ -178,12 +151,13 @@ impl Live {
 
     /// How many sessions may be live, and how many bytes they may hold.
     pub fn bounds(&self) -> (usize, usize) {
-        (self.settings.sessions_max, self.settings.bytes_max.as_usize())
+        let Settings { sessions_max, bytes_max } = &self.bounds.settings;
+        (*sessions_max, bytes_max.as_usize())
     }
 
     /// The number of sessions that have ended and whose report is not in the journal yet.
     pub fn unreported(&self) -> usize {
-        self.unreported.load(Ordering::Relaxed)
+        self.bounds.unreported()
     }
 
     /// Their ids.
@@ -212,7 +186,7 @@ impl Live {
 
     /// The memory that sessions hold, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.bounds.bytes()
     }
 
     /// Takes out the sessions whose deadline has come, given the time of the server's clock in ms since
@@ -281,10 +255,7 @@ impl Live {
         if !shard.is_new(seq) {
             return;
         }
-        match room {
-            Some(room) => room.used(SESSION_BYTES + session.heap_bytes()),
-            None => self.count(SESSION_BYTES + session.heap_bytes()),
-        }
+        self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
         shard.insert(id, session, &progress.terms);
     }
 
@@ -306,11 +277,7 @@ impl Live {
         if !shard.is_new(seq) {
             return None;
         }
-        let bytes = SESSION_BYTES + session.heap_bytes();
-        match room {
-            Some(room) => room.used(bytes),
-            None => self.count(bytes),
-        }
+        self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
         self.end(&mut shard, id, session);
         Some(counted)
     }
@@ -322,8 +289,7 @@ impl Live {
             return false;
         }
         let Some(session) = shard.ended.remove(&Hashed(id)) else { return false };
-        self.unreported.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(SESSION_BYTES + session.heap_bytes(), Ordering::Relaxed);
+        self.bounds.drop_ended(SESSION_BYTES + session.heap_bytes());
         true
     }
 
@@ -346,7 +312,7 @@ impl Live {
         let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
         let up_ms = progress.up_ms(received_ms);
         let heard = held.session.hear(received_ms, up_ms, step, &terms);
-        self.recount(bytes_before, held.session.heap_bytes());
+        self.bounds.resize(bytes_before, held.session.heap_bytes());
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
         let (deadline_up_ms, _) = held.session.deadline(&terms);
         if held.noted_up_ms.is_some_and(|noted_up_ms| deadline_up_ms < noted_up_ms) {
@@ -384,7 +350,7 @@ impl Live {
         }
         let (bytes_before, counts_before) = (session.heap_bytes(), session.counts);
         session.close(Closing::at(deadline, received_ms, up_ms));
-        self.recount(bytes_before, session.heap_bytes());
+        self.bounds.resize(bytes_before, session.heap_bytes());
         let counted = session.counts.since(counts_before);
         self.end(&mut shard, id, session);
         Some(counted)
@@ -400,11 +366,10 @@ impl Live {
                 if let Some(noted_up_ms) = held.noted_up_ms {
                     shard.deadlines.remove(noted_up_ms, *id);
                 }
-                self.discount(SESSION_BYTES + held.session.heap_bytes());
+                self.bounds.drop_live(SESSION_BYTES + held.session.heap_bytes());
                 live += 1;
             } else if let Some(session) = shard.ended.remove(&Hashed(*id)) {
-                self.unreported.fetch_sub(1, Ordering::Relaxed);
-                self.bytes.fetch_sub(SESSION_BYTES + session.heap_bytes(), Ordering::Relaxed);
+                self.bounds.drop_ended(SESSION_BYTES + session.heap_bytes());
                 pending += 1;
             }
         }
@@ -413,8 +378,7 @@ impl Live {
 
     /// A session that was counted among the live ones waits for its report from now on.
     fn end(&self, shard: &mut Shard, id: SessionId, session: Session) {
-        self.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.unreported.fetch_add(1, Ordering::Relaxed);
+        self.bounds.end();
         shard.ended.insert(Hashed(id), Arc::new(session));
     }
 
@@ -472,7 +436,7 @@ impl Live {
 
     /// Restores one saved session.
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
-        self.count(SESSION_BYTES + session.heap_bytes());
+        self.bounds.begin(SESSION_BYTES + session.heap_bytes());
         let terms = self.progress().terms;
         let mut shard = self.shard(id).lock();
         if session.closing.is_some() {
@@ -492,47 +456,13 @@ impl Live {
         for shard in &self.shards {
             *shard.lock() = Shard::default();
         }
-        self.sessions.store(0, Ordering::Relaxed);
-        self.unreported.store(0, Ordering::Relaxed);
-        self.bytes.store(0, Ordering::Relaxed);
+        self.bounds.clear();
         self.restore_progress(Progress::default());
     }
 
     /// Restores which record a shard includes: replay skips it and those before.
     pub(crate) fn restore_shard(&self, row: usize, seq: u64) {
         self.shards[row].lock().seq = seq;
-    }
-
-    fn within_bounds(&self, more: usize) -> Result<(), Full> {
-        if self.sessions() + more > self.settings.sessions_max {
-            return Err(Full::Sessions(self.settings.sessions_max));
-        }
-        self.within_bytes()
-    }
-
-    fn within_bytes(&self) -> Result<(), Full> {
-        if self.bytes() > self.settings.bytes_max.as_usize() {
-            return Err(Full::Bytes(self.settings.bytes_max));
-        }
-        Ok(())
-    }
-
-    fn count(&self, bytes: usize) {
-        self.sessions.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn discount(&self, bytes: usize) {
-        self.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn recount(&self, bytes_before: usize, bytes: usize) {
-        if bytes > bytes_before {
-            self.bytes.fetch_add(bytes - bytes_before, Ordering::Relaxed);
-        } else if bytes < bytes_before {
-            self.bytes.fetch_sub(bytes_before - bytes, Ordering::Relaxed);
-        }
     }
 
     fn shard(&self, id: SessionId) -> &Mutex<Shard> {
@@ -547,83 +477,6 @@ impl Progress {
     /// The server's clock less all the time that it was down or could not write.
     pub fn up_ms(&self, received_ms: u64) -> u64 {
         received_ms.saturating_sub(self.paused_ms)
-    }
-}
-
-impl Shard {
-    /// Whether the record is not folded here yet; if so, it is from now on.
-    fn is_new(&mut self, seq: u64) -> bool {
-        let is_new = seq > self.seq;
-        self.seq = self.seq.max(seq);
-        is_new
-    }
-
-    fn insert(&mut self, id: SessionId, session: Session, terms: &Terms) {
-        let (deadline_up_ms, _) = session.deadline(terms);
-        let mut held = Box::new(Held { session, noted_up_ms: None });
-        held.note(&mut self.deadlines, id, deadline_up_ms);
-        self.sessions.insert(Hashed(id), held);
-    }
-}
-
-impl Held {
-    /// Notes the deadline, in place of the one that was noted.
-    fn note(&mut self, deadlines: &mut Deadlines, id: SessionId, deadline_up_ms: u64) {
-        if let Some(noted_up_ms) = self.noted_up_ms.replace(deadline_up_ms) {
-            deadlines.remove(noted_up_ms, id);
-        }
-        deadlines.add(deadline_up_ms, id);
-    }
-}
-
-/// Room kept for one session.
-#[derive(Debug)]
-pub struct Room {
-    live: Arc<Live>,
-    bytes: usize,
-}
-
-impl Room {
-    /// The session is there and holds so many bytes from now on.
-    fn used(mut self, bytes: usize) {
-        self.live.recount(self.bytes, bytes);
-        self.bytes = 0;
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.live.discount(self.bytes);
-        }
-    }
-}
-
-/// A session id as a key: its code is a uniform hash already.
-#[derive(Debug, PartialEq, Eq)]
-struct Hashed(SessionId);
-
-impl std::hash::Hash for Hashed {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u64(self.0.hash());
-    }
-}
-
-/// Takes the one number that [`Hashed`] gives it.
-#[derive(Debug, Default)]
-struct OwnHash(u64);
-
-impl Hasher for OwnHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        unreachable!("a session id hashes as one u64, not as {} bytes", bytes.len());
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

@@ -3,14 +3,18 @@
 
 mod hasher;
 
+mod names;
+
 mod redact;
+
+mod scan;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use self::redact::Name;
+use self::names::Name;
 use crate::session::id::Key;
 use crate::wire::PARAMS;
 pub use hasher::Hasher;

@@ -5,101 +5,20 @@
 //!   drop  → {"eventType":"sessionStart", … "params":{"media.id":"film"}}
 //!   hash  → {"eventType":"sessionStart", … "params":{"media.id":"film","analytics.visitorId":"h_3f0c…"}}
 //! ```
-//! A member that is left out goes with the blanks around it and with one comma. The body is scanned once and
-//! copied only if something is taken out of it.
 
 use std::borrow::Cow;
 
-use hashbrown::HashSet;
-
 use super::Hasher;
+use super::names::Names;
+use super::scan::Scan;
 use crate::wire::{Code, Violation, Violations};
-
-/// How deeply arrays and objects may stand inside each other: no accepted body goes so deep.
-const DEPTH_MAX: u8 = 64;
 
 /// How large a redacted body may be: hashes are longer than most values, and what is kept must fit into a
 /// line of the journal like the largest body that may come.
 pub const REDACTED_BYTES_MAX: usize = 16 << 20;
 
-/// The parameter whose value is an object of declared ids: of it the ids are hashed.
-const CUSTOMER_IDS: &str = "visitor.customerIDs";
-
-/// What some programs write before a text.
-const BYTE_ORDER_MARK: char = '\u{feff}';
-
 /// What stands in place of a message that may repeat a value.
 pub const NOT_SHOWN: &str = "not shown: privacy.drop or privacy.hash names this";
-
-/// A name of `privacy.drop` or `privacy.hash`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Name<'n> {
-    /// Whether it names members of `customMetadata` alone.
-    metadata_only: bool,
-    /// The key, or what the keys begin with.
-    text: &'n str,
-    is_pattern: bool,
-}
-
-impl<'n> Name<'n> {
-    /// Reads a name: a key, or what keys begin with up to a dot and then `*`; behind `customMetadata.` it means
-    /// keys of custom metadata alone.
-    pub(super) fn parse(name: &'n str) -> Option<Self> {
-        let (metadata_only, rest) = match name.strip_prefix("customMetadata.") {
-            Some(rest) => (true, rest),
-            None => (false, name),
-        };
-        let (text, is_pattern) = match rest.strip_suffix('*') {
-            Some(text) => (text, true),
-            None => (rest, false),
-        };
-        // All of the metadata is a pattern too.
-        let is_bounded = !is_pattern || text.ends_with('.') || (metadata_only && text.is_empty());
-        let is_empty = text.is_empty() && !(metadata_only && is_pattern);
-        let is_name = is_bounded && !is_empty && text != "." && !text.contains('*');
-        (is_name && text.trim() == text).then_some(Self { metadata_only, text, is_pattern })
-    }
-
-    /// Whether it names this parameter.
-    pub(super) fn covers_parameter(&self, key: &str) -> bool {
-        !self.metadata_only
-            && if self.is_pattern { key.starts_with(self.text) } else { key == self.text }
-    }
-}
-
-/// The names of one list, by where they apply.
-#[derive(Clone, Debug, Default)]
-struct Names {
-    anywhere: Listed,
-    metadata: Listed,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Listed {
-    keys: HashSet<String>,
-    beginnings: Vec<String>,
-}
-
-impl Names {
-    fn of(list: &[String]) -> Self {
-        let mut names = Self::default();
-        for Name { metadata_only, text, is_pattern } in list.iter().filter_map(|n| Name::parse(n)) {
-            let listed = if metadata_only { &mut names.metadata } else { &mut names.anywhere };
-            if is_pattern {
-                listed.beginnings.push(text.to_owned());
-            } else {
-                listed.keys.insert(text.to_owned());
-            }
-        }
-        names
-    }
-}
-
-impl Listed {
-    fn covers(&self, name: &str) -> bool {
-        self.keys.contains(name) || self.beginnings.iter().any(|begin| name.starts_with(begin))
-    }
-}
 
 /// Why a body cannot be redacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,12 +36,12 @@ pub enum Unredacted {
 pub struct Redactor {
     drop: Names,
     hash: Names,
-    hasher: Hasher,
+    pub(super) hasher: Hasher,
 }
 
 /// What becomes of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Keep,
     Drop,
     Hash,
@@ -193,7 +112,8 @@ impl Redactor {
         None
     }
 
-    fn verdict(&self, reach: Reach, place: Place, name: &str) -> Verdict {
+    /// What becomes of a member of this name in an object at that place.
+    pub(super) fn verdict(&self, reach: Reach, place: Place, name: &str) -> Verdict {
         let is_anywhere =
             reach == Reach::Everywhere || matches!(place, Place::Params | Place::Metadata);
         let covers = |names: &Names| {
@@ -212,7 +132,7 @@ impl Redactor {
 
 /// Where names are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+pub(super) enum Reach {
     /// Where an event has them.
     Event,
     /// In every object.
@@ -221,7 +141,7 @@ enum Reach {
 
 /// What an object is to its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// An event.
     Body,
     /// The parameters of one.
@@ -233,7 +153,8 @@ enum Place {
 }
 
 impl Place {
-    fn of_member(self, reach: Reach, name: &str) -> Self {
+    /// What the value of a member of this name is.
+    pub(super) fn of_member(self, reach: Reach, name: &str) -> Self {
         match name {
             _ if self != Self::Body && reach == Reach::Event => Self::Other,
             "params" => Self::Params,
@@ -243,248 +164,9 @@ impl Place {
     }
 }
 
-type Scanned = Result<(), Unredacted>;
-
-/// One way through a body.
-struct Scan<'r, 'b> {
-    redactor: &'r Redactor,
-    body: &'b [u8],
-    reach: Reach,
-    at: usize,
-    depth: u8,
-    /// What is written of the redacted body, and how far the body is in it.
-    written: Vec<u8>,
-    copied: usize,
-}
-
-impl<'r, 'b> Scan<'r, 'b> {
-    fn new(redactor: &'r Redactor, body: &'b [u8], reach: Reach) -> Self {
-        Self { redactor, body, reach, at: 0, depth: 0, written: Vec::new(), copied: 0 }
-    }
-
-    fn run(mut self) -> Result<Cow<'b, [u8]>, Unredacted> {
-        self.blanks();
-        if !matches!(self.next(), Some(b'{' | b'[')) {
-            return Err(Unredacted::Unreadable);
-        }
-        self.value(Place::Body)?;
-        self.blanks();
-        if self.at < self.body.len() {
-            return Err(Unredacted::Unreadable);
-        }
-        if self.copied == 0 {
-            return Ok(Cow::Borrowed(self.body));
-        }
-        self.replace(self.at..self.at, "")?;
-        Ok(Cow::Owned(self.written))
-    }
-
-    /// A value, as that of the member that `place` is told by.
-    fn value(&mut self, place: Place) -> Scanned {
-        let hides_names =
-            self.reach == Reach::Everywhere && matches!(place, Place::Params | Place::Metadata);
-        match self.next() {
-            Some(b'{') => self.object(|scan, name| scan.member(place, name)),
-            Some(b'[') if !hides_names => {
-                let is_stored = place == Place::Body && self.depth == 0;
-                self.array(if is_stored { Place::Body } else { Place::Other })
-            }
-            Some(b'"') if !hides_names => {
-                let text = self.string()?;
-                if self.reach == Reach::Everywhere && holds_json(&self.text(text)?) {
-                    return Err(Unredacted::Unreadable);
-                }
-                Ok(())
-            }
-            Some(b'[' | b'"') | None => Err(Unredacted::Unreadable),
-            Some(_) => self.scalar(),
-        }
-    }
-
-    /// A member whose name is read, up to the end of its value. Says whether it stays.
-    fn member(&mut self, place: Place, name: &str) -> Result<bool, Unredacted> {
-        match self.redactor.verdict(self.reach, place, name) {
-            Verdict::Keep => self.value(place.of_member(self.reach, name)).map(|()| true),
-            Verdict::Drop => self.pass().map(|_| false),
-            Verdict::Hash if name == CUSTOMER_IDS => self.hash_ids(name).map(|()| true),
-            Verdict::Hash => self.hash().map(|()| true),
-        }
-    }
-
-    /// Replaces a value by its hash.
-    fn hash(&mut self) -> Scanned {
-        let value = self.pass()?;
-        let hash = if self.body[value.start] == b'"' {
-            self.redactor.hasher.hash(&self.text(value.clone())?)
-        } else {
-            let text = str::from_utf8(&self.body[value.clone()]);
-            self.redactor.hasher.hash(text.map_err(|_| Unredacted::Unreadable)?)
-        };
-        self.replace(value, &format!("\"{hash}\""))
-    }
-
-    /// Replaces each value in an object of declared ids by its hash, but for the numbers that say how far a
-    /// visitor is known.
-    fn hash_ids(&mut self, name: &str) -> Scanned {
-        match self.next() {
-            Some(b'{') => self.object(|scan, name| scan.hash_ids(name).map(|()| true)),
-            Some(b'0'..=b'9') if name == "authState" => self.scalar(),
-            _ => self.hash(),
-        }
-    }
-
-    /// Passes a value, whatever is in it.
-    fn pass(&mut self) -> Result<std::ops::Range<usize>, Unredacted> {
-        let (begin, reach) = (self.at, self.reach);
-        self.reach = Reach::Event;
-        let passed = self.value(Place::Other);
-        self.reach = reach;
-        passed.map(|()| begin..self.at)
-    }
-
-    /// An object; each member is handed on once its name is read, and goes if it is told to.
-    fn object(
-        &mut self,
-        mut member: impl FnMut(&mut Self, &str) -> Result<bool, Unredacted>,
-    ) -> Scanned {
-        self.open(b'{')?;
-        let (mut begin, mut has_kept) = (self.at, false);
-        self.blanks();
-        if self.next() == Some(b'}') {
-            return self.close(b'}');
-        }
-        loop {
-            self.blanks();
-            let name = self.string()?;
-            let name = self.text(name)?;
-            self.blanks();
-            self.take(b':')?;
-            self.blanks();
-            let stays = member(self, &name)?;
-            self.blanks();
-            let (end, is_last) = (self.at, self.next() != Some(b','));
-            match (stays, has_kept) {
-                (true, _) => has_kept = true,
-                // With the comma before it, or else with the one behind it.
-                (false, true) => self.replace(begin - 1..end, "")?,
-                (false, false) => self.replace(begin..end + usize::from(!is_last), "")?,
-            }
-            if is_last {
-                return self.close(b'}');
-            }
-            self.take(b',')?;
-            begin = self.at;
-        }
-    }
-
-    fn array(&mut self, items: Place) -> Scanned {
-        self.open(b'[')?;
-        self.blanks();
-        if self.next() == Some(b']') {
-            return self.close(b']');
-        }
-        loop {
-            self.blanks();
-            self.value(items)?;
-            self.blanks();
-            if self.next() != Some(b',') {
-                return self.close(b']');
-            }
-            self.take(b',')?;
-        }
-    }
-
-    /// A string, with its quotes.
-    fn string(&mut self) -> Result<std::ops::Range<usize>, Unredacted> {
-        let begin = self.at;
-        self.take(b'"')?;
-        loop {
-            match self.next() {
-                None => return Err(Unredacted::Unreadable),
-                Some(b'\\') => self.at += 2,
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(begin..self.at);
-                }
-                Some(_) => self.at += 1,
-            }
-        }
-    }
-
-    /// A number, a boolean or null.
-    fn scalar(&mut self) -> Scanned {
-        let is_of_it =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
-        let begin = self.at;
-        while self.next().is_some_and(is_of_it) {
-            self.at += 1;
-        }
-        if self.at > begin { Ok(()) } else { Err(Unredacted::Unreadable) }
-    }
-
-    /// The text of a string.
-    fn text(&self, string: std::ops::Range<usize>) -> Result<Cow<'b, str>, Unredacted> {
-        let quoted = &self.body[string];
-        let text = if quoted.contains(&b'\\') {
-            serde_json::from_slice(quoted).ok().map(Cow::Owned)
-        } else {
-            str::from_utf8(&quoted[1..quoted.len() - 1]).ok().map(Cow::Borrowed)
-        };
-        text.ok_or(Unredacted::Unreadable)
-    }
-
-    /// Writes the body up to there, and then this in place of that part of it.
-    fn replace(&mut self, part: std::ops::Range<usize>, with: &str) -> Scanned {
-        self.written.extend_from_slice(&self.body[self.copied..part.start]);
-        self.written.extend_from_slice(with.as_bytes());
-        self.copied = part.end;
-        if self.written.len() > REDACTED_BYTES_MAX.max(self.body.len()) {
-            return Err(Unredacted::TooLarge);
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, bracket: u8) -> Scanned {
-        self.depth += 1;
-        if self.depth > DEPTH_MAX {
-            return Err(Unredacted::Unreadable);
-        }
-        self.take(bracket)
-    }
-
-    fn close(&mut self, bracket: u8) -> Scanned {
-        self.depth -= 1;
-        self.take(bracket)
-    }
-
-    fn take(&mut self, byte: u8) -> Scanned {
-        if self.next() != Some(byte) {
-            return Err(Unredacted::Unreadable);
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn blanks(&mut self) {
-        while matches!(self.next(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn next(&self) -> Option<u8> {
-        self.body.get(self.at).copied()
-    }
-}
-
-/// Whether a text is probably an object or an array that was made a string of, be it twice, or stands in it.
-fn holds_json(text: &str) -> bool {
-    let is_blank = |c: char| c.is_whitespace() || c.is_control() || c == BYTE_ORDER_MARK;
-    let begins = text.trim_start_matches(is_blank).starts_with(['{', '[', '"']);
-    begins || (text.contains('{') && text.contains('"'))
-}
-
 #[cfg(test)]
 mod tests {
+    use hashbrown::HashSet;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 

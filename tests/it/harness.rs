@@ -66,13 +66,13 @@ impl TestServer {
         let server = Server::start(config, clock.clone()).await.unwrap();
         let (stops, receiver) = mpsc::channel(2);
         Self {
-            listen: server.listen,
-            admin_listen: server.admin_listen,
+            listen: server.doors.listen,
+            admin_listen: server.doors.admin_listen,
             clock,
             folder,
             client: client(),
-            public_counts: Arc::clone(&server.public_counts),
-            admin_counts: Arc::clone(&server.admin_counts),
+            public_counts: Arc::clone(&server.doors.public_counts),
+            admin_counts: Arc::clone(&server.doors.admin_counts),
             app: server.app.clone(),
             stops,
             running: tokio::spawn(server.run(receiver)),

@@ -6,6 +6,7 @@ use std::process::Command as StdCommand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mediatally::journal::Ids;
 use mediatally::journal::checkpoint;
 use mediatally::journal::disk::Folder;
 use mediatally::journal::recovery::recover;
@@ -145,7 +146,8 @@ fn replayed(folder: &Path, with_checkpoints: bool) -> Vec<String> {
         }
     }
     let live = Arc::new(Live::new(live::Settings::default()));
-    let recovered = recover(&disk, &live, &mut Processor::new(Arc::clone(&live))).unwrap();
+    let recovered =
+        recover(&disk, &live, &mut Processor::new(Arc::clone(&live)), &Ids::default()).unwrap();
     assert_eq!((recovered.damaged, recovered.missing), (0, 0));
     assert_eq!(recovered.checkpoint_seq.is_some(), with_checkpoints);
     let text = String::from_utf8(checkpoint::to_bytes(&live)).unwrap();

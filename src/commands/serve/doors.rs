@@ -28,12 +28,15 @@ const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
 
 /// Both doors.
 #[derive(Debug)]
-pub(super) struct Doors {
-    /// A port 0 of the settings has become the real one.
-    pub(super) listen: SocketAddr,
-    pub(super) admin_listen: SocketAddr,
-    pub(super) public_counts: Arc<Counts>,
-    pub(super) admin_counts: Arc<Counts>,
+pub struct Doors {
+    /// Where players post; a port 0 of the settings has become the real one.
+    pub listen: SocketAddr,
+    /// Where operators look; so for its port.
+    pub admin_listen: SocketAddr,
+    /// The connections of players, counted.
+    pub public_counts: Arc<Counts>,
+    /// The connections of operators, counted.
+    pub admin_counts: Arc<Counts>,
     pub(super) public_stage: watch::Sender<Stage>,
     pub(super) admin_stage: watch::Sender<Stage>,
     pub(super) public: JoinHandle<()>,

@@ -4,7 +4,6 @@ mod doors;
 
 mod rooms;
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -16,16 +15,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::doors::{Doors, Open, fit_to_open_files};
+use self::doors::{Open, fit_to_open_files};
 use self::rooms::{Ends, Rooms, Seams, Threads};
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{Config, Loaded};
 use crate::data_dir::DataDir;
-use crate::http::connections::{Counts, Stage};
+use crate::http::connections::Stage;
 use crate::http::{App, Health, ShutdownSettings};
 use crate::telemetry;
 use crate::telemetry::series::Series;
+
+pub use self::doors::Doors;
 
 /// How often sessions whose time has run out are looked for. A session that has ended is closed no later
 /// than this after its linger.
@@ -99,7 +100,7 @@ impl Starting {
         tracing::info!(
             listen = %doors.listen,
             admin_listen = %doors.admin_listen,
-            "the journal is being read back; until then only health is answered"
+            "the journal is being read back; until then only health is answered, and on the admin address /metrics"
         );
         let shutdown = config.shutdown.clone();
         let rooms = {
@@ -139,10 +140,6 @@ impl Starting {
         );
         let ends = Ends(threads.ends.clone());
         Server {
-            listen: doors.listen,
-            admin_listen: doors.admin_listen,
-            public_counts: Arc::clone(&doors.public_counts),
-            admin_counts: Arc::clone(&doors.admin_counts),
             deadlines: tokio::spawn(tick_deadlines(app.clone(), ends)),
             app,
             shutdown,
@@ -170,18 +167,11 @@ impl Starting {
 /// A server that serves.
 #[derive(Debug)]
 pub struct Server {
-    /// Where players post; a port 0 of the settings has become the real one.
-    pub listen: SocketAddr,
-    /// Where operators look.
-    pub admin_listen: SocketAddr,
     /// The handles that its handlers share.
     pub app: App,
-    /// The connections of players, counted.
-    pub public_counts: Arc<Counts>,
-    /// The connections of operators, counted.
-    pub admin_counts: Arc<Counts>,
+    /// Where it listens.
+    pub doors: Doors,
     shutdown: ShutdownSettings,
-    doors: Doors,
     deadlines: JoinHandle<()>,
     threads: Threads,
     rejects_thread: thread::JoinHandle<()>,

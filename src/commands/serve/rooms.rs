@@ -154,7 +154,7 @@ fn open_journal(
     let live = Arc::new(Live::new(config.live.clone()));
     let mut processor = Processor::new(Arc::clone(&live));
     let stopwatch = Stopwatch::start();
-    let recovered = recovery::recover_without(&*disk, &live, &mut processor, left_out)?;
+    let recovered = recovery::recover(&*disk, &live, &mut processor, left_out)?;
     series.recovery.set(&recovered, stopwatch.seconds(), &live);
     if let Some(saved_ms) = recovered.checkpoint_saved_ms {
         series.keeper.saved_at(saved_ms);

@@ -28,11 +28,17 @@
 //! 3 and 5 a journal can have the events of a session without its start, but only as long as the order is
 //! there.
 
+mod judge;
+
 pub mod order;
 
 mod seek;
 
+mod selection;
+
 mod sweep;
+
+pub mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,9 +49,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::order::{Evidence, Found, Order, State, Word};
+use self::seek::Seeker;
 use self::sweep::Look;
 pub(crate) use self::sweep::{count_lines, purge_lines};
-use super::disk::Disk;
+use super::disk::{Disk, unless_missing};
 use super::record::{Content, Encoded, Head, Record};
 use super::segment::{self, Segment};
 use super::{Ids, Journal, checkpoint};
@@ -54,7 +61,8 @@ use crate::live::Live;
 use crate::processor::Change;
 use crate::session::id::SessionId;
 
-pub use self::seek::{Described, Fingerprint, Judge, Range, Selection, Visitor};
+pub use self::judge::Judge;
+pub use self::selection::{Described, Fingerprint, Range, Selection, Visitor};
 pub use self::sweep::{Meter, Pace, Tell};
 
 /// How many sessions one record drops from memory: players who wait to be written must not wait long.
@@ -244,7 +252,8 @@ fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bo
     }
 }
 
-/// Looks for what an order would remove, and changes nothing. A server may run meanwhile.
+/// Looks for what an order would remove, and changes nothing. A server may run meanwhile; what it has removed
+/// since it was listed is nothing to look at.
 ///
 /// # Errors
 /// What the system says, or what `tell` did.
@@ -259,7 +268,7 @@ pub fn survey(
     for name in set_aside(disk)? {
         let goes = |line: &[u8]| judge.condemns(line);
         let counted = count_lines(disk, &name, &goes, &mut |bytes| meter.line(bytes));
-        survey.set_aside_lines += unless_removed(counted)?.unwrap_or(0);
+        survey.set_aside_lines += unless_missing(counted)?.unwrap_or(0);
     }
     Ok((survey, Arc::new(judge)))
 }
@@ -279,7 +288,7 @@ fn find(
         Selection::Visitor(_) | Selection::Started(_) => {
             meter.expect(bytes);
             matching(disk, selection, &segments, meter, |_, result| {
-                unless_removed(result).map(Option::unwrap_or_default)
+                unless_missing(result).map(Option::unwrap_or_default)
             })?
         }
     };
@@ -291,7 +300,7 @@ fn find(
     let mut seen = vec![false; ids.as_slice().len()];
     let mut note = |id| ids.position(id).into_iter().for_each(|place| seen[place] = true);
     for segment in &segments {
-        let look = unless_removed(sweep::look(disk, segment, &judge, meter, &mut note))?;
+        let look = unless_missing(sweep::look(disk, segment, &judge, meter, &mut note))?;
         let Some(look) = look else { continue };
         if look.is_dirty() {
             survey.segments += 1;
@@ -310,7 +319,7 @@ fn find(
             }
             meter.line(line.len())
         });
-        unless_removed(saved)?;
+        unless_missing(saved)?;
         survey.checkpoints += u64::from(has_any);
     }
     survey.sessions = seen.iter().filter(|seen| **seen).count() as u64;
@@ -327,7 +336,7 @@ fn matching(
     meter: &mut Meter<'_>,
     hold: impl Fn(&str, io::Result<()>) -> io::Result<()>,
 ) -> io::Result<Ids> {
-    let seeker = seek::Seeker::of(selection);
+    let seeker = Seeker::of(selection);
     let first_ms = segments.iter().find_map(|segment| segment.first_received_ms(disk));
     let began_before = |id: SessionId| first_ms.is_none_or(|first_ms| id.minted_ms() < first_ms);
     let mut found = BTreeSet::new();
@@ -375,8 +384,7 @@ fn each_sound(
     let (mut is_cut_short, mut is_beyond) = (false, false);
     while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
         let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
-        is_beyond |=
-            head.as_ref().zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        is_beyond |= head.as_ref().is_some_and(|head| segment.ends_before(head.seq));
         take(line.text, head.filter(|_| !is_beyond))?;
     }
     Ok(())
@@ -508,14 +516,6 @@ fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
         disk.remove(&name)?;
     }
     Ok(())
-}
-
-/// What a running server has removed since it was listed is nothing to look at.
-fn unless_removed<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
 }
 
 fn add(to: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {

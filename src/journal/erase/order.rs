@@ -12,9 +12,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::seek::{Described, Selection};
-use crate::journal::disk::Disk;
-use crate::journal::segment::{is_unfinished, unfinished_name};
+use super::selection::{Described, Selection};
+use crate::journal::disk::{Disk, is_unfinished, unfinished_name, unless_missing, write_whole};
 use crate::session::id::SessionId;
 
 /// The file of the order.
@@ -78,7 +77,7 @@ pub struct Word {
 }
 
 /// How far an order is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It is carried out.
@@ -174,7 +173,7 @@ impl Order {
 
     /// Puts it in the place of the one that is there.
     pub(super) fn save(&self, home: &dyn Disk) -> io::Result<()> {
-        write_whole(home, ORDER_FILE, &self.to_json())
+        write_whole(home, ORDER_FILE, |file| file.append(&self.to_json()))
     }
 
     /// As it stands in its file.
@@ -203,7 +202,7 @@ impl Word {
     /// What the system says.
     pub fn save(&self, home: &dyn Disk) -> io::Result<()> {
         let json = serde_json::to_vec(self).expect("text and numbers are JSON");
-        write_whole(home, &result_file(&self.order), &json)
+        write_whole(home, &result_file(&self.order), |file| file.append(&json))
     }
 
     /// Removes what was told of an order, now that it is read.
@@ -263,10 +262,8 @@ pub fn place(data_dir: &Path, order: &Order) -> io::Result<bool> {
 /// What the system says.
 pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
     let half = data_dir.join(GIVEN_FILE);
-    let file = match OpenOptions::new().write(true).open(&half) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
+    let opened = OpenOptions::new().write(true).open(&half);
+    let Some(file) = unless_missing(opened)? else { return Ok(()) };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(()),
         locked => locked?,
@@ -276,10 +273,8 @@ pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => found.map(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())),
-    }
+    let found = unless_missing(std::fs::metadata(path))?;
+    Ok(found.is_some_and(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())))
 }
 
 /// Removes what is left of orders before: halves of what only whoever carries them out writes, and results
@@ -312,32 +307,14 @@ pub(super) fn remove_order(home: &dyn Disk) -> io::Result<()> {
 }
 
 fn remove(home: &dyn Disk, name: &str) -> io::Result<()> {
-    match home.remove(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    unless_missing(home.remove(name)).map(drop)
 }
 
 fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let mut file = match home.open(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
+    let Some(mut file) = unless_missing(home.open(name))? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(Some(bytes))
-}
-
-fn write_whole(home: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = unfinished_name(name);
-    let mut file = home.create(&unfinished)?;
-    let written = file.append(bytes).and_then(|()| file.sync());
-    if written.is_err() {
-        // A disk that is full must not be kept full by half a file.
-        let _ = home.remove(&unfinished);
-    }
-    written?;
-    home.rename(&unfinished, name)
 }
 
 #[cfg(test)]

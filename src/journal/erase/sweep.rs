@@ -1,18 +1,16 @@
 //! The files, one after the other: looked at, and written anew without what goes.
 //!
-//! Every file is written under another name, synced in small pieces, and only then takes the place of the
-//! old one. So a crash leaves the one or the other, and never half of either.
+//! Every file is written whole, in small pieces, and only then takes the place of the old one.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
 
-use super::seek::Judge;
-use crate::journal::disk::Disk;
-use crate::journal::keeper::{Paced, ZSTD_LEVEL};
+use super::judge::Judge;
+use crate::journal::disk::{Disk, Paced, write_whole};
 use crate::journal::record::{Content, Encoded, Head, Record};
-use crate::journal::segment::{self, Line, Lines, Segment, unfinished_name};
+use crate::journal::segment::{self, Anew, Line, Lines, Segment};
 use crate::session::id::SessionId;
 
 /// After how many bytes of lines it is asked whether to go on, and players get the machine for a while.
@@ -151,7 +149,7 @@ fn walk(
         let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
         // One with a number that was there before counts no more than a damaged line.
         let head = head.filter(|head| head.seq >= expected_seq);
-        is_beyond |= head.zip(segment.end_seq).is_some_and(|(head, end_seq)| head.seq >= end_seq);
+        is_beyond |= head.is_some_and(|head| segment.ends_before(head.seq));
         let fate = match head.filter(|_| !is_beyond) {
             Some(head) => {
                 expected_seq = match head.kind {
@@ -214,40 +212,7 @@ pub(super) fn rewrite(
     erased_ms: u64,
     meter: &mut Meter<'_>,
 ) -> io::Result<()> {
-    let compressed = segment.compressed || segment.end_seq.is_some();
-    let name = Segment { compressed, ..segment.clone() }.name();
-    let unfinished = unfinished_name(&name);
-    let written = write_rest(disk, segment, judge, erased_ms, meter, &unfinished, compressed);
-    if written.is_err() {
-        // A disk that is full must not be kept full by half a file.
-        let _ = disk.remove(&unfinished);
-    }
-    written?;
-    disk.rename(&unfinished, &name)?;
-    if name == segment.name() {
-        return Ok(());
-    }
-    disk.remove(&segment.name())
-}
-
-fn write_rest(
-    disk: &dyn Disk,
-    segment: &Segment,
-    judge: &Judge,
-    erased_ms: u64,
-    meter: &mut Meter<'_>,
-    unfinished: &str,
-    compressed: bool,
-) -> io::Result<()> {
-    let mut paced = Paced::new(disk.create(unfinished)?);
-    if !compressed {
-        write_lines(disk, segment, judge, erased_ms, meter, &mut paced)?;
-        return paced.end();
-    }
-    let mut encoder = zstd::Encoder::new(paced, ZSTD_LEVEL)?;
-    encoder.include_checksum(true)?;
-    write_lines(disk, segment, judge, erased_ms, meter, &mut encoder)?;
-    encoder.finish()?.end()
+    segment.rewrite(disk, |anew| write_rest(disk, segment, judge, erased_ms, meter, anew))
 }
 
 /// Records that go, one after the other: another takes their place.
@@ -264,26 +229,24 @@ impl Run {
         Self { first_seq, received_ms, until_ms: received_ms, count: 1 }
     }
 
-    fn write(&self, out: &mut impl Write, erased_ms: u64) -> io::Result<()> {
+    fn write(&self, anew: &mut Anew<'_>, erased_ms: u64) -> io::Result<()> {
         let until_ms = Some(self.until_ms).filter(|until_ms| *until_ms != self.received_ms);
         let record = Encoded::new(Content::Erased { count: self.count, until_ms, erased_ms });
         let mut line = Vec::new();
         record.write_line(&mut line, self.first_seq, self.received_ms);
-        out.write_all(&line)
+        anew.add(&line)
     }
 }
 
-fn write_lines(
+fn write_rest(
     disk: &dyn Disk,
     segment: &Segment,
     judge: &Judge,
     erased_ms: u64,
     meter: &mut Meter<'_>,
-    out: &mut impl Write,
+    anew: &mut Anew<'_>,
 ) -> io::Result<()> {
     let mut run: Option<Run> = None;
-    // Half a line is dropped where the segment ends, and kept where more follows.
-    let mut half = Vec::new();
     walk(disk, segment, judge, meter, |line, fate| {
         match (fate, &mut run) {
             (Fate::Goes(head), Some(run)) if head.seq == run.first_seq + run.count => {
@@ -293,7 +256,7 @@ fn write_lines(
             (Fate::Condemned | Fate::Beyond, _) => return Ok(()),
             (fate, _) => {
                 if let Some(run) = run.take() {
-                    run.write(out, erased_ms)?;
+                    run.write(anew, erased_ms)?;
                 }
                 if let Fate::Goes(head) = fate {
                     run = Some(Run::of(&head));
@@ -301,15 +264,9 @@ fn write_lines(
                 }
             }
         }
-        out.write_all(&std::mem::take(&mut half))?;
-        if !line.complete {
-            half.extend_from_slice(line.text);
-            return Ok(());
-        }
-        out.write_all(line.text)?;
-        out.write_all(b"\n")
+        anew.keep(line)
     })?;
-    run.map_or(Ok(()), |run| run.write(out, erased_ms))
+    run.map_or(Ok(()), |run| run.write(anew, erased_ms))
 }
 
 /// How many lines of a file that holds no records go.
@@ -342,29 +299,29 @@ pub(crate) fn purge_lines(
     goes: &dyn Fn(&[u8]) -> bool,
     pace: Pace<'_>,
 ) -> io::Result<u64> {
-    let count = count_lines(disk, name, goes, &mut *pace)?;
+    let (mut count, mut has_rest) = (0, false);
+    each_line(disk, name, |line| {
+        pace(line.len())?;
+        let goes = goes(line);
+        count += u64::from(goes);
+        has_rest |= !goes;
+        Ok(())
+    })?;
     if count == 0 {
         return Ok(0);
     }
-    let unfinished = unfinished_name(name);
-    let mut paced = Paced::new(disk.create(&unfinished)?);
-    let mut has_rest = false;
-    let written = each_line(disk, name, |line| {
-        pace(line.len())?;
-        if goes(line) {
-            return Ok(());
-        }
-        has_rest = true;
-        paced.write_all(line)
-    });
-    let written = written.and_then(|()| paced.end());
-    if written.is_err() || !has_rest {
-        let removed = disk.remove(&unfinished);
-        written.and(removed)?;
+    if !has_rest {
         disk.remove(name)?;
-    } else {
-        disk.rename(&unfinished, name)?;
+        return Ok(count);
     }
+    write_whole(disk, name, |file| {
+        let mut paced = Paced::new(file);
+        each_line(disk, name, |line| {
+            pace(line.len())?;
+            if goes(line) { Ok(()) } else { paced.write_all(line) }
+        })?;
+        paced.end()
+    })?;
     Ok(count)
 }
 

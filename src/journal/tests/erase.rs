@@ -5,7 +5,6 @@ use crate::journal::erase::order::{Evidence, Order, Word};
 use crate::journal::erase::{
     LeftOut, Purge, Purged, Range, Selection, Site, Tell, Visitor, finish, leave_out, survey,
 };
-use crate::journal::recovery::recover_without;
 
 const KEY: &str = "user";
 
@@ -120,7 +119,7 @@ fn replay(disk: &SimDisk, with_checkpoints: bool) -> (Arc<Live>, Recovered) {
     }
     let live = Arc::new(Live::new(live::Settings::default()));
     let mut processor = Processor::new(Arc::clone(&live));
-    let recovered = recover(&disk, &live, &mut processor).unwrap();
+    let recovered = recover(&disk, &live, &mut processor, &Ids::default()).unwrap();
     (live, recovered)
 }
 
@@ -278,7 +277,7 @@ proptest! {
         let rig = play(&acts);
         let before = rig.disk.after_crash(0);
         // So that what could not be cut is cut.
-        recover(&before, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default())))).unwrap();
+        recover(&before, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default()))), &Ids::default()).unwrap();
         let ids = ids_on(&before);
         prop_assume!(!ids.is_empty());
         let others = Others::on(&before, &ids);
@@ -347,7 +346,7 @@ proptest! {
             prop_assert_eq!(replayed.bytes(), live.bytes());
         }
         erase_on(&after, &clock).unwrap();
-        recover(&after, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default())))).unwrap();
+        recover(&after, &Live::new(live::Settings::default()), &mut Processor::new(Arc::new(Live::new(live::Settings::default()))), &Ids::default()).unwrap();
         let others = Others::on(&after, &ids);
         let (kept, added) = others.records.split_at(before.records.len().min(others.records.len()));
         prop_assert_eq!(kept, &before.records[..], "what was acknowledged of others before");
@@ -588,7 +587,7 @@ fn a_start_on_a_full_disk_leaves_out_what_it_cannot_erase_and_the_keeper_does_it
             let left_out = leave_out(&disk, &disk).unwrap().unwrap();
             let live = Arc::new(Live::new(live::Settings::default()));
             let mut processor = Processor::new(Arc::clone(&live));
-            recover_without(&disk, &live, &mut processor, &left_out.ids).unwrap();
+            recover(&disk, &live, &mut processor, &left_out.ids).unwrap();
             let (expected, _) = replay(&erased, true);
             assert_eq!(sessions_of(&live), sessions_of(&expected));
             assert_eq!(live.progress(), expected.progress());
