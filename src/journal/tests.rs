@@ -178,6 +178,16 @@ impl Rig {
         Ok((id, self.journal.append(&record, Change::Close { id, reason })?))
     }
 
+    /// Closes the sessions whose deadline has come; one whose record is not taken is put back.
+    fn append_closes(&self) -> Vec<Pending> {
+        let (due, _) = self.live.take_due(self.journal.now_ms(), usize::MAX);
+        let append = |(id, reason)| {
+            let appended = self.append_close(id, reason);
+            appended.inspect_err(|_| self.live.put_back(id)).ok()
+        };
+        due.into_iter().filter_map(append).collect()
+    }
+
     /// Starts sessions and commits them as one group; gives those that were acknowledged.
     fn commit(&mut self, records: usize) -> Vec<SessionId> {
         let pending: Vec<_> = (0..records).filter_map(|_| self.append_start().ok()).collect();
@@ -965,12 +975,7 @@ fn drive(acts: &[Act]) {
             }
             Act::Advance(by_ms) => rig.clock.advance(*by_ms),
             Act::CloseDue => {
-                for (id, reason) in rig.live.take_due(rig.journal.now_ms(), usize::MAX).0 {
-                    match rig.append_close(id, reason) {
-                        Ok(appended) => pending.push(appended),
-                        Err(_) => rig.live.put_back(id),
-                    }
-                }
+                pending.extend(rig.append_closes());
                 turn(&mut rig, crash.is_some(), pending, |_, outcome| {
                     assert_eq!(outcome, Outcome::Closed, "nothing came between");
                 });

@@ -223,14 +223,7 @@ fn play(acts: &[Act]) -> Rig {
             }
             Act::Events(_) | Act::CrashAfter(..) => {}
             Act::Advance(by_ms) => rig.clock.advance(*by_ms),
-            Act::CloseDue => {
-                for (id, reason) in rig.live.take_due(rig.journal.now_ms(), usize::MAX).0 {
-                    match rig.append_close(id, reason) {
-                        Ok(appended) => pending.push(appended),
-                        Err(_) => rig.live.put_back(id),
-                    }
-                }
-            }
+            Act::CloseDue => pending.extend(rig.append_closes()),
             Act::Checkpoint => drop(rig.keeper.checkpoint()),
             Act::Compress => drop(rig.keeper.compress_closed()),
             Act::Fault(budget, faults, torn) => rig.disk.fail_after(*budget, Some(*faults), *torn),
