@@ -71,7 +71,7 @@ fn client(peer: IpAddr, headers: &HeaderMap, header: Header, trusted: &[Network]
             entries.map(<[u8]>::trim_ascii).filter(has_content).map(address_of).for_each(hear);
         }
         Header::Forwarded => {
-            let entries = lines.flat_map(|line| unquoted_split(line, b','));
+            let entries = lines.flat_map(entries_of);
             entries.map(<[u8]>::trim_ascii).filter(has_content).map(speaks_for).for_each(hear);
         }
     }
@@ -83,11 +83,21 @@ fn has_content(entry: &&[u8]) -> bool {
     !entry.is_empty()
 }
 
+/// The entries of a line. A client may have begun a quotation that it never closes, so that all that proxies add
+/// would stand in it; then each comma separates, for what proxies add has none.
+fn entries_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quotation = Quotation::default();
+    line.iter().for_each(|byte| quotation.pass(*byte));
+    let closes = !quotation.is_open;
+    split_where(line, move |byte, is_quoted| byte == b',' && !(closes && is_quoted))
+}
+
 /// For whom an entry of `Forwarded` speaks. One that is not sound throughout speaks for nobody: a client may have
 /// begun a quotation in which a proxy's own words end up.
 fn speaks_for(entry: &[u8]) -> Option<IpAddr> {
     let mut found = None;
-    for pair in unquoted_split(entry, b';').map(<[u8]>::trim_ascii).filter(has_content) {
+    let pairs = split_where(entry, |byte, is_quoted| byte == b';' && !is_quoted);
+    for pair in pairs.map(<[u8]>::trim_ascii).filter(has_content) {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (&pair[..equals], unquoted(&pair[equals + 1..])?);
         if !name
@@ -103,16 +113,29 @@ fn speaks_for(entry: &[u8]) -> Option<IpAddr> {
     address_of(found?)
 }
 
-/// What stands between separators that are not quoted. A quotation that is not closed goes on to the end.
-fn unquoted_split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    text.split(move |byte| {
-        let separates = *byte == separator && !is_quoted;
-        if *byte == b'"' && !is_escaped {
-            is_quoted = !is_quoted;
+/// Whether what comes next stands within quotation marks.
+#[derive(Default)]
+struct Quotation {
+    is_open: bool,
+    is_escaped: bool,
+}
+
+impl Quotation {
+    fn pass(&mut self, byte: u8) {
+        if byte == b'"' && !self.is_escaped {
+            self.is_open = !self.is_open;
         }
-        is_escaped = is_quoted && *byte == b'\\' && !is_escaped;
-        separates
+        self.is_escaped = self.is_open && byte == b'\\' && !self.is_escaped;
+    }
+}
+
+/// What stands between bytes that separate; whether each is quoted is told besides.
+fn split_where(text: &[u8], separates: impl Fn(u8, bool) -> bool) -> impl Iterator<Item = &[u8]> {
+    let mut quotation = Quotation::default();
+    text.split(move |byte| {
+        let is_quoted = quotation.is_open;
+        quotation.pass(*byte);
+        separates(*byte, is_quoted)
     })
 }
 
@@ -280,6 +303,15 @@ mod tests {
                 let line = format!("{said}, {added}");
                 let found = from(PROXY, Forwarded, &[line.as_bytes()]);
                 assert!(found != "6.6.6.6" && found != "203.0.113.8", "{line}: {found}");
+            }
+            // Nor is it a way to be taken for the proxy.
+            for (added, expected) in [
+                ("for=203.0.113.7", "203.0.113.7"),
+                ("for=\"[2001:db8::7]:4711\";proto=https", "2001:db8::7"),
+                ("for=203.0.113.7, for=10.0.0.2", "203.0.113.7"),
+            ] {
+                let line = format!("{said}, {added}");
+                assert_eq!(from(PROXY, Forwarded, &[line.as_bytes()]), expected, "{line}");
             }
         }
     }
