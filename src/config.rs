@@ -28,8 +28,14 @@ const ENV_FILE: &str = "MEDIATALLY_CONFIG";
 /// The longest time that a setting may name; beyond it clocks overflow.
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
+/// The key of the operators' token.
+const TOKEN: &str = "admin.token";
+
 /// Keys whose values are never shown.
-const SECRETS: [&str; 2] = ["session.key", "admin.token"];
+const SECRETS: [&str; 2] = ["session.key", TOKEN];
+
+/// How a session key is written.
+const KEY_FORM: &str = "64 hexadecimal digits";
 
 /// The settings of the server; each room has its own section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -166,18 +172,24 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
 
     let mut effective = defaults.clone();
     let mut origin = BTreeMap::new();
+    let mut refused = Vec::new();
     for Override { key, value, source } in overrides {
         match try_alone(&defaults, &key, &value) {
             Ok(()) => {
                 set(&mut effective, &key, value);
                 origin.insert(key, source);
             }
-            Err(why) => problems.0.push(why.told(&key, &value, &source)),
+            Err(why) => {
+                problems.0.push(why.told(&key, &value, &source));
+                refused.push(key);
+            }
         }
     }
     let config: Config = effective.try_into().expect("each value was tried against its key");
     for (key, why) in config.contradictions() {
-        if sources.of_another && key == "admin_listen" {
+        // A token that is refused is told of already.
+        let is_told = why == http::NEEDS_TOKEN && refused.iter().any(|key| key.starts_with(TOKEN));
+        if key == "admin_listen" && (sources.of_another || is_told) {
             continue;
         }
         let source = origin.get(key).map_or("default", String::as_str);
@@ -201,16 +213,6 @@ impl Config {
                 found.push((key, why.to_owned()));
             }
         };
-        hold(
-            self.admin.token.is_none() || !self.admin.has_file(),
-            "admin.token_file",
-            "admin.token is set too; one of them must be empty",
-        );
-        hold(
-            self.admin.has_token() || http::is_local(self.admin_listen),
-            "admin_listen",
-            http::NEEDS_TOKEN,
-        );
         hold(self.http.connections_max > 0, "http.connections_max", "must be at least 1");
         hold(
             !self.http.trusted_proxies.iter().any(http::Network::is_everybody),
@@ -280,6 +282,7 @@ impl Config {
             "journal.uncommitted_bytes_max",
             "must be at least 1 MiB",
         );
+        found.extend(self.contradictions_of_doors());
         found.extend(self.tls.contradictions());
         let limits = self.limits.contradictions().into_iter();
         found.extend(limits.map(|(key, why)| (key, why.to_owned())));
@@ -294,6 +297,26 @@ impl Config {
             found.push(("log.level", format!("not a level or a list of directives: {problem}")));
         }
         found
+    }
+
+    /// The same of the two addresses, and of who may look.
+    fn contradictions_of_doors(&self) -> Vec<(&'static str, String)> {
+        let (players, operators) = (self.listen, self.admin_listen);
+        let shares_ip = players.ip() == operators.ip()
+            || players.ip().is_unspecified()
+            || operators.ip().is_unspecified();
+        let is_shared = shares_ip && players.port() == operators.port() && players.port() != 0;
+        let is_open = !self.admin.has_token() && !http::is_local(operators);
+        let two_tokens = self.admin.token.is_some() && self.admin.has_file();
+        [
+            (two_tokens, "admin.token_file", "admin.token is set too; one of them must be empty"),
+            (is_open, "admin_listen", http::NEEDS_TOKEN),
+            (is_shared, "admin_listen", "must not be the address of listen; choose another port"),
+        ]
+        .into_iter()
+        .filter(|(is_wrong, ..)| *is_wrong)
+        .map(|(_, key, why)| (key, why.to_owned()))
+        .collect()
     }
 }
 
@@ -377,8 +400,14 @@ fn value_of_text(text: &str, like: Option<&Value>) -> Value {
     value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// A list, whose items a variable separates by commas.
+/// A list as the file has it, or with its items separated by commas and nothing else. What begins like the one
+/// and is neither is no list.
 fn list_of_text(text: &str) -> Value {
+    if text.trim_start().starts_with('[') {
+        let table: Option<Table> = format!("list = {text}").parse().ok();
+        let list = table.and_then(|mut table| table.remove("list"));
+        return list.unwrap_or_else(|| Value::String(text.to_owned()));
+    }
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
 }
@@ -405,8 +434,9 @@ impl Wrong {
             Self::Section => format!("{key} ({source}): this is a section, not a key"),
             Self::Value(_) if SECRETS.contains(&key) => {
                 format!(
-                    "{} ({source}): this secret is not of the form that it must have",
-                    shown(key, value)
+                    "{} ({source}): this secret is not of the form that it must have, which is {}",
+                    shown(key, value),
+                    if key == TOKEN { http::form_of_token() } else { KEY_FORM.to_owned() }
                 )
             }
             Self::Value(why) => format!("{} ({source}): {why}", shown(key, value)),
@@ -431,7 +461,29 @@ fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), Wrong> {
     let mut tried = defaults.clone();
     set(&mut tried, key, value.clone());
     let problem = tried.try_into::<Config>().err();
-    problem.map_or(Ok(()), |problem| Err(Wrong::Value(problem.message().to_owned())))
+    let wrong = |problem: toml::de::Error| {
+        Err(Wrong::Value(explained(problem.message(), value, lookup(defaults, key))))
+    };
+    problem.map_or(Ok(()), wrong)
+}
+
+/// A problem with a value in the words of who writes settings, where it is told in those of a program.
+fn explained(problem: &str, value: &Value, like: Option<&Value>) -> String {
+    let form = match like {
+        Some(Value::Integer(_)) => "expected a whole number",
+        Some(Value::Boolean(_)) => "expected true or false",
+        Some(Value::Array(_)) if !value.is_array() => {
+            "expected a list such as [\"a\", \"b\"], in the environment also a,b"
+        }
+        _ if problem.contains("socket address") => {
+            "expected an IP address and a port, such as \"0.0.0.0:8080\" or \"[::]:8080\""
+        }
+        _ if problem.contains("expected a duration") => {
+            "expected a duration such as \"250ms\", \"10s\", \"5m\" or \"48h\""
+        }
+        _ => problem,
+    };
+    form.to_owned()
 }
 
 fn lookup<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
@@ -670,6 +722,39 @@ mod tests {
         let list = |text| value_of_text(text, Some(&Value::Array(Vec::new()))).to_string();
         assert_eq!(list("a, b ,,c"), r#"["a", "b", "c"]"#);
         assert_eq!(list(""), "[]");
+        assert_eq!(list(r#" ["a", "b,c"]"#), r#"["a", "b,c"]"#, "as the file has it");
+        for no_list in [r#"["a""#, "[a]", r#"["a"] "b""#] {
+            let name = "MEDIATALLY_PRIVACY__DROP";
+            let sources = Sources { env: env(&[(name, no_list)]), ..Sources::default() };
+            assert!(problems(&sources).contains("expected a list such as"), "{no_list}");
+        }
+    }
+
+    #[test]
+    fn a_problem_tells_what_form_is_wanted() {
+        for (name, text, expected) in [
+            ("HTTP__HEADER_TIMEOUT", "10", "expected a duration such as \"250ms\""),
+            ("LISTEN", "localhost:8080", "expected an IP address and a port, such as"),
+            ("ADMIN_LISTEN", ":8080", "expected an IP address and a port, such as"),
+            ("HTTP__CONNECTIONS_MAX", "many", "expected a whole number"),
+            ("HTTP__CONNECTIONS_MAX", "-1", "expected a whole number"),
+            ("VALIDATION__STRICT", "yes", "expected true or false"),
+            ("SESSION__KEY", "short", "which is 64 hexadecimal digits"),
+            ("ADMIN__TOKEN", "short", "which is 16 to 1024 printable"),
+            ("ADMIN_LISTEN", "127.0.0.1:8080", "must not be the address of listen"),
+            ("LISTEN", "127.0.0.1:9464", "must not be the address of listen"),
+        ] {
+            let env = env(&[(&format!("MEDIATALLY_{name}"), text)]);
+            let text = problems(&Sources { env, ..Sources::default() });
+            assert!(text.contains(expected), "{name}: {expected}\nin\n{text}");
+            assert!(text.contains("has 1 problem\n"), "{text}");
+        }
+        let env = env(&[
+            ("MEDIATALLY_ADMIN_LISTEN", "0.0.0.0:9464"),
+            ("MEDIATALLY_ADMIN__TOKEN", "short"),
+        ]);
+        let text = problems(&Sources { env, ..Sources::default() });
+        assert!(text.contains("has 1 problem\n"), "not that there is none: {text}");
     }
 
     #[test]

@@ -87,7 +87,9 @@ fn has_content(entry: &&[u8]) -> bool {
 /// would stand in it; then each comma separates, for what proxies add has none.
 fn entries_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quotation = Quotation::default();
-    line.iter().for_each(|byte| quotation.pass(*byte));
+    for byte in line {
+        quotation.pass(*byte);
+    }
     let closes = !quotation.is_open;
     split_where(line, move |byte, is_quoted| byte == b',' && !(closes && is_quoted))
 }

@@ -66,7 +66,8 @@ fn token_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T
     Token::new(&text).ok_or_else(problem).map(Some)
 }
 
-fn form_of_token() -> String {
+/// How a token is written.
+pub fn form_of_token() -> String {
     let (min, max) = (TOKEN_CHARACTERS.start(), TOKEN_CHARACTERS.end());
     format!("{min} to {max} printable ASCII characters without blanks")
 }

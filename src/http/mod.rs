@@ -57,7 +57,7 @@ use crate::size::Size;
 use crate::telemetry::series::Series;
 use connections::Counts;
 pub use gate::Gate;
-pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, is_local};
+pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local};
 pub use health::Health;
 use health::Readiness;
 pub use network::{Network, NoNetwork};
