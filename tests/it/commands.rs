@@ -1,8 +1,9 @@
 //! What operators type, and what they read.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{Process, within};
 
@@ -134,4 +135,33 @@ async fn help_tells_the_commands_and_the_environment() {
     }
     let (_, out, _) = run(&["--version"], &[]).await;
     assert_eq!(out, format!("mediatally {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn too_few_open_files_stop_the_start_with_the_number_that_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_mediatally");
+    let limited = async |files: u32, arguments: &[&str]| {
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), program]);
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).args(arguments);
+        command.current_dir(folder.path()).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.kill_on_drop(true).spawn().unwrap()
+    };
+    let refused = within(limited(255, &[]).await.wait_with_output()).await.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("255 open files") && said.contains("to 256 at least"), "{said}");
+    let mut taken = limited(256, &[]).await;
+    let mut lines = BufReader::new(taken.stderr.take().unwrap()).lines();
+    let lowered = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("is lowered to fit") {
+                return line;
+            }
+        }
+        panic!("it ended");
+    };
+    let line = within(lowered).await;
+    assert!(line.contains("\"connections_max\":64"), "{line}");
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,6 +25,9 @@ const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
+
+/// With fewer connections the first few idle players would keep out all others.
+const CONNECTIONS_MIN: usize = 64;
 
 /// Both doors.
 #[derive(Debug)]
@@ -137,17 +140,28 @@ fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 /// Raises the limit of open files as far as the system lets us, says so, and keeps the cap of
 /// connections below it.
-pub(super) fn fit_to_open_files(settings: &mut http::Settings) {
+///
+/// # Errors
+/// That it leaves too few connections.
+pub(super) fn fit_to_open_files(settings: &mut http::Settings) -> anyhow::Result<()> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let Some(limit) = getrlimit(Resource::Nofile).current else {
-        return;
+        return Ok(());
     };
     tracing::info!(from = before.current, to = limit, "limit of open files");
-    let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED).max(1);
+    let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
+    if room < settings.connections_max.min(CONNECTIONS_MIN) {
+        let needed = FILES_RESERVED + CONNECTIONS_MIN;
+        bail!(
+            "the system lets this process have {limit} open files, which are too few: raise its limit (ulimit -n, \
+             LimitNOFILE) to {needed} at least, and to {FILES_RESERVED} more than http.connections_max to have all of \
+             them"
+        );
+    }
     if settings.connections_max > room {
         tracing::warn!(
             configured = settings.connections_max,
@@ -156,4 +170,5 @@ pub(super) fn fit_to_open_files(settings: &mut http::Settings) {
         );
         settings.connections_max = room;
     }
+    Ok(())
 }

@@ -57,7 +57,7 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let mut config = loaded.config;
-    fit_to_open_files(&mut config.http);
+    fit_to_open_files(&mut config.http)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut stops = signals()?;
