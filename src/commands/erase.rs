@@ -182,7 +182,7 @@ fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
     let (mut heard_ms, mut silent) = (None, 0_u32);
     loop {
         thread::sleep(LOOK);
-        let word = Word::on(&home, &order.id)?;
+        let word = Word::to_whoever_waits(&home, &order.id)?;
         silent = if word.as_ref().map(|word| word.written_ms) == heard_ms { silent + 1 } else { 0 };
         heard_ms = word.as_ref().map(|word| word.written_ms);
         match word.map(|word| word.state) {
