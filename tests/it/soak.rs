@@ -144,8 +144,8 @@ async fn soak() {
         ("MEDIATALLY_SHUTDOWN__GRACE", "200ms"),
     ];
     let mut process = Process::start(folder.path(), &settings).await;
-    // Nobody reads it, and a full pipe would hold the server up.
-    process.close_log();
+    // Nobody wants to have read it, however long this takes.
+    process.close_log().await;
     let (client, metrics) = (client(), process.admin_url("/metrics"));
     let listen = format!("http://{}", process.listen);
     let mut audience = tokio::spawn(audience(client.clone(), listen, rate, time));
