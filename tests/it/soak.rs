@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::harness::{Process, SAMPLE, client, within};
-use crate::metrics::Scrape;
+use crate::metrics::{Scrape, steady};
 
 /// How many players play at once; a server that is slower than the rate slows it down.
 const PLAYERS_MAX: usize = 2_000;
@@ -195,17 +195,8 @@ async fn soak() {
             assert!((counted - f64::from(count)).abs() < 0.5, "{name} {route}: {counted}, {count}");
         }
     }
-    within(async {
-        // A session may just be running out.
-        loop {
-            let scrape = Scrape::of(&client, &metrics).await;
-            let seq = Scrape::of(&client, &metrics).await.get("journal_committed_seq");
-            if scrape.is_settled() && (seq - scrape.get("journal_committed_seq")).abs() < 0.5 {
-                return scrape.is_conserved();
-            }
-        }
-    })
-    .await;
+    // A session may just be running out.
+    steady(&client, &metrics, || ()).await.0.is_conserved();
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.0.code(), Some(0));
     let output = within(Process::command(folder.path()).arg("verify").output()).await.unwrap();
