@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Process, SAMPLE, client, until, within};
+use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
 
 /// So that rotation, compression, checkpoints and retention go on while a backup is taken.
 const SETTINGS: [(&str, &str); 3] = [
@@ -46,7 +46,7 @@ struct Players {
     /// The sessions that were acknowledged.
     ledger: Arc<Mutex<Vec<String>>>,
     /// How many requests were acknowledged.
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -87,6 +87,10 @@ impl Players {
             }));
         }
         players
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     async fn stop(self) -> Vec<String> {
@@ -138,20 +142,21 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it_began() {
     let journal = folder.path().join("data/journal");
     // One of both is there until retention has removed it.
     let first = [".ndjson", ".ndjson.zst"].map(|ends| journal.join(format!("{:020}{ends}", 1)));
-    until(|| !first.iter().any(|path| path.exists())).await;
+    let is_removed = || !first.iter().any(|path| path.exists());
+    until_much_is_done(|| players.acknowledged(), is_removed).await;
     let mut backups = Vec::new();
     for _ in 0..BACKUPS {
         // One after the other at another moment in the life of the segments.
         let before = names(&journal);
         until(|| names(&journal) != before).await;
         let sessions = players.ledger.lock().await.clone();
-        let acknowledged = players.acknowledged.load(Ordering::Relaxed);
+        let acknowledged = players.acknowledged();
         let (copy, code, said) = backup(folder.path()).await;
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("the journal keeps its promises"), "{said}");
         assert!(said.contains("checkpoint of the sessions at number "), "{said}");
         let last = said.lines().find(|line| line.starts_with("numbers ")).unwrap();
-        let last: u64 = last.rsplit(' ').next().unwrap().parse().unwrap();
+        let last: usize = last.rsplit(' ').next().unwrap().parse().unwrap();
         assert!(last >= acknowledged, "{acknowledged} were acknowledged before: {said}");
         backups.push((copy, sessions));
     }
@@ -175,7 +180,7 @@ async fn a_backup_of_a_server_that_was_killed_has_what_it_acknowledged_and_what_
     assert_eq!(client().post(&url).body("{}").send().await.unwrap().status(), 400);
     let players = Players::at(&process);
     let journal = folder.path().join("data/journal");
-    until(|| names(&journal).len() > 8).await;
+    until_much_is_done(|| players.acknowledged(), || names(&journal).len() > 8).await;
     let acknowledged = players.stop().await;
     process.signal(Signal::KILL);
     process.ended().await;

@@ -308,7 +308,9 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
     process.signal(Signal::TERM);
     process.ended().await;
     std::fs::write(&order, "{}").unwrap();
-    let served = Process::command(folder.path()).args(["serve"]).output();
+    // It listens before it finds that.
+    let any = [("MEDIATALLY_LISTEN", "127.0.0.1:0"), ("MEDIATALLY_ADMIN_LISTEN", "127.0.0.1:0")];
+    let served = Process::command(folder.path()).args(["serve"]).envs(any).output();
     let text = String::from_utf8(within(served).await.unwrap().stderr).unwrap();
     assert!(text.contains("no order that this version knows"), "{text}");
 }

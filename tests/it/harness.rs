@@ -16,9 +16,7 @@ use mediatally::http::connections::Counts;
 use mediatally::live::Live;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{
-    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines,
-};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
@@ -29,6 +27,9 @@ pub(crate) const SAMPLE: &str = include_str!("data/session-start.json");
 
 /// How long a test waits for what must happen; only a failure ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it waits for much of it, as long as there is more and more.
+const LONG_PATIENCE: Duration = Duration::from_mins(5);
 
 /// When the clock of a test server stands still at first, in ms since the Unix epoch.
 pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
@@ -145,6 +146,21 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     .await;
 }
 
+/// Waits until something holds that comes with much work, which a figure tells of: a slow machine may need long
+/// for it, but a figure that stands still is a failure.
+pub(crate) async fn until_much_is_done(
+    figure: impl Fn() -> usize,
+    mut holds: impl FnMut() -> bool,
+) {
+    let all = async {
+        while !holds() {
+            let before = figure();
+            until(|| figure() > before || holds()).await;
+        }
+    };
+    tokio::time::timeout(LONG_PATIENCE, all).await.expect("so much is not needed for it");
+}
+
 /// The name of every file below a folder, and what it holds, unpacked.
 pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     // A running server may rename or remove a file after it was listed; then all are looked at anew, so that
@@ -237,10 +253,41 @@ pub(crate) fn post_request(body: &str) -> String {
     )
 }
 
+/// The log of a process, read as it comes: a full pipe would hold the process up.
+struct Log {
+    lines: mpsc::UnboundedReceiver<String>,
+    reading: JoinHandle<()>,
+}
+
+impl Log {
+    fn follow(stderr: ChildStderr) -> Self {
+        let (sender, lines) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(async move {
+            let mut read = BufReader::new(stderr).lines();
+            while let Some(line) = read.next_line().await.unwrap() {
+                // Whoever wanted it may have gone.
+                let _ = sender.send(line);
+            }
+        });
+        Self { lines, reading }
+    }
+
+    /// The next line; nothing at the end.
+    async fn next(&mut self) -> Option<String> {
+        self.lines.recv().await
+    }
+
+    /// Reads no more, so that what is written fails from now on.
+    async fn close(self) {
+        self.reading.abort();
+        let _ = self.reading.await;
+    }
+}
+
 /// The program as a process, with its log lines.
 pub(crate) struct Process {
     child: Child,
-    lines: Option<Lines<BufReader<ChildStderr>>>,
+    log: Option<Log>,
     pub(crate) listen: String,
     pub(crate) admin_listen: String,
     /// The log line that tells what was read back from the journal.
@@ -293,10 +340,10 @@ impl Process {
 
     /// Reads the log up to a line.
     async fn line(&mut self, is_it: impl Fn(&Value) -> bool) -> Value {
-        let lines = self.lines.as_mut().expect("the log is read");
+        let log = self.log.as_mut().expect("the log is read");
         within(async {
             loop {
-                let text = lines.next_line().await.unwrap().expect("a line more");
+                let text = log.next().await.expect("a line more");
                 let line: Value =
                     serde_json::from_str(&text).expect("logs are JSON off a terminal");
                 self.seen.push(text);
@@ -326,11 +373,11 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Log::follow(child.stderr.take().unwrap());
         let (listen, admin_listen) = (String::new(), String::new());
         Self {
             child,
-            lines: Some(lines),
+            log: Some(log),
             listen,
             admin_listen,
             read_back: Value::Null,
@@ -347,8 +394,10 @@ impl Process {
     }
 
     /// Reads its log no more; what it writes fails from now on.
-    pub(crate) fn close_log(&mut self) {
-        self.lines = None;
+    pub(crate) async fn close_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.close().await;
+        }
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -361,8 +410,8 @@ impl Process {
     pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         within(async {
             let mut lines = Vec::new();
-            if let Some(log) = &mut self.lines {
-                while let Some(line) = log.next_line().await.unwrap() {
+            if let Some(log) = &mut self.log {
+                while let Some(line) = log.next().await {
                     lines.push(line);
                 }
             }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use mediatally::config::Config;
 use mediatally::http::forwarded::Header;
+use mediatally::journal::disk::Folder;
+use mediatally::journal::segment;
 use mediatally::privacy::ClientAddress;
 use reqwest::{Method, Response};
 use rustix::process::Signal;
@@ -440,14 +442,14 @@ async fn rejects(server: &TestServer) -> Value {
 
 /// The records of a server's journal.
 fn records(folder: &Path) -> Vec<Value> {
-    let mut names: Vec<_> = std::fs::read_dir(folder.join("data/journal"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "ndjson"))
-        .collect();
-    names.sort();
-    let text: String = names.iter().map(|name| std::fs::read_to_string(name).unwrap()).collect();
-    // The last line may be half written.
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let mut records = Vec::new();
+    segment::each_line(&Folder::at(&folder.join("data/journal")), |_, line, record| {
+        // The last line may be half written.
+        if record.is_ok() {
+            records.push(serde_json::from_slice(line.text).unwrap());
+        }
+        Ok::<_, std::io::Error>(())
+    })
+    .unwrap();
+    records
 }

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::harness::{Process, SAMPLE, client, until, within};
+use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
 
 /// Runs a command of the program on the data folder in `folder`.
 async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -79,7 +79,8 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
             })
             .collect();
         let enough = random.random_range(1..600);
-        until(|| acknowledged.load(Ordering::Relaxed) >= enough).await;
+        let count = || acknowledged.load(Ordering::Relaxed);
+        until_much_is_done(count, || count() >= enough).await;
         process.signal(Signal::KILL);
         process.ended().await;
         for player in players {
@@ -187,10 +188,7 @@ async fn sessions_with_shuffled_events_are_the_same_after_kill_9() {
             })
         };
         let left = || run.left.load(Ordering::Relaxed);
-        while left() > half / 10 {
-            let before = left();
-            until(|| left() < before).await;
-        }
+        until_much_is_done(|| half - left().min(half), || left() <= half / 10).await;
         until(has_checkpoint).await;
         process.signal(Signal::KILL);
         process.ended().await;

@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::certificates::{ByHand, Certificates, Client, HOST};
-use crate::harness::{Process, Raw, SAMPLE, TestServer, client, post_request, until};
+use crate::harness::{
+    Process, Raw, SAMPLE, TestServer, client, post_request, until, until_much_is_done,
+};
 
 const FOREVER: Duration = Duration::from_hours(1);
 
@@ -178,7 +180,7 @@ async fn a_log_that_nobody_reads_does_not_end_the_server() {
     let mut raw = Raw(TcpStream::connect(&process.listen).await.unwrap());
     let request = post_request(SAMPLE);
     raw.send(&request[..50]).await;
-    process.close_log();
+    process.close_log().await;
     process.signal(Signal::TERM);
     raw.send(&request[50..]).await;
     assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 201 "));
@@ -303,7 +305,7 @@ async fn sigterm_under_load(settings: &[(&str, &str)], client: Option<&Client>) 
     let settings = [settings, &[("MEDIATALLY_SHUTDOWN__GRACE", "300ms")]].concat();
     let process = Process::start(folder.path(), &settings).await;
     let load = Load::start(&process.listen, 32, client);
-    until(|| load.answered() > 500).await;
+    until_much_is_done(|| load.answered(), || load.answered() > 500).await;
     process.signal(Signal::TERM);
     let (status, lines) = process.ended().await;
     assert_eq!(status.code(), Some(0));

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::harness::{Process, SAMPLE, client, within};
-use crate::metrics::Scrape;
+use crate::metrics::{Scrape, steady};
 
 /// How many players play at once; a server that is slower than the rate slows it down.
 const PLAYERS_MAX: usize = 2_000;
@@ -144,8 +144,8 @@ async fn soak() {
         ("MEDIATALLY_SHUTDOWN__GRACE", "200ms"),
     ];
     let mut process = Process::start(folder.path(), &settings).await;
-    // Nobody reads it, and a full pipe would hold the server up.
-    process.close_log();
+    // Nobody wants to have read it, however long this takes.
+    process.close_log().await;
     let (client, metrics) = (client(), process.admin_url("/metrics"));
     let listen = format!("http://{}", process.listen);
     let mut audience = tokio::spawn(audience(client.clone(), listen, rate, time));
@@ -195,17 +195,8 @@ async fn soak() {
             assert!((counted - f64::from(count)).abs() < 0.5, "{name} {route}: {counted}, {count}");
         }
     }
-    within(async {
-        // A session may just be running out.
-        loop {
-            let scrape = Scrape::of(&client, &metrics).await;
-            let seq = Scrape::of(&client, &metrics).await.get("journal_committed_seq");
-            if scrape.is_settled() && (seq - scrape.get("journal_committed_seq")).abs() < 0.5 {
-                return scrape.is_conserved();
-            }
-        }
-    })
-    .await;
+    // A session may just be running out.
+    steady(&client, &metrics, || ()).await.0.is_conserved();
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.0.code(), Some(0));
     let output = within(Process::command(folder.path()).arg("verify").output()).await.unwrap();

@@ -22,7 +22,8 @@
 //!    when the work is taken up again. A checkpoint loses the lines of these sessions and keeps its numbers,
 //!    so whatever was rewritten before or after it, replay goes on at the same place: records in between are
 //!    either whole sessions of others, or folded as nothing.
-//! 5. *What became of it is written, then the order is removed.*
+//! 5. *What became of it is written, then the order is removed.* Whoever waits for it takes it for done after
+//!    both, because the order names whom it was about.
 //!
 //! Reading a segment that is being rewritten is safe, because the file that is read stays as it is. Between
 //! 3 and 5 a journal can have the events of a session without its start, but only as long as the order is

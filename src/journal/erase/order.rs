@@ -192,6 +192,18 @@ impl Word {
         Ok(word.filter(|word| word.order == order))
     }
 
+    /// The last word on an order, for whoever waits for its end: that it is done counts once the order is gone
+    /// too, for it names whom it was about.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn to_whoever_waits(home: &dyn Disk, order: &str) -> io::Result<Option<Self>> {
+        let word = Self::on(home, order)?;
+        let is_done = word.as_ref().is_some_and(|word| matches!(word.state, State::Done(_)));
+        let stands = is_done && Order::pending(home)?.is_some_and(|pending| pending.id == order);
+        Ok(word.filter(|_| !stands))
+    }
+
     fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Self>> {
         Ok(read(home, name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
@@ -400,6 +412,25 @@ mod tests {
         std::fs::write(folder.path().join("erase.json.unfinished"), "Geheim").unwrap();
         remove_old(&home, 2_001 + RESULT_KEPT_MS).unwrap();
         assert_eq!(names(folder.path()), [ORDER_FILE]);
+    }
+
+    #[test]
+    fn an_order_is_done_for_whoever_waits_once_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Folder::private_at(folder.path());
+        assert!(place(folder.path(), &order("one")).unwrap());
+        let say = |state| {
+            Word { order: "one".into(), written_ms: 1, state }.save(&home).unwrap();
+        };
+        let heard = || Word::to_whoever_waits(&home, "one").unwrap().map(|word| word.state);
+        say(State::Running { done_bytes: 1, total_bytes: 2 });
+        assert!(matches!(heard(), Some(State::Running { .. })));
+        say(State::Done(Box::default()));
+        assert!(heard().is_none(), "its file has the value still");
+        remove_order(&home).unwrap();
+        assert!(matches!(heard(), Some(State::Done(_))));
+        assert!(place(folder.path(), &order("two")).unwrap());
+        assert!(matches!(heard(), Some(State::Done(_))), "another order is another's");
     }
 
     #[test]

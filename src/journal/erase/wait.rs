@@ -59,7 +59,7 @@ impl<'w> Wait<'w> {
     /// # Errors
     /// What the system says.
     pub fn look(&mut self) -> io::Result<Standing> {
-        let word = Word::on(self.home, self.order)?;
+        let word = Word::to_whoever_waits(self.home, self.order)?;
         let written_ms = word.as_ref().map(|word| word.written_ms);
         self.silent = if written_ms == self.heard_ms { self.silent + 1 } else { 0 };
         self.heard_ms = written_ms;
