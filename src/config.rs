@@ -254,6 +254,7 @@ impl Config {
         for (key, duration) in [
             ("shutdown.grace", self.shutdown.grace),
             ("shutdown.drain_max", self.shutdown.drain_max),
+            ("rejects.retention", self.rejects.retention),
         ] {
             hold(duration <= DURATION_MAX, key, "must be at most a year");
         }

@@ -1,6 +1,7 @@
 //! What is kept of a person, and what is not.
 
 use std::path::Path;
+use std::time::Duration;
 
 use mediatally::config::{self, Sources};
 use mediatally::privacy::Hasher;
@@ -323,4 +324,18 @@ async fn names_that_cannot_be_stop_the_start() {
     ] {
         assert!(said.contains(expected), "{expected}\nin\n{said}");
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_kept_longer_than_it_may() {
+    let server = TestServer::with(|config| config.rejects.retention = Duration::from_mins(1)).await;
+    assert_eq!(server.post(r#"{"who":"Hidd3n"}"#).await.status(), 400);
+    let file = server.folder.path().join("data/rejects/current.ndjson");
+    until(|| std::fs::read_to_string(&file).is_ok_and(|text| text.contains(SECRET))).await;
+    // Nothing comes any more; the time alone does it.
+    server.set_clock(NOW_MS + 60_000).await;
+    let rejects = server.folder.path().join("data/rejects");
+    until(|| files(&rejects).is_empty()).await;
+    let shown = server.client.get(server.admin_url("/rejects")).send().await.unwrap();
+    assert!(!shown.text().await.unwrap().contains(SECRET));
 }

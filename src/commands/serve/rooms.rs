@@ -56,7 +56,7 @@ impl Rooms {
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let left_out = finish_erasure(&data_dir, &disk, &clock)?;
-        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
+        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path(), &clock);
         let rejects_thread =
             thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
