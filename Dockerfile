@@ -17,13 +17,15 @@ COPY src ./src
 RUN TARGET="$(rustc -vV | sed -n 's/^host: //p')" \
  && touch src/main.rs src/lib.rs \
  && cargo build --release --locked --bin mediatally --target "$TARGET" \
- && mkdir -p /image/data /image/config \
+ && mkdir -p /image/data /image/backups /image/config \
  && cp "target/$TARGET/release/mediatally" /image/mediatally
 COPY config/mediatally.toml /image/config/mediatally.toml
 
-# Run: nothing but the binary, its settings and the data folder; no shell, not root.
+# Run: nothing but the binary, its settings, the data folder and one for backups; no shell, not root. A new volume
+# takes the owner of the folder that it is mounted at.
 FROM scratch
 COPY --from=build --chown=65532:65532 /image/data /data
+COPY --from=build --chown=65532:65532 /image/backups /backups
 COPY --from=build /image/config /config
 COPY --from=build /image/mediatally /mediatally
 USER 65532:65532

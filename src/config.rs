@@ -197,6 +197,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         let value = lookup(&table, key).map_or_else(String::new, |value| shown(key, value));
         problems.0.push(format!("{value} ({source}): {why}"));
     }
+    let doubts = config.privacy.doubts().into_iter();
+    warnings.extend(doubts.map(|(key, why)| format!("{key}: {why}")));
     if problems.0.is_empty() {
         Ok(Loaded { config, warnings, sources: origin })
     } else {
@@ -256,6 +258,7 @@ impl Config {
         for (key, duration) in [
             ("shutdown.grace", self.shutdown.grace),
             ("shutdown.drain_max", self.shutdown.drain_max),
+            ("rejects.retention", self.rejects.retention),
         ] {
             hold(duration <= DURATION_MAX, key, "must be at most a year");
         }

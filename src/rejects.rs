@@ -4,10 +4,17 @@
 //! so that both together stay within a bound. The last ones are also in memory, in a ring for each
 //! [class](Class), so that a flood of one does not push out the others. Nothing waits for this: what
 //! comes faster than the disk takes it is counted and dropped.
+//!
+//! They are not kept for ever. By their first lines, which are the oldest:
+//!
+//! ```text
+//! received           half of the retention           the retention
+//!    ├── current.ndjson ──┼────── previous.ndjson ──────┤ removed
+//! ```
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +25,24 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::disk::{Disk, Folder, is_unfinished};
+use crate::clock::Clock;
+use crate::journal::disk::{Disk, Folder, is_unfinished, unless_missing};
 use crate::journal::erase::{self, Judge, Meter, Pace, Purged};
 use crate::size::Size;
 use crate::wire::Violations;
 
 /// The folder of the files.
 const FOLDER: &str = "rejects";
+
+/// The file that is written, and the one before it.
+const CURRENT: &str = "current.ndjson";
+const PREVIOUS: &str = "previous.ndjson";
+
+/// How every line begins, before the time at which the body was received.
+const LINE_BEGIN: &str = "{\"received_ms\":";
+
+/// How often the writer looks for what is too old, if nothing comes.
+const RETAIN_LOOK: Duration = Duration::from_secs(1);
 
 /// How many lines, and how many bytes of them, may wait to be written.
 const QUEUE_MAX: usize = 256;
@@ -51,11 +69,14 @@ const PURGE_LOOK: Duration = Duration::from_millis(200);
 pub struct Settings {
     /// How large the files may grow together; zero keeps none.
     pub bytes_max: Size,
+    /// How old what was refused may grow, in the files and in memory; zero sets no bound.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { bytes_max: Size::mib(128) }
+        Self { bytes_max: Size::mib(128), retention: Duration::from_hours(30 * 24) }
     }
 }
 
@@ -232,38 +253,61 @@ impl Sample {
 
 #[derive(Debug, Default)]
 struct Ring {
-    lines: VecDeque<String>,
+    /// When each was received, and what is told of it.
+    lines: VecDeque<(u64, String)>,
     bytes: usize,
 }
 
 impl Ring {
-    fn push(&mut self, line: String) {
+    fn push(&mut self, received_ms: u64, line: String) {
         self.bytes += line.len();
-        self.lines.push_back(line);
+        self.lines.push_back((received_ms, line));
         while self.lines.len() > RING_LINES_MAX || self.bytes > RING_BYTES_MAX {
-            self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        self.bytes -= self.lines.pop_front().map_or(0, |(_, line)| line.len());
+    }
+
+    /// Removes what was received until then.
+    fn retain_after(&mut self, ms: u64) {
+        while self.lines.front().is_some_and(|(received_ms, _)| *received_ms <= ms) {
+            self.pop();
         }
     }
 
     /// Removes the lines that go, and says how many those are.
     fn purge(&mut self, judge: &Judge) -> u64 {
         let before = self.lines.len();
-        self.lines.retain(|line| !judge.condemns_refused(line.as_bytes()));
-        self.bytes = self.lines.iter().map(String::len).sum();
+        self.lines.retain(|(_, line)| !judge.condemns_refused(line.as_bytes()));
+        self.bytes = self.lines.iter().map(|(_, line)| line.len()).sum();
         (before - self.lines.len()) as u64
     }
 }
 
 impl Rejects {
     /// A keeper of refusals, and the writer of its files, which is to be run in a thread of its own.
-    pub fn new(settings: &Settings, data_dir: &Path) -> (Self, Writer) {
+    pub fn new(settings: &Settings, data_dir: &Path, clock: &Clock) -> (Self, Writer) {
         let (queue, words) = sync_channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let file_bytes_max = settings.bytes_max.as_u64() / 2;
-        let (queued, data_dir) = (Arc::clone(&queued_bytes), data_dir.to_owned());
-        let writer = Writer { words, queued_bytes: queued, data_dir, file_bytes_max };
+        let rings: Arc<[Mutex<Ring>; 3]> = Arc::default();
+        let retention_ms = u64::try_from(settings.retention.as_millis()).unwrap_or(u64::MAX);
+        let writer = Writer {
+            words,
+            queued_bytes: Arc::clone(&queued_bytes),
+            rings: Arc::clone(&rings),
+            data_dir: data_dir.to_owned(),
+            file_bytes_max,
+            retention_ms: (retention_ms > 0).then_some(retention_ms),
+            clock: clock.clone(),
+            open: None,
+            due_ms: 0,
+        };
         let rejects = Self {
-            rings: Arc::default(),
+            rings,
             came: Default::default(),
             queue,
             queued_bytes,
@@ -289,7 +333,7 @@ impl Rejects {
             return;
         }
         let mut line = line_of(reject, RING_BODY_BYTES_MAX);
-        self.rings[class as usize].lock().push(line.clone());
+        self.rings[class as usize].lock().push(reject.received_ms, line.clone());
         // A body that is not kept has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
         if class != Class::Invalid || self.line_bytes_max == 0 {
@@ -319,7 +363,7 @@ impl Rejects {
 
     /// The last refusals of a class, the oldest first, each as JSON.
     pub fn last(&self, class: Class) -> Vec<String> {
-        self.rings[class as usize].lock().lines.iter().cloned().collect()
+        self.rings[class as usize].lock().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
     /// How many refusals of each class there were, in their order.
@@ -381,26 +425,40 @@ fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
     serde_json::to_string(&line).expect("text and numbers are JSON")
 }
 
-/// Writes the files.
+/// Writes the files, and removes what is too old.
 #[derive(Debug)]
 pub struct Writer {
     words: Receiver<Word>,
     queued_bytes: Arc<AtomicUsize>,
+    rings: Arc<[Mutex<Ring>; 3]>,
     data_dir: PathBuf,
     file_bytes_max: u64,
+    /// How old a line may grow, in ms; nothing sets no bound.
+    retention_ms: Option<u64>,
+    clock: Clock,
+    /// The file that is written, and its size.
+    open: Option<(File, u64)>,
+    /// When a file is next too old for where it is, in ms since the Unix epoch. Not known at 0.
+    due_ms: u64,
 }
 
 impl Writer {
     /// Writes until [`Rejects::close`]. A disk that fails loses lines here, and nothing else.
-    pub fn run(self) {
-        let mut open: Option<(File, u64)> = None;
-        let mut failing = false;
-        while let Ok(word) = self.words.recv() {
-            let line = match word {
-                Word::Line(line) => line,
-                Word::Purge(Purging { judge, is_given_up }, purged) => {
+    pub fn run(mut self) {
+        let (mut failing, mut keeps_old) = (false, false);
+        loop {
+            let retained = self.retain();
+            if let Err(error) = &retained
+                && !keeps_old
+            {
+                tracing::warn!(%error, "old refused bodies cannot be removed; it is tried again");
+            }
+            keeps_old = retained.is_err();
+            let line = match self.words.recv_timeout(RETAIN_LOOK) {
+                Ok(Word::Line(line)) => line,
+                Ok(Word::Purge(Purging { judge, is_given_up }, purged)) => {
                     // The file gets another of the same name.
-                    open = None;
+                    (self.open, self.due_ms) = (None, 0);
                     let pace = &mut |_| {
                         if is_given_up.load(Ordering::Relaxed) { Err(ends()) } else { Ok(()) }
                     };
@@ -408,10 +466,11 @@ impl Writer {
                     let _ = purged.send(purge_files(&self.data_dir, &judge, pace));
                     continue;
                 }
-                Word::End => return,
+                Ok(Word::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => continue,
             };
             self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            let written = self.write(&mut open, &line);
+            let written = self.write(&line);
             if let Err(error) = &written
                 && !failing
             {
@@ -419,26 +478,27 @@ impl Writer {
             }
             failing = written.is_err();
             if failing {
-                open = None;
+                self.open = None;
             }
         }
     }
 
-    fn write(&self, open: &mut Option<(File, u64)>, line: &str) -> io::Result<()> {
+    fn write(&mut self, line: &str) -> io::Result<()> {
         let folder = self.data_dir.join(FOLDER);
-        let current = folder.join("current.ndjson");
+        let current = folder.join(CURRENT);
         let bytes = line.len() as u64 + 1;
-        if open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
-            *open = None;
-            std::fs::rename(&current, folder.join("previous.ndjson"))?;
+        if self.open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
+            self.open = None;
+            std::fs::rename(&current, folder.join(PREVIOUS))?;
         }
-        let (file, size) = match open {
+        let (file, size) = match &mut self.open {
             Some(open) => open,
             none => {
                 DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
                 let file =
                     OpenOptions::new().append(true).create(true).mode(0o640).open(&current)?;
                 let size = file.metadata()?.len();
+                self.due_ms = 0;
                 none.insert((file, size))
             }
         };
@@ -446,12 +506,95 @@ impl Writer {
         *size += bytes;
         Ok(())
     }
+
+    /// Removes what has reached its age. A file is as old as its first line.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn retain(&mut self) -> io::Result<()> {
+        let Some(retention_ms) = self.retention_ms else { return Ok(()) };
+        let now_ms = self.clock.now_ms();
+        if let Some(until_ms) = now_ms.checked_sub(retention_ms) {
+            self.rings.iter().for_each(|ring| ring.lock().retain_after(until_ms));
+        }
+        if now_ms < self.due_ms {
+            return Ok(());
+        }
+        let folder = self.data_dir.join(FOLDER);
+        let (current, previous) = (folder.join(CURRENT), folder.join(PREVIOUS));
+        let is_due = |first_ms: u64, after_ms| now_ms >= first_ms.saturating_add(after_ms);
+        let mut due_ms = u64::MAX;
+        if let Some(first_ms) = first_received_ms(&previous)? {
+            if is_due(first_ms, retention_ms) {
+                std::fs::remove_file(&previous)?;
+            } else {
+                due_ms = first_ms.saturating_add(retention_ms);
+            }
+        }
+        if let Some(first_ms) = first_received_ms(&current)? {
+            let moved_ms = retention_ms.div_ceil(2);
+            if is_due(first_ms, retention_ms) {
+                self.open = None;
+                std::fs::remove_file(&current)?;
+            } else if is_due(first_ms, moved_ms) {
+                self.open = None;
+                // What is in the one before is older than half of the time too, if it is still there.
+                std::fs::rename(&current, &previous)?;
+                due_ms = first_ms.saturating_add(retention_ms);
+            } else {
+                due_ms = due_ms.min(first_ms.saturating_add(moved_ms));
+            }
+        }
+        self.due_ms = due_ms;
+        Ok(())
+    }
+}
+
+/// When the first line of a file was received that tells it: 0 if none does, nothing if there is no file.
+fn first_received_ms(path: &Path) -> io::Result<Option<u64>> {
+    let Some(file) = unless_missing(File::open(path))? else { return Ok(None) };
+    let mut lines = BufReader::new(file);
+    let mut begin = Vec::new();
+    loop {
+        begin.clear();
+        // A number has 20 digits at most; the rest of a line may be long.
+        let begin_bytes = (LINE_BEGIN.len() + 21) as u64;
+        io::Read::take(&mut lines, begin_bytes).read_until(b'\n', &mut begin)?;
+        if begin.is_empty() {
+            return Ok(Some(0));
+        }
+        if let Some(received_ms) = received_ms_of(&begin) {
+            return Ok(Some(received_ms));
+        }
+        if !begin.ends_with(b"\n") {
+            lines.skip_until(b'\n')?;
+        }
+    }
+}
+
+fn received_ms_of(line: &[u8]) -> Option<u64> {
+    let (number, _) = str::from_utf8(line).ok()?.strip_prefix(LINE_BEGIN)?.split_once(',')?;
+    number.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::erase::Selection;
+
+    fn a_reject() -> Reject<'static> {
+        Reject {
+            received_ms: 5,
+            status: 400,
+            path: "/api/v1/sessions",
+            client: Some("203.0.113.0"),
+            user_agent: None,
+            violations: None,
+            message: "Request had improper format.",
+            body: Some(b"{}"),
+            withheld_bytes: None,
+        }
+    }
 
     fn keep(rejects: &Rejects, status: u16, body: Option<&[u8]>) {
         let violations = Violations::unreadable("broken".into());
@@ -471,7 +614,8 @@ mod tests {
     #[test]
     fn a_refused_body_is_kept_as_it_came() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"{\"a\n\":"));
         keep(&rejects, 400, Some(b"\xFF"));
         keep(&rejects, 413, None);
@@ -495,7 +639,8 @@ mod tests {
     #[test]
     fn of_a_body_that_may_not_be_kept_the_rest_is() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         rejects.keep(&Reject {
             received_ms: 5,
             status: 400,
@@ -518,7 +663,8 @@ mod tests {
     #[test]
     fn a_flood_of_one_class_leaves_the_other_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, _writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, _writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"the one"));
         for _ in 0..10_000 {
             keep(&rejects, 413, None);
@@ -536,7 +682,8 @@ mod tests {
     #[test]
     fn events_for_sessions_that_are_gone_are_sampled_and_leave_the_others_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"the one"));
         let gone = |received_ms| {
             rejects.keep(&Reject {
@@ -565,7 +712,8 @@ mod tests {
     #[test]
     fn a_large_body_leaves_room_in_the_ring_and_is_whole_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"the one"));
         let text = "é".repeat(QUEUE_BYTES_MAX / 2);
         keep(&rejects, 400, Some(text.as_bytes()));
@@ -578,7 +726,8 @@ mod tests {
         assert_eq!(rejects.dropped(), 1, "beside another it finds no room");
         rejects.close();
         writer.run();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(text.as_bytes()));
         assert_eq!(rejects.dropped(), 0, "one that is as large as the bound waits alone");
         rejects.close();
@@ -590,8 +739,8 @@ mod tests {
     #[test]
     fn a_line_that_no_file_may_hold_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { bytes_max: Size::kib(64) };
-        let (rejects, writer) = Rejects::new(&settings, folder.path());
+        let settings = Settings { bytes_max: Size::kib(64), ..Settings::default() };
+        let (rejects, writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(&vec![b'x'; 40_000]));
         assert_eq!((rejects.dropped(), rejects.last(Class::Invalid).len()), (1, 1));
         rejects.close();
@@ -603,7 +752,8 @@ mod tests {
     #[test]
     fn whoever_has_bodies_removed_is_told_meanwhile_and_may_give_up() {
         let folder = tempfile::tempdir().unwrap();
-        let (rejects, writer) = Rejects::new(&Settings::default(), folder.path());
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"{}"));
         let judge = Arc::new(Judge::of(&Selection::Sessions(Vec::new())));
         let mut told = 0;
@@ -625,16 +775,82 @@ mod tests {
     fn a_ring_is_bounded_by_bytes() {
         let mut ring = Ring::default();
         for _ in 0..50 {
-            ring.push("y".repeat(1 << 20));
+            ring.push(5, "y".repeat(1 << 20));
         }
         assert_eq!((ring.lines.len(), ring.bytes), (4, RING_BYTES_MAX));
     }
 
     #[test]
+    fn what_was_refused_is_removed_once_it_is_too_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { retention: Duration::from_secs(1), ..Settings::default() };
+        let clock = Clock::manual(10_000);
+        let (rejects, mut writer) = Rejects::new(&settings, folder.path(), &clock);
+        let in_files = || -> Vec<u64> {
+            let read = |name| std::fs::read(folder.path().join(FOLDER).join(name));
+            let files = [PREVIOUS, CURRENT].map(|name| read(name).unwrap_or_default());
+            files.concat().split(|byte| *byte == b'\n').filter_map(received_ms_of).collect()
+        };
+        let mut at = |ms: u64, refused: bool| {
+            clock.advance(ms - clock.now_ms());
+            writer.retain().unwrap();
+            if refused {
+                rejects.keep(&Reject { received_ms: ms, ..a_reject() });
+                let Ok(Word::Line(line)) = writer.words.try_recv() else { panic!("no line") };
+                writer.write(&line).unwrap();
+            }
+            (in_files(), rejects.last(Class::Invalid).len())
+        };
+        assert_eq!(at(10_000, true), (vec![10_000], 1));
+        assert_eq!(at(10_400, true), (vec![10_000, 10_400], 2));
+        assert_eq!(at(10_600, true), (vec![10_000, 10_400, 10_600], 3));
+        assert_eq!(at(10_999, true), (vec![10_000, 10_400, 10_600, 10_999], 4), "not too early");
+        // Those of its first half go with the first; none stays longer than it may.
+        assert_eq!(at(11_000, false), (vec![10_600, 10_999], 3));
+        assert_eq!(at(11_599, false), (vec![10_600, 10_999], 2));
+        assert_eq!(at(11_600, false), (vec![], 1), "on a server that gets nothing more");
+        assert_eq!(at(11_999, false), (vec![], 0));
+        assert_eq!(at(12_000, true), (vec![12_000], 1));
+        // A start finds what has grown too old while the server was down.
+        clock.advance(2_000);
+        let (_rejects, mut writer) = Rejects::new(&settings, folder.path(), &clock);
+        writer.retain().unwrap();
+        assert!(in_files().is_empty());
+    }
+
+    #[test]
+    fn a_file_is_as_old_as_the_first_line_that_tells_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CURRENT);
+        assert_eq!(first_received_ms(&path).unwrap(), None);
+        let torn = format!("{{\"recei{}\n{{\"received_ms\":7,\"status\":400", "x".repeat(99));
+        for (text, told) in [
+            ("{\"received_ms\":5,\"status\":400}\n{\"received_ms\":6,", 5),
+            (&*torn, 7),
+            ("no line\n", 0),
+            ("", 0),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(first_received_ms(&path).unwrap(), Some(told), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_retention_they_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { retention: Duration::ZERO, ..Settings::default() };
+        let clock = Clock::manual(u64::MAX);
+        let (rejects, mut writer) = Rejects::new(&settings, folder.path(), &clock);
+        keep(&rejects, 400, Some(b"{}"));
+        writer.retain().unwrap();
+        assert_eq!(rejects.last(Class::Invalid).len(), 1);
+    }
+
+    #[test]
     fn the_files_are_bounded_together() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { bytes_max: Size::kib(64) };
-        let (rejects, writer) = Rejects::new(&settings, folder.path());
+        let settings = Settings { bytes_max: Size::kib(64), ..Settings::default() };
+        let (rejects, writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
         for _ in 0..200 {
             keep(&rejects, 400, Some(&[b'x'; 1_000]));
         }

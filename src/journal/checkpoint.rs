@@ -24,7 +24,7 @@ use crate::live::{Live, Progress, SHARDS};
 use crate::session::Session;
 use crate::session::id::SessionId;
 
-const PREFIX: &str = "checkpoint-";
+pub(super) const PREFIX: &str = "checkpoint-";
 
 /// How many checkpoints are kept.
 const KEPT: usize = 2;

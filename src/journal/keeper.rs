@@ -246,11 +246,20 @@ impl Keeper {
         })
     }
 
-    /// Removes the segments that are too old or too many, but never one that the older checkpoint needs.
+    /// Removes the segments that are too old or too many, but never one that the older checkpoint needs, and what
+    /// was set aside of those that are gone.
     ///
     /// # Errors
     /// See [`Keeper::checkpoint`].
     pub fn retain(&self) -> io::Result<()> {
+        if self.settings.retention.is_zero() && self.settings.retention_bytes.as_u64() == 0 {
+            return Ok(());
+        }
+        // One that cannot be removed is no reason to keep what was set aside of others.
+        self.retain_segments().and(self.retain_set_aside())
+    }
+
+    fn retain_segments(&self) -> io::Result<()> {
         let needed_after = checkpoint::needed_after(&*self.disk)?;
         let segments = segment::list(&*self.disk)?;
         let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
@@ -266,6 +275,20 @@ impl Keeper {
             self.disk.remove(&segment.name())?;
             bytes -= segment.bytes;
             tracing::info!(segment = segment.name(), "an old segment of the journal was removed");
+        }
+        Ok(())
+    }
+
+    /// Removes what was set aside before the first segment that is there: the lines are of segments, and the
+    /// checkpoints of sessions, that were kept no longer.
+    fn retain_set_aside(&self) -> io::Result<()> {
+        let segments = segment::list(&*self.disk)?;
+        let Some(first) = segments.first() else { return Ok(()) };
+        for (name, _) in self.disk.list()? {
+            if segment::set_aside_seq(&name).is_some_and(|seq| seq < first.first_seq) {
+                self.disk.remove(&name)?;
+                tracing::info!(file = name, "what was set aside of old segments was removed");
+            }
         }
         Ok(())
     }

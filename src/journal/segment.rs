@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
+use super::checkpoint;
 use super::disk::{Disk, Paced, is_unfinished, unless_missing, write_whole};
 use super::record::{Damage, Record};
 
@@ -14,6 +15,9 @@ use super::record::{Damage, Record};
 const OPEN_SUFFIX: &str = ".ndjson";
 const CLOSED_SUFFIX: &str = ".ndjson.zst";
 const SET_ASIDE_PREFIX: &str = "damaged-";
+
+/// How many digits a number has in a name.
+const NUMBER_DIGITS: usize = 20;
 
 /// A good ratio for little time; records shrink to about a tenth.
 const ZSTD_LEVEL: i32 = 3;
@@ -133,6 +137,14 @@ pub fn set_aside_name(what: &str) -> String {
 /// Whether a file holds what was set aside.
 pub fn is_set_aside(name: &str) -> bool {
     name.starts_with(SET_ASIDE_PREFIX)
+}
+
+/// The number in the name of what was set aside: that of the first record of the segment in which the first damaged
+/// line stands, or that of the last record which a checkpoint includes. None if the name tells none.
+pub fn set_aside_seq(name: &str) -> Option<u64> {
+    let what = name.strip_prefix(SET_ASIDE_PREFIX)?;
+    let number = what.strip_prefix(checkpoint::PREFIX).unwrap_or(what);
+    number.get(..NUMBER_DIGITS)?.parse().ok()
 }
 
 /// What a crash left half done: files that are not whole, and the plain form of a segment whose compressed

@@ -808,6 +808,44 @@ fn old_segments_are_removed_but_none_that_the_older_checkpoint_needs() {
 }
 
 #[test]
+fn what_was_set_aside_goes_with_the_segments_that_it_is_of() {
+    let mut rig = Rig::new();
+    for _ in 0..3 {
+        rig.commit(4);
+        rig.keeper.checkpoint().unwrap();
+    }
+    let segments = segment::list(&rig.disk).unwrap();
+    let (old, kept) = (segments[0].first_seq, segments.last().unwrap().first_seq);
+    let aside = [
+        (format!("damaged-{old:020}-0.txt"), false),
+        (format!("damaged-checkpoint-{old:020}"), false),
+        (format!("damaged-{kept:020}-77.txt"), true),
+        (format!("damaged-checkpoint-{kept:020}"), true),
+        ("damaged-by-hand.txt".to_owned(), true),
+    ];
+    for (name, _) in &aside {
+        rig.disk.write(name, b"VICT-77".to_vec());
+    }
+    let names = |rig: &Rig| -> Vec<_> {
+        rig.disk.list().unwrap().into_iter().map(|(name, _)| name).collect()
+    };
+    // As long as nothing is removed, or nothing is to be, everything stays.
+    rig.keeper.settings.retention = Duration::from_mins(1);
+    rig.keeper.retain().unwrap();
+    rig.keeper.settings.retention = Duration::ZERO;
+    rig.clock.advance(61_000);
+    rig.keeper.retain().unwrap();
+    assert!(aside.iter().all(|(name, _)| names(&rig).contains(name)));
+    rig.commit(1);
+    rig.keeper.settings.retention = Duration::from_mins(1);
+    rig.keeper.retain().unwrap();
+    assert_ne!(segment::list(&rig.disk).unwrap()[0].first_seq, old, "old segments are removed");
+    for (name, stays) in &aside {
+        assert_eq!(names(&rig).contains(name), *stays, "{name}");
+    }
+}
+
+#[test]
 fn closed_segments_are_bounded_by_their_size_together() {
     let mut rig = Rig::new();
     for _ in 0..8 {

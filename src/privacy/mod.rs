@@ -31,7 +31,7 @@ pub struct Settings {
     pub client_address: ClientAddress,
     /// Whether the user agent is kept.
     pub user_agent: bool,
-    /// Members of `params` and `customMetadata` that are not kept, by name or pattern.
+    /// Members of bodies, `params`, `qoeData` and `customMetadata` that are not kept, by name or pattern.
     pub drop: Vec<String>,
     /// Members of which a hash is kept, by name or pattern; what is also to be dropped is dropped.
     pub hash: Vec<String>,
@@ -52,7 +52,7 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAddress {
-    /// The network: the first 24 bits of IPv4, the first 48 of IPv6.
+    /// The network: the first 24 bits of IPv4, the first 48 of IPv6 (of 6to4, in which an IPv4 address stands, 40).
     Truncate,
     /// All of it.
     Keep,
@@ -87,7 +87,42 @@ impl Settings {
         names.filter_map(|(key, name)| Some((key, self.fault_of(key, name)?))).collect()
     }
 
+    /// What is probably not meant as it is written, each with the setting that has it.
+    pub(crate) fn doubts(&self) -> Vec<(&'static str, String)> {
+        let doubt_of = |(setting, text): (&'static str, &str)| {
+            let name = Name::parse(text)?;
+            let mut near =
+                PARAMS.iter().filter(|parameter| name.covers_in_other_case(parameter.key));
+            // Who names both means a player's misspelling too.
+            let missed = near.find(|parameter| self.naming(parameter.key).is_none())?;
+            let key = missed.key;
+            Some((
+                setting,
+                format!(
+                    "{text:?} does not name {key}, because case matters; add it if it is meant"
+                ),
+            ))
+        };
+        self.unlisted().into_iter().filter_map(doubt_of).collect()
+    }
+
+    /// The names that no documented parameter has, with the settings that list them: they have an effect if players
+    /// send them all the same.
+    pub(crate) fn unlisted(&self) -> Vec<(&'static str, &str)> {
+        let lists = [("privacy.drop", &self.drop), ("privacy.hash", &self.hash)];
+        let names = lists
+            .into_iter()
+            .flat_map(|(setting, list)| list.iter().map(move |text| (setting, text.as_str())));
+        let is_unlisted = |name: Name<'_>| {
+            !name.is_of_metadata() && !PARAMS.iter().any(|listed| name.covers_parameter(listed.key))
+        };
+        names.filter(|(_, text)| Name::parse(text).is_some_and(is_unlisted)).collect()
+    }
+
     fn fault_of(&self, setting: &str, text: &str) -> Option<String> {
+        if let Some(why) = names::misunderstanding(text) {
+            return Some(why);
+        }
         let Some(name) = Name::parse(text) else {
             return Some(format!(
                 "{text:?} is neither a key, nor a pattern such as \"visitor.*\", nor either behind \
@@ -120,6 +155,10 @@ impl Settings {
             (ClientAddress::Truncate, IpAddr::V4(address)) => {
                 Some(Ipv4Addr::from_bits(address.to_bits() & !0xFF).to_string())
             }
+            // 6to4: behind the first 16 bits stands an IPv4 address, of which as much is kept as of any other.
+            (ClientAddress::Truncate, IpAddr::V6(address)) if address.segments()[0] == 0x2002 => {
+                Some(Ipv6Addr::from_bits(address.to_bits() >> 88 << 88).to_string())
+            }
             (ClientAddress::Truncate, IpAddr::V6(address)) => {
                 Some(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80).to_string())
             }
@@ -149,6 +188,8 @@ mod tests {
             (Truncate, "2001:db8:1:2::3", Some("2001:db8:1::")),
             (Truncate, "::ffff:203.0.113.77", Some("203.0.113.0")),
             (Truncate, "::1", Some("::")),
+            (Truncate, "2002:cb00:714d::1", Some("2002:cb00:7100::")),
+            (Keep, "2002:cb00:714d::1", Some("2002:cb00:714d::1")),
             (Keep, "203.0.113.77", Some("203.0.113.77")),
             (Drop, "203.0.113.77", None),
         ] {
@@ -192,6 +233,28 @@ mod tests {
             assert_eq!(found.len(), 1, "{wrong:?}");
             assert!(found[0].1.contains("is neither a key"), "{found:?}");
         }
+        let long = "x".repeat(257);
+        for (effectless, why) in [
+            ("customMetadata", "write \"customMetadata.*\" for all of it"),
+            ("customMetadata.\u{fc}ml", "its names have a-z"),
+            ("customMetadata.a b.*", "its names have a-z"),
+            ("params", "write the names of what is in it"),
+            ("params.*", "write the names of what is in it"),
+            ("params.secret", "write \"secret\""),
+            ("qoeData.who.*", "write \"who.*\""),
+            ("qoeData", "write the names of what is in it"),
+            ("playerTime", "is what no report can do without"),
+            ("playerTime.*", "is what no report can do without"),
+            ("eventType", "is what no report can do without"),
+            ("visitor.customerIDs.crm", "write \"visitor.customerIDs\""),
+            ("visitor.customerIDs.*", "write \"visitor.customerIDs\""),
+            (&long, "is longer than 256 bytes"),
+        ] {
+            for found in [faults(&[effectless], &[]), faults(&[], &[effectless])] {
+                assert_eq!(found.len(), 1, "{effectless:?}");
+                assert!(found[0].1.contains(why), "{why} in {found:?}");
+            }
+        }
         for needed in ["media.id", "media.*", "media.state.name", "statesStart", "media.qoe.*"] {
             for (setting, found) in
                 [("privacy.drop", faults(&[needed], &[])), ("privacy.hash", faults(&[], &[needed]))]
@@ -205,5 +268,28 @@ mod tests {
         assert!(found[0].1.contains("visitor.aamLocationHint, which is no text"), "{found:?}");
         assert_eq!(faults(&["visitor.aamLocationHint"], &["visitor.*"]), []);
         assert_eq!(faults(&[], &["analytics.enableSSL"]).len(), 1);
+    }
+
+    #[test]
+    fn names_in_another_case_and_names_that_are_not_listed_are_told() {
+        let settings = |drop: &[&str]| {
+            let drop = drop.iter().map(ToString::to_string).collect();
+            Settings { drop, ..Settings::default() }
+        };
+        for (names, missed) in [
+            (&["analytics.visitorid"][..], Some("analytics.visitorId")),
+            (&["Visitor.*"], Some("visitor.marketingCloudOrgId")),
+            (&["analytics.visitorid", "analytics.visitorId"], None),
+            (&["not.listed", "appInstallationId", "customMetadata.ANALYTICS.visitorid"], None),
+        ] {
+            let doubts = settings(names).doubts();
+            let told =
+                doubts.first().map(|(setting, why)| (*setting, why.contains(missed.unwrap())));
+            assert_eq!(told, missed.map(|_| ("privacy.drop", true)), "{doubts:?}");
+        }
+        let settings =
+            settings(&["not.listed", "nosuch.*", "visitor.*", "customMetadata.x", "media.show"]);
+        let unlisted: Vec<_> = settings.unlisted().into_iter().map(|(_, text)| text).collect();
+        assert_eq!(unlisted, ["not.listed", "nosuch.*"]);
     }
 }

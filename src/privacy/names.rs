@@ -2,6 +2,57 @@
 
 use hashbrown::HashSet;
 
+use crate::wire::{BODY_MEMBERS, is_name};
+
+/// How long a name may be, in bytes. No key is longer that anybody would write down.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What stands before the names of custom metadata.
+const METADATA: &str = "customMetadata.";
+
+/// The parameter whose value is an object of declared ids: of it the ids are hashed.
+pub(super) const CUSTOMER_IDS: &str = "visitor.customerIDs";
+
+/// Why a name cannot have the effect that whoever wrote it expects, and what to write instead; nothing if it can.
+pub(super) fn misunderstanding(text: &str) -> Option<String> {
+    if text.len() > NAME_BYTES_MAX {
+        let begin = &text[..text.floor_char_boundary(40)];
+        return Some(format!("\"{begin}…\" is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    if let Some(rest) = text.strip_prefix(METADATA) {
+        let stem = rest.strip_suffix('*').unwrap_or(rest);
+        return (!stem.is_empty() && !stem.contains('*') && !is_name(stem)).then(|| {
+            format!(
+                "{text:?} names no custom metadata: its names have a-z, A-Z, 0-9, _ and . alone"
+            )
+        });
+    }
+    let (head, rest) = match text.split_once('.') {
+        Some((head, rest)) => (head, Some(rest)),
+        None => (text, None),
+    };
+    let why = match (head, rest) {
+        ("eventType" | "playerTime", _) => "is what no report can do without".to_owned(),
+        ("customMetadata", None) => {
+            format!("names nothing in it; write \"{METADATA}*\" for all of it")
+        }
+        ("params" | "qoeData", None | Some("" | "*")) => {
+            "names nothing in it; write the names of what is in it, such as \"visitor.*\""
+                .to_owned()
+        }
+        ("params" | "qoeData", Some(rest)) => {
+            format!("begins with where it stands; write {rest:?}")
+        }
+        _ => {
+            let of_one = text.strip_prefix(CUSTOMER_IDS).filter(|rest| rest.starts_with('.'));
+            of_one?;
+            format!("names one of the declared ids, which go together; write {CUSTOMER_IDS:?}")
+        }
+    };
+    debug_assert!(head == "visitor" || BODY_MEMBERS.contains(&head), "a member of bodies");
+    Some(format!("{text:?} {why}"))
+}
+
 /// A name of `privacy.drop` or `privacy.hash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name<'n> {
@@ -16,7 +67,7 @@ impl<'n> Name<'n> {
     /// Reads a name: a key, or what keys begin with up to a dot and then `*`; behind `customMetadata.` it means
     /// keys of custom metadata alone.
     pub(super) fn parse(name: &'n str) -> Option<Self> {
-        let (metadata_only, rest) = match name.strip_prefix("customMetadata.") {
+        let (metadata_only, rest) = match name.strip_prefix(METADATA) {
             Some(rest) => (true, rest),
             None => (false, name),
         };
@@ -29,6 +80,17 @@ impl<'n> Name<'n> {
         let is_empty = text.is_empty() && !(metadata_only && is_pattern);
         let is_name = is_bounded && !is_empty && text != "." && !text.contains('*');
         (is_name && text.trim() == text).then_some(Self { metadata_only, text, is_pattern })
+    }
+
+    /// Whether it names members of `customMetadata` alone.
+    pub(super) fn is_of_metadata(&self) -> bool {
+        self.metadata_only
+    }
+
+    /// Whether it would name this parameter if case did not matter.
+    pub(super) fn covers_in_other_case(&self, key: &str) -> bool {
+        let (text, key) = (self.text.to_ascii_lowercase(), key.to_ascii_lowercase());
+        Name { text: &text, ..*self }.covers_parameter(&key)
     }
 
     /// Whether it names this parameter.

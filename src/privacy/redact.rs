@@ -53,8 +53,8 @@ impl Redactor {
         Self { drop: Names::of(drop), hash: Names::of(hash), hasher }
     }
 
-    /// An accepted body as it may be kept: what is named in `params` and in `customMetadata`, of one event or of
-    /// each in an array, is gone.
+    /// An accepted body as it may be kept: what is named in it, of one event or of each in an array, is gone from
+    /// `params`, `qoeData` and `customMetadata`, and from beside them.
     ///
     /// # Errors
     /// [`Unredacted`], and then it must not be kept; one that was accepted can be read.
@@ -114,8 +114,7 @@ impl Redactor {
 
     /// What becomes of a member of this name in an object at that place.
     pub(super) fn verdict(&self, reach: Reach, place: Place, name: &str) -> Verdict {
-        let is_anywhere =
-            reach == Reach::Everywhere || matches!(place, Place::Params | Place::Metadata);
+        let is_anywhere = reach == Reach::Everywhere || place != Place::Other;
         let covers = |names: &Names| {
             is_anywhere && names.anywhere.covers(name)
                 || place == Place::Metadata && names.metadata.covers(name)
@@ -146,6 +145,8 @@ pub(super) enum Place {
     Body,
     /// The parameters of one.
     Params,
+    /// The quality of one.
+    Quality,
     /// The custom metadata of one.
     Metadata,
     /// Anything else.
@@ -158,6 +159,7 @@ impl Place {
         match name {
             _ if self != Self::Body && reach == Reach::Event => Self::Other,
             "params" => Self::Params,
+            "qoeData" => Self::Quality,
             "customMetadata" => Self::Metadata,
             _ => Self::Other,
         }
@@ -217,11 +219,13 @@ mod tests {
         assert_eq!(
             accepted(
                 &redactor,
-                r#"{"visitor.id":1,"params":{"visitor\u002eid":2,"plan":3,"deep":{"visitor.id":4}},
-                "customMetadata":{"pl\u0061n":"5","visitor.id":"6"},"extra":{"params":{"visitor.id":7}}}"#
+                r#"{"plan":0,"visitor.id":1,"params":{"visitor\u002eid":2,"plan":3,"deep":{"visitor.id":4}},
+                "customMetadata":{"pl\u0061n":"5","visitor.id":"6"},"extra":{"params":{"visitor.id":7}},
+                "qoeData":{"plan":8,"visitor.id":{"a":9}}}"#
             ),
-            r#"{"visitor.id":1,"params":{"plan":3,"deep":{"visitor.id":4}},
-                "customMetadata":{},"extra":{"params":{"visitor.id":7}}}"#
+            r#"{"plan":0,"params":{"plan":3,"deep":{"visitor.id":4}},
+                "customMetadata":{},"extra":{"params":{"visitor.id":7}},
+                "qoeData":{"plan":8}}"#
         );
         let batch = r#"[{"params":{"visitor.id":1}}, {"params":{"visitor.id":2,"a":3}},[]]"#;
         assert_eq!(accepted(&redactor, batch), r#"[{"params":{}}, {"params":{"a":3}},[]]"#);
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_body_without_a_named_member_is_not_copied() {
-        let body = br#"{"params":{"a":"visitor.id"},"visitor.id":1}"#;
+        let body = br#"{"params":{"a":"visitor.id"},"deep":{"visitor.id":1}}"#;
         let redactor = redactor(&["visitor.*"], &["id"]);
         assert!(matches!(redactor.accepted(body), Ok(Cow::Borrowed(kept)) if kept == body));
     }
@@ -303,6 +307,7 @@ mod tests {
             r#""{\"visitor.id\":\"anna\"}""#,
             r#"{"params":"visitor.id=anna"}"#,
             r#"{"params":["visitor.id","anna"]}"#,
+            r#"{"qoeData":"visitor.id=anna"}"#,
             r#"{"event":" {\"visitor.id\":\"anna\"}"}"#,
             r#"{"event":"\"{\\\"visitor.id\\\":\\\"anna\\\"}\""}"#,
             r#"{"event":"\"\\u007b\\u0022visitor.id\\u0022:7}\""}"#,

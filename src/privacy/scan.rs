@@ -6,13 +6,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::names::CUSTOMER_IDS;
 use super::redact::{Place, REDACTED_BYTES_MAX, Reach, Redactor, Unredacted, Verdict};
 
 /// How deeply arrays and objects may stand inside each other: no accepted body goes so deep.
 const DEPTH_MAX: u8 = 64;
-
-/// The parameter whose value is an object of declared ids: of it the ids are hashed.
-const CUSTOMER_IDS: &str = "visitor.customerIDs";
 
 /// What some programs write before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -60,8 +58,8 @@ impl<'r, 'b> Scan<'r, 'b> {
 
     /// A value, as that of the member that `place` is told by.
     fn value(&mut self, place: Place) -> Scanned {
-        let hides_names =
-            self.reach == Reach::Everywhere && matches!(place, Place::Params | Place::Metadata);
+        let hides_names = self.reach == Reach::Everywhere
+            && matches!(place, Place::Params | Place::Quality | Place::Metadata);
         match self.next() {
             Some(b'{') => self.object(|scan, name| scan.member(place, name)),
             Some(b'[') if !hides_names => {

@@ -714,7 +714,7 @@ fn integer(number: &serde_json::Number) -> Option<i128> {
 }
 
 /// One or more of the characters that a metadata key and a state name are made of.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.')
 }

@@ -1,6 +1,7 @@
 //! What is kept of a person, and what is not.
 
 use std::path::Path;
+use std::time::Duration;
 
 use mediatally::commands::serve::Stop;
 use mediatally::config::{self, Config, Sources};
@@ -45,6 +46,10 @@ fn start() -> Value {
     params.insert("not.listed".into(), json!({"a": ["Hidd3n unlisted"]}));
     params.insert("media.show".into(), json!("a show"));
     start["customMetadata"] = json!({"plan": "Hidd3n gold", "who": "Hidd3n anna"});
+    start["qoeData"] =
+        json!({"media.qoe.bitrate": 7, "not.listed": "Hidd3n", "visitor.x": {"a": "Hidd3n"}});
+    start["not.listed"] = json!("Hidd3n beside");
+    start["analytics.visitorId"] = json!("Hidd3n anna");
     start
 }
 
@@ -245,6 +250,9 @@ fn whole_session() -> Vec<Value> {
                 (_, "array") => json!([{"media.state.name": key}]),
                 _ => json!(second + 2),
             };
+            // A player may put it elsewhere too, where it is taken out alike.
+            body["qoeData"][key] = body["params"][key].clone();
+            body[key] = body["params"][key].clone();
         }
         body
     };
@@ -335,16 +343,49 @@ async fn whom_a_refused_session_was_for_is_not_kept_if_it_is_named() {
 async fn names_that_cannot_be_stop_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Process::command(folder.path());
-    command.env("MEDIATALLY_PRIVACY__DROP", "media.*,visitor*");
+    command.env("MEDIATALLY_PRIVACY__DROP", "media.*,visitor*,customMetadata");
     command.env("MEDIATALLY_PRIVACY__HASH", "visitor.*");
     let output = within(command.output()).await.unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     for expected in [
-        "privacy.drop = [\"media.*\", \"visitor*\"] (MEDIATALLY_PRIVACY__DROP): \"media.*\" names media.id",
+        "privacy.drop = [\"media.*\", \"visitor*\", \"customMetadata\"] (MEDIATALLY_PRIVACY__DROP): \"media.*\" names media.id",
+        "\"customMetadata\" names nothing in it; write \"customMetadata.*\" for all of it",
         "\"visitor*\" is neither a key, nor a pattern",
         "(MEDIATALLY_PRIVACY__HASH): \"visitor.*\" names visitor.aamLocationHint, which is no text",
     ] {
         assert!(said.contains(expected), "{expected}\nin\n{said}");
     }
+}
+
+#[tokio::test]
+async fn a_name_in_another_case_is_warned_about_and_one_that_is_not_listed_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ("MEDIATALLY_PRIVACY__DROP", "analytics.visitorid,their.own");
+    let warning = "privacy.drop: \"analytics.visitorid\" does not name analytics.visitorId";
+    let mut command = Process::command(folder.path());
+    let output = within(command.env(names.0, names.1).arg("check-config").output()).await.unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("# warning: {warning}")), "{said}");
+    let process = Process::start(folder.path(), &[names]).await;
+    let told = process.seen.join("\n");
+    assert!(told.contains(&warning.replace('"', "\\\"")), "{told}");
+    assert!(told.contains("no documented parameter has") && told.contains("their.own"), "{told}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_kept_longer_than_it_may() {
+    let server = TestServer::with(|config| config.rejects.retention = Duration::from_mins(1)).await;
+    assert_eq!(server.post(r#"{"who":"Hidd3n"}"#).await.status(), 400);
+    let file = server.folder.path().join("data/rejects/current.ndjson");
+    until(|| std::fs::read_to_string(&file).is_ok_and(|text| text.contains(SECRET))).await;
+    // Nothing comes any more; the time alone does it.
+    server.set_clock(NOW_MS + 60_000).await;
+    let rejects = server.folder.path().join("data/rejects");
+    until(|| files(&rejects).is_empty()).await;
+    let shown = server.client.get(server.admin_url("/rejects")).send().await.unwrap();
+    assert!(!shown.text().await.unwrap().contains(SECRET));
 }

@@ -56,7 +56,7 @@ impl Rooms {
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let left_out = finish_erasure(&data_dir, &disk, &clock)?;
-        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path());
+        let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path(), &clock);
         let rejects_thread =
             thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
@@ -72,6 +72,15 @@ impl Rooms {
             opened.with_context(|| format!("cannot open the journal {}", path.display()))?;
         let limits = Limits::new(&config.limits, &clock);
         let redactor = config.privacy.redactor(&key);
+        let unlisted = config.privacy.unlisted();
+        if !unlisted.is_empty() {
+            let names: Vec<_> = unlisted.iter().map(|(_, name)| *name).collect();
+            tracing::info!(
+                ?names,
+                "privacy.drop or privacy.hash has names that no documented parameter has; they are taken out if \
+                 players send them"
+            );
+        }
         let collector = Collector::new(key, config.validation, clock, live, journal, limits)
             .redacting(redactor);
         let app = App::new(Parts {
