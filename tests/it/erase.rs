@@ -74,12 +74,11 @@ fn hold_to_nowhere(folder: &Path, texts: &[&str]) {
     }
 }
 
-fn has_compressed(folder: &Path) -> bool {
-    let names = std::fs::read_dir(folder.join("data/journal")).unwrap();
-    names
-        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "zst"))
-        .count()
-        > 3
+/// How many files of the journal have this extension.
+fn count_of(folder: &Path, extension: &str) -> usize {
+    let entries = std::fs::read_dir(folder.join("data/journal")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|found| found == extension)).count()
 }
 
 /// Sessions of the visitor, live and ended, among many of others, a refused body and a line that was set
@@ -107,13 +106,15 @@ async fn fill(process: &Process, folder: &Path) -> (Vec<String>, String) {
     );
     let aside = folder.join("data/journal/damaged-00000000000000000001-9.txt");
     std::fs::write(aside, format!("of another\nhalf a line with {VALUE}\n")).unwrap();
-    // How many segments the records make depends on how they were grouped.
-    within(async {
-        while !has_compressed(folder) {
-            start(process, "Zoë").await;
+    // How many segments the records make depends on how they were grouped. No more of them are made than can be
+    // compressed meanwhile, because they are before the server ends.
+    loop {
+        until(|| count_of(folder, "ndjson") == 1).await;
+        if count_of(folder, "zst") > 3 {
+            break;
         }
-    })
-    .await;
+        start(process, "Zoë").await;
+    }
     let current = folder.join("data/rejects/current.ndjson");
     until(|| std::fs::read_to_string(&current).is_ok_and(|text| text.lines().count() == 3)).await;
     (ids, other)

@@ -178,13 +178,13 @@ async fn no_byte_of_what_is_dropped_or_hashed_is_kept() {
 #[tokio::test]
 async fn a_replay_arrives_where_the_redacted_session_was() {
     let folder = tempfile::tempdir().unwrap();
-    let data_dir = folder.path().join("data");
+    let [data, copy] = ["data", "copy"].map(|name| folder.path().join(name));
     let env = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let settings = config::load(&Sources { env, ..Sources::default() }).unwrap().config;
-    let serve = async || {
+    let serve = async |data_dir: &Path| {
         TestServer::with(|config| {
             let (listen, admin_listen) = (config.listen, config.admin_listen);
-            let data_dir = data_dir.clone();
+            let data_dir = data_dir.to_owned();
             *config = Config { listen, admin_listen, data_dir, ..settings.clone() };
         })
         .await
@@ -196,7 +196,7 @@ async fn a_replay_arrives_where_the_redacted_session_was() {
         let url = server.admin_url(&location.replace("/api/v1", ""));
         server.client.get(url).send().await.unwrap().json::<Value>().await.unwrap()
     };
-    let server = serve().await;
+    let server = serve(&data).await;
     let begun = post(&server, "/api/v1/sessions", &start()).await;
     let location = begun.headers()["location"].to_str().unwrap().to_owned();
     let events = format!("{location}/events");
@@ -207,14 +207,17 @@ async fn a_replay_arrives_where_the_redacted_session_was() {
     assert_eq!(before["report"]["eventCount"], 4, "the same body again is a repeat");
     server.stop(Stop::Now).await;
     server.ended().await;
-    // Without a checkpoint, so that all is replayed.
-    for file in std::fs::read_dir(data_dir.join("journal")).unwrap() {
-        let path = file.unwrap().path();
-        if path.file_name().unwrap().to_str().unwrap().starts_with("checkpoint-") {
-            std::fs::remove_file(path).unwrap();
+    // Without a checkpoint, so that all is replayed. In a copy, because the lock of the folder goes on for a
+    // moment if another test just starts a process.
+    std::fs::create_dir_all(copy.join("journal")).unwrap();
+    std::fs::copy(data.join("session.key"), copy.join("session.key")).unwrap();
+    for file in std::fs::read_dir(data.join("journal")).unwrap() {
+        let file = file.unwrap();
+        if !file.file_name().to_str().unwrap().starts_with("checkpoint-") {
+            std::fs::copy(file.path(), copy.join("journal").join(file.file_name())).unwrap();
         }
     }
-    let server = serve().await;
+    let server = serve(&copy).await;
     let after = told(&server, &location).await;
     for member in ["state", "report"] {
         assert_eq!(after[member], before[member]);
