@@ -38,8 +38,9 @@ const STANDS: &str = "it is not done: the order stands, and the next start or er
 #[command(group = ArgGroup::new("selection").required(true).multiple(true)
     .args(["visitor", "session", "from", "until"]))]
 pub(super) struct Options {
-    /// Sessions with this value under this key of params or customMetadata, or anywhere in an object
-    /// under it; may be given several times, and then any of them is enough
+    /// Sessions with this value under this key of a body or of its params, customMetadata or qoeData, or as
+    /// a text or number anywhere in an object under it; `customMetadata.KEY` is custom metadata alone. May be
+    /// given several times, and then any of them is enough
     #[arg(long, value_name = "KEY=VALUE", value_parser = visitor,
         conflicts_with_all = ["session", "from", "until"])]
     visitor: Vec<Visitor>,
