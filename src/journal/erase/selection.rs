@@ -7,11 +7,7 @@ use serde::de::{MapAccess, Visitor as Visit};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::seek::Seeker;
 use crate::session::id::SessionId;
-
-/// How deep a refused body is read: a stranger chooses how deep it is.
-const DEPTH_MAX: usize = 32;
 
 /// What stands in an object of customer ids beside each id, and is none.
 const AUTH_STATE: &str = "authState";
@@ -150,25 +146,6 @@ impl Visitor {
         })
     }
 
-    /// Whether it is a text or a number anywhere in JSON that was refused, or in JSON that stands as a text
-    /// in it. What lies deeper is judged by its bytes.
-    fn stands_under_any_key(&self, json: &RawValue, depth_max: usize, seeker: &Seeker) -> bool {
-        let Some(depth_max) = depth_max.checked_sub(1) else {
-            return seeker.finds_apart(json.get().as_bytes());
-        };
-        match json.get().as_bytes().first() {
-            Some(b'{' | b'[') => values_of(json)
-                .iter()
-                .any(|(_, value)| self.stands_under_any_key(value, depth_max, seeker)),
-            Some(b'"') => serde_json::from_str::<String>(json.get()).is_ok_and(|text| {
-                self.matches(&text)
-                    || serde_json::from_str::<&RawValue>(&text)
-                        .is_ok_and(|json| self.stands_under_any_key(json, depth_max, seeker))
-            }),
-            _ => self.matches(json.get()),
-        }
-    }
-
     /// Whether a body has it under its key.
     fn stands_in_body(&self, body: &RawValue) -> bool {
         let is_it = |name: &str, value, place| {
@@ -253,15 +230,6 @@ impl Selection {
     /// Whether a report or a saved session has it.
     pub(super) fn is_anywhere_in(&self, json: &[u8]) -> bool {
         self.is_in(json, |visitor, json| visitor.stands_anywhere(json, Place::Other))
-    }
-
-    /// Whether a body that was refused has a value as a text or a number, under whatever key; nothing if it
-    /// is no JSON.
-    pub(super) fn is_under_any_key_of(&self, body: &[u8], seeker: &Seeker) -> Option<bool> {
-        let json = serde_json::from_slice::<&RawValue>(body).ok()?;
-        let Self::Visitor(visitors) = self else { return Some(false) };
-        let has = |visitor: &Visitor| visitor.stands_under_any_key(json, DEPTH_MAX, seeker);
-        Some(visitors.iter().any(has))
     }
 
     fn is_in(&self, json: &[u8], has: fn(&Visitor, &RawValue) -> bool) -> bool {
