@@ -48,6 +48,14 @@ async fn start(process: &Process, user: &str) -> String {
     response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned()
 }
 
+/// The answers of the admin side on a session and on its records.
+async fn looked_up(process: &Process, id: &str) -> (u16, u16) {
+    let ask = async |path: String| {
+        client().get(process.admin_url(&path)).send().await.unwrap().status().as_u16()
+    };
+    (ask(format!("/sessions/{id}")).await, ask(format!("/sessions/{id}/events")).await)
+}
+
 async fn send(process: &Process, id: &str, event_type: &str) -> u16 {
     let body = json!({"eventType": event_type, "playerTime": {"ts": 1_700_000_000_000_u64, "playhead": 1}});
     let url = process.url(&format!("/api/v1/sessions/{id}/events"));
@@ -157,6 +165,8 @@ async fn a_running_server_erases_a_visitor_and_goes_on() {
     assert!(!rejects.contains(NEEDLE) && rejects.contains("of"), "{rejects}");
     assert_eq!(send(&process, &ids[0], "ping").await, 410);
     assert_eq!(send(&process, &other, "ping").await, 204);
+    assert_eq!(looked_up(&process, &ids[0]).await, (404, 404));
+    assert_eq!(looked_up(&process, &other).await, (200, 200));
     let (code, verified) = run(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{verified}");
     assert!(verified.contains("erased     ") && verified.contains(" erased"), "{verified}");
@@ -170,6 +180,9 @@ async fn a_running_server_erases_a_visitor_and_goes_on() {
     assert_eq!(process.read_back["missing"], 0);
     assert_eq!(send(&process, &again, "ping").await, 204);
     assert_eq!(send(&process, &ids[2], "ping").await, 410);
+    for id in &ids {
+        assert_eq!(looked_up(&process, id).await, (404, 404), "nor after a restart");
+    }
     let (code, verified) = run(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{verified}");
 }
@@ -291,6 +304,7 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
         assert!(order.exists(), "it is not done");
         for id in &ids {
             assert_eq!(send(&process, id, "ping").await, 410);
+            assert_eq!(looked_up(&process, id).await, (404, 404), "its records still stand there");
         }
         assert_eq!(send(&process, &other, "ping").await, 204);
         let told = process.seen.join("\n");
