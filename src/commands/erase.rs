@@ -324,6 +324,12 @@ impl Expected {
             out,
             "lines      {reject_lines} of refused bodies, {set_aside} set aside, {damaged} damaged"
         )?;
+        if matches!(selection, Described::Visitor(_)) {
+            match survey.value_left_lines {
+                0 => writeln!(out, "search     the values stand in no records of other sessions")?,
+                left => print_left(out, left)?,
+            }
+        }
         writeln!(out, "nothing was changed")
     }
 }
@@ -388,11 +394,7 @@ impl<'e> Summary<'e> {
                     out,
                     "search     the values stand in no record before the cut-off and no saved state"
                 )?,
-                left => writeln!(
-                    out,
-                    "search     a value still stands in {left} records or saved states of other \
-                     sessions, under other keys or as a part of other values"
-                )?,
+                left => print_left(out, left)?,
             }
         }
         for name in &done.unreadable_segments {
@@ -431,6 +433,14 @@ fn print_selection(out: &mut dyn Write, selection: &Described) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+fn print_left(out: &mut dyn Write, left: u64) -> io::Result<()> {
+    writeln!(
+        out,
+        "search     a value still stands in {left} records or saved states of other sessions, under \
+         other keys or as a part of other values"
+    )
 }
 
 fn print_records(out: &mut dyn Write, records: &BTreeMap<String, u64>) -> io::Result<()> {

@@ -134,6 +134,8 @@ pub struct Survey {
     pub checkpoints: u64,
     /// Lines of what was set aside.
     pub set_aside_lines: u64,
+    /// Records and saved sessions of others that have a searched value, under whatever key.
+    pub value_left_lines: u64,
     /// The sessions.
     #[serde(skip)]
     ids: Ids,
@@ -308,6 +310,7 @@ fn find(
         }
         add(&mut survey.records, &look.records);
         survey.damaged_lines += look.damaged_lines;
+        survey.value_left_lines += look.value_left_lines;
         survey.looks.insert(segment.first_seq, look);
     }
     for (_, name) in checkpoint::list(disk)? {
@@ -316,6 +319,8 @@ fn find(
             if ids.contains(id) {
                 has_any = true;
                 note(id);
+            } else {
+                survey.value_left_lines += u64::from(judge.finds_value(line));
             }
             meter.line(line.len())
         });

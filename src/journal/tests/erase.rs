@@ -534,8 +534,10 @@ fn a_value_of_others_is_counted_and_left() {
     rig.append_start_body(&start_body(0)).unwrap();
     rig.writer.turn();
     rig.keeper.checkpoint().unwrap();
+    let (shown, _) = survey(&rig.disk, &visitor(), &mut |_, _| Ok(())).unwrap();
     let evidence = erase(&rig.disk, &visitor());
     assert_eq!((evidence.sessions, evidence.value_left_lines), (1, 2));
+    assert_eq!((shown.sessions, shown.value_left_lines), (1, 2), "it is shown before");
     assert_eq!(replay(&rig.disk, true).0.sessions(), 1);
 }
 
