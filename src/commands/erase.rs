@@ -20,7 +20,7 @@ use super::verify::time;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
-use crate::journal::disk::Folder;
+use crate::journal::disk::{Folder, unless_missing};
 use crate::journal::erase::order::{self, Evidence, Order, State, Word};
 use crate::journal::erase::wait::{LOOK, Standing, Wait};
 use crate::journal::erase::{
@@ -80,28 +80,62 @@ fn session(text: &str) -> Result<SessionId, String> {
 }
 
 impl Options {
-    /// What is to be erased. With the session key, values are also looked for as `privacy.hash` has them.
-    fn selection(&self, hasher: Option<&Hasher>) -> Selection {
-        if !self.visitor.is_empty() {
-            let as_kept = |visitor: &Visitor| match hasher {
-                Some(hasher) => visitor.clone().or_as(hasher.hash(visitor.value())),
-                None => visitor.clone(),
+    /// What is to be erased. Values are also looked for as `privacy.hash` has them.
+    fn selection(&self, config: &Config) -> anyhow::Result<Selection> {
+        let visitors = self.visitor.clone();
+        if !visitors.is_empty() {
+            let hashers = hashers(config)?;
+            let as_kept = |visitor: Visitor| {
+                let forms: Vec<_> = hashers.iter().map(|h| h.hash(visitor.value())).collect();
+                forms.into_iter().fold(visitor, Visitor::or_as)
             };
-            Selection::Visitor(self.visitor.iter().map(as_kept).collect())
+            Ok(Selection::Visitor(visitors.into_iter().map(as_kept).collect()))
         } else if !self.session.is_empty() {
-            Selection::Sessions(self.session.clone())
+            Ok(Selection::Sessions(self.session.clone()))
         } else {
-            Selection::Started(Range { from_ms: self.from, until_ms: self.until })
+            Ok(Selection::Started(Range { from_ms: self.from, until_ms: self.until }))
         }
     }
+
+    /// Prints what was erased.
+    fn print_done(&self, data_dir: &Path, evidence: &Evidence) -> anyhow::Result<ExitCode> {
+        let summary = Summary::of(data_dir, evidence);
+        print(|out| if self.json { as_json(out, &summary) } else { summary.print(out) })
+    }
+}
+
+/// Hashers with the keys that the journal may have been written with: the one that is configured, and the one in
+/// the data folder, which a server may be using.
+fn hashers(config: &Config) -> anyhow::Result<Vec<Hasher>> {
+    let path = config.data_dir.join(SESSION_KEY);
+    let found = unless_missing(std::fs::read_to_string(&path))
+        .with_context(|| format!("cannot read the session key {}", path.display()))?;
+    let found = match found {
+        Some(text) => {
+            let key = Key::from_hex(text.trim_ascii());
+            Some(key.with_context(|| format!("{} is not a session key", path.display()))?)
+        }
+        None => None,
+    };
+    let configured = config.session.key.as_ref();
+    let found = found.as_ref().filter(|found| Some(*found) != configured);
+    let hashers: Vec<_> = configured.into_iter().chain(found).map(Hasher::new).collect();
+    if hashers.is_empty() {
+        bail!(
+            "hashed values (privacy.hash) could not be found without the session key, which is neither \
+             configured nor at {}: give the server's configuration (--config FILE, and what it has from the \
+             environment)",
+            path.display()
+        );
+    }
+    Ok(hashers)
 }
 
 /// Erases, or shows what would be erased.
 pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
     let disk = journal_of(&config.data_dir)?;
+    let selection = options.selection(config)?;
     let data_dir = std::path::absolute(&config.data_dir)?;
-    let key = config.session.key.clone().or_else(|| key_in(&data_dir));
-    let selection = options.selection(key.as_ref().map(Hasher::new).as_ref());
     if options.dry_run {
         let expected = look(&data_dir, &disk, &selection)?;
         return print(
@@ -123,8 +157,7 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
         Err(DataDirError::InUse { .. }) => by_the_server(&data_dir, &order)?,
         Err(error) => return Err(error.into()),
     };
-    let summary = Summary::of(&data_dir, &evidence);
-    print(|out| if options.json { as_json(out, &summary) } else { summary.print(out) })
+    options.print_done(&data_dir, &evidence)
 }
 
 /// Finishes the order that waits in a data folder that nobody else uses.
@@ -220,12 +253,6 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
 fn place(data_dir: &Path, order: &Order) -> anyhow::Result<bool> {
     let placed = order::place(data_dir, order);
     placed.with_context(|| format!("cannot write an order into {}", data_dir.display()))
-}
-
-/// The session key of a data folder that a server may be using, if it is there.
-fn key_in(data_dir: &Path) -> Option<Key> {
-    let text = std::fs::read_to_string(data_dir.join(SESSION_KEY)).ok()?;
-    Key::from_hex(text.trim_ascii())
 }
 
 /// What this command writes must be readable for the server.

@@ -371,3 +371,34 @@ async fn a_value_that_the_journal_has_only_as_a_hash_is_found() {
     hold_to_nowhere(&folder.path().join("data"), &[&one]);
     assert_eq!(send(&process, &two, "ping").await, 204);
 }
+
+#[tokio::test]
+async fn hashes_are_looked_for_with_the_keys_of_the_configuration_and_of_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "ab".repeat(32);
+    let hashing = [&SETTINGS[..], &[("MEDIATALLY_PRIVACY__HASH", "user")]].concat();
+    let configured = [&hashing[..], &[("MEDIATALLY_SESSION__KEY", &*key)]].concat();
+    std::fs::write(folder.path().join("m.toml"), format!("[session]\nkey = \"{key}\"\n")).unwrap();
+    let with_key = [&ERASE[..], &["--config", "m.toml"]].concat();
+    let process = Process::start(folder.path(), &configured).await;
+    let one = start(&process, VALUE).await;
+    for extra in [&[][..], &["--dry-run"]] {
+        let (code, said) = run(folder.path(), &[&ERASE[..], extra].concat()).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("hashed values") && said.contains("--config"), "{said}");
+    }
+    let (code, said) = run(folder.path(), &[&with_key[..], &["--dry-run"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   1\n"), "{said}");
+    process.signal(Signal::TERM);
+    process.ended().await;
+
+    // The same folder with a key of its own, and then with the other one again.
+    std::fs::write(folder.path().join("data/session.key"), "cd".repeat(32)).unwrap();
+    let process = Process::start(folder.path(), &hashing).await;
+    let two = start(&process, VALUE).await;
+    let (code, said) = run(folder.path(), &with_key).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n"), "{said}");
+    hold_to_nowhere(&folder.path().join("data"), &[&one, &two]);
+}
