@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng;
 use serde::Serialize;
 
+use super::Usage;
 use super::export::time_ms;
 use super::journal_of;
 use super::verify::time;
@@ -36,7 +37,7 @@ const STANDS: &str = "it is not done: the order stands, and the next start or er
 /// What is erased: whole sessions, by what a player said of its visitor, by their ids, or by time.
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("selection").required(true).multiple(true)
-    .args(["visitor", "session", "from", "until"]))]
+    .args(["visitor", "visitors", "session", "from", "until"]))]
 pub(super) struct Options {
     /// Sessions with this value under this key of a body or of its params, customMetadata or qoeData, or as
     /// a text or number anywhere in an object under it; `customMetadata.KEY` is custom metadata alone. May be
@@ -44,6 +45,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "KEY=VALUE", value_parser = visitor,
         conflicts_with_all = ["session", "from", "until"])]
     visitor: Vec<Visitor>,
+    /// The same from a file, one KEY=VALUE a line, so that the process list shows no value; `-` is standard
+    /// input, and needs --yes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["session", "from", "until"])]
+    visitors: Option<PathBuf>,
     /// The session of this id (or Location); may be given several times
     #[arg(long, value_name = "ID", value_parser = session, conflicts_with_all = ["from", "until"])]
     session: Vec<SessionId>,
@@ -79,10 +84,32 @@ fn session(text: &str) -> Result<SessionId, String> {
     id.ok_or_else(|| "expected the 64 hexadecimal digits of a session id".to_owned())
 }
 
+/// The visitors that a file lists, one a line.
+fn visitors_in(text: &str) -> Result<Vec<Visitor>, Usage> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
+    let visitors: Result<Vec<_>, _> = lines
+        .map(|(row, line)| {
+            visitor(line).map_err(|why| Usage(format!("--visitors, line {}: {why}", row + 1)))
+        })
+        .collect();
+    match visitors {
+        Ok(visitors) if visitors.is_empty() => Err(Usage("--visitors: there is none".to_owned())),
+        visitors => visitors,
+    }
+}
+
 impl Options {
     /// What is to be erased. Values are also looked for as `privacy.hash` has them.
     fn selection(&self, config: &Config) -> anyhow::Result<Selection> {
-        let visitors = self.visitor.clone();
+        if let (Some(from), Some(until)) = (self.from, self.until)
+            && from >= until
+        {
+            return Err(Usage("--from must be before --until".to_owned()).into());
+        }
+        let mut visitors = self.visitor.clone();
+        if let Some(file) = &self.visitors {
+            visitors.extend(visitors_in(&self.read(file)?)?);
+        }
         if !visitors.is_empty() {
             let hashers = hashers(config)?;
             let as_kept = |visitor: Visitor| {
@@ -95,6 +122,19 @@ impl Options {
         } else {
             Ok(Selection::Started(Range { from_ms: self.from, until_ms: self.until }))
         }
+    }
+
+    /// The text of a file, or of standard input, on which then nobody can be asked.
+    fn read(&self, file: &Path) -> anyhow::Result<String> {
+        let text = if file.as_os_str() != "-" {
+            std::fs::read_to_string(file)
+        } else if self.yes || self.dry_run {
+            io::read_to_string(io::stdin())
+        } else {
+            let why = "--visitors - leaves no way to ask on standard input: say --yes";
+            return Err(Usage(why.to_owned()).into());
+        };
+        text.with_context(|| format!("cannot read visitors from {}", file.display()))
     }
 
     /// Prints what was erased.
@@ -475,4 +515,22 @@ fn print_records(out: &mut dyn Write, records: &BTreeMap<String, u64>) -> io::Re
     let total: u64 = records.values().sum();
     let colon = if kinds.is_empty() { "" } else { ": " };
     writeln!(out, "records    {total}{colon}{}", kinds.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visitors_are_listed_one_a_line_and_a_wrong_line_is_told_by_its_number() {
+        let listed = visitors_in("user=a=b c \r\n\nanalytics.visitorId=x").unwrap();
+        let expected = [("user", "a=b c "), ("analytics.visitorId", "x")];
+        let found: Vec<_> = listed.iter().map(|found| (&*found.key, found.value())).collect();
+        assert_eq!(found, expected);
+        for (text, line) in [("a=b\nGeheim", "line 2"), ("a=", "line 1"), ("\n\n", "there is none")]
+        {
+            let why = visitors_in(text).unwrap_err().to_string();
+            assert!(why.contains(line) && !why.contains("Geheim"), "{why}");
+        }
+    }
 }

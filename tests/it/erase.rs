@@ -328,11 +328,48 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
 }
 
 #[tokio::test]
+async fn visitors_are_given_by_a_file_so_that_the_process_list_does_not_show_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    start(&process, VALUE).await;
+    start(&process, "Mia").await;
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    body["params"]["user"] = "Mia".into();
+    assert_eq!(post(&process.url("/api/v1/sessions"), body.to_string()).await.status(), 201);
+    let list = folder.path().join("list");
+    std::fs::write(&list, format!("user={VALUE}\n\ncustomMetadata.user=Mia\n")).unwrap();
+    let from_input = async |arguments: &[&str]| {
+        let mut command = Process::command(folder.path());
+        command.args(["erase", "--visitors", "-"]).args(arguments);
+        command.stdin(std::fs::File::open(&list).unwrap());
+        let output = within(command.output()).await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = from_input(&[]).await;
+    assert_eq!(code, Some(2), "there is no way to ask: {said}");
+    let (code, said) = from_input(&["--dry-run"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n"), "{said}");
+    assert!(said.contains("a value still stands in 1 records"), "a parameter of another: {said}");
+    let (code, said) = run(folder.path(), &["erase", "--yes", "--visitors", "list"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n") && !said.contains(NEEDLE), "{said}");
+    std::fs::write(&list, NEEDLE).unwrap();
+    let (code, said) = from_input(&["--yes"]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("line 1") && !said.contains(NEEDLE), "{said}");
+}
+
+#[tokio::test]
 async fn sessions_are_erased_by_id_and_kinds_of_selection_are_not_mixed() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &SETTINGS).await;
     let (one, two) = (start(&process, VALUE).await, start(&process, VALUE).await);
-    for mixed in [["--visitor", "a=b"], ["--from", "2020-01-01"]] {
+    let backwards = ["erase", "--yes", "--from", "2026-12-31", "--until", "2026-01-01"];
+    let (code, said) = run(folder.path(), &backwards).await;
+    assert_eq!(code, Some(2), "{said}");
+    for mixed in [["--visitor", "a=b"], ["--visitors", "list"], ["--from", "2020-01-01"]] {
         let arguments = [&["erase", "--yes", "--session", &one], &mixed[..]].concat();
         let (code, said) = run(folder.path(), &arguments).await;
         assert_eq!(code, Some(2), "{said}");
