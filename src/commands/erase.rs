@@ -185,6 +185,9 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
         );
     }
     as_its_owner(&data_dir)?;
+    // One that cannot be read stands in the way of all others.
+    Order::pending(&Folder::private_at(&data_dir))
+        .with_context(|| format!("an order stands in {}", data_dir.display()))?;
     if !options.yes && !is_agreed(&look(&data_dir, &disk, &selection)?)? {
         bail!("nothing was erased");
     }
@@ -193,20 +196,22 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
     let order_id = hex::encode(order_id);
     let order = Order::new(order_id, Clock::system().now_ms(), selection);
     let evidence = match DataDir::open(&data_dir) {
-        Ok(folder) => here(&folder, &order)?,
+        Ok(folder) => here(&folder, &order, options)?,
         Err(DataDirError::InUse { .. }) => by_the_server(&data_dir, &order)?,
         Err(error) => return Err(error.into()),
     };
     options.print_done(&data_dir, &evidence)
 }
 
-/// Finishes the order that waits in a data folder that nobody else uses.
+/// Finishes the order that waits in a data folder that nobody else uses. If it is not the one that was `given`
+/// just now, it was found standing.
 ///
 /// # Errors
 /// What the system says; the order then still waits.
 pub(in crate::commands) fn finish_in(
     folder: &DataDir,
     clock: &Clock,
+    given: Option<&str>,
     tell: Tell<'_>,
 ) -> io::Result<Option<Evidence>> {
     let (home, disk) = (Folder::private_at(folder.path()), Folder::at(&folder.journal()));
@@ -215,26 +220,31 @@ pub(in crate::commands) fn finish_in(
         Ok(Purged { lines, in_memory: 0 })
     };
     let (running, left_out) = (None, None);
-    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running, left_out };
+    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running, left_out, given };
     erase::finish(&site, tell)
 }
 
 /// Carries out an order in a data folder that nobody else uses.
-fn here(folder: &DataDir, order: &Order) -> anyhow::Result<Evidence> {
-    let (clock, bar) = (Clock::system(), bar()?);
+fn here(folder: &DataDir, order: &Order, options: &Options) -> anyhow::Result<Evidence> {
+    let (clock, bar, given) = (Clock::system(), bar()?, Some(&*order.id));
+    let home = Folder::private_at(folder.path());
     let mut tell = |done_bytes, total_bytes| {
         show(&bar, done_bytes, total_bytes);
         Ok(())
     };
-    if finish_in(folder, &clock, &mut tell).context(STANDS)?.is_some() {
-        bar.suspend(|| note("an order that was given before was not finished; now it is"))?;
+    if let Some(earlier) = finish_in(folder, &clock, given, &mut tell).context(STANDS)? {
+        bar.suspend(|| {
+            note("an order that was given before was not finished; now it is, with this summary:")?;
+            options.print_done(folder.path(), &earlier)
+        })?;
+        Word::forget(&home, &earlier.order)?;
     }
     if !place(folder.path(), order)? {
         bail!("another order was given just now; give this one again");
     }
-    let evidence = finish_in(folder, &clock, &mut tell).context(STANDS)?;
+    let evidence = finish_in(folder, &clock, given, &mut tell).context(STANDS)?;
     bar.finish_and_clear();
-    Word::forget(&Folder::private_at(folder.path()), &order.id)?;
+    Word::forget(&home, &order.id)?;
     evidence.context("the order was gone before it was carried out")
 }
 
@@ -279,7 +289,7 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
         show(bar, done_bytes, total_bytes);
         Ok(())
     };
-    finish_in(folder, &Clock::system(), &mut tell)?;
+    finish_in(folder, &Clock::system(), Some(&order.id), &mut tell)?;
     bar.finish_and_clear();
     let home = Folder::private_at(folder.path());
     let word = Word::on(&home, &order.id)?;

@@ -325,6 +325,64 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
     let served = Process::command(folder.path()).args(["serve"]).output();
     let text = String::from_utf8(within(served).await.unwrap().stderr).unwrap();
     assert!(text.contains("no order that this version knows"), "{text}");
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("erase.json") && said.contains("repair the file"), "{said}");
+    assert!(!said.contains("the next start"), "nothing finishes it: {said}");
+}
+
+/// The files of summaries in the data folder.
+fn summaries(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder.join("data")).unwrap();
+    let paths = files.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.display().to_string().contains("/erase-result-")).collect()
+}
+
+#[tokio::test]
+async fn what_an_order_erased_is_told_by_whoever_finishes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let data = folder.path().join("data");
+    start(&process, VALUE).await;
+    start(&process, "Mia").await;
+    process.signal(Signal::TERM);
+    process.ended().await;
+    std::fs::create_dir_all(data.join("rejects")).unwrap();
+    let obstacle = Obstacle::at(data.join("rejects/obstacle"));
+    assert_eq!(
+        run(folder.path(), &ERASE).await.0,
+        Some(1),
+        "its records are gone, the order is not"
+    );
+    drop(obstacle);
+    let (code, said) = run(folder.path(), &[&ERASE[..], &["--json"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let summaries_said = serde_json::Deserializer::from_str(&said).into_iter::<Value>().take(2);
+    let told: Vec<_> = summaries_said
+        .map(|summary| {
+            let summary = summary.unwrap();
+            (summary["sessions"].clone(), summary["was_interrupted"].clone())
+        })
+        .collect();
+    assert_eq!(told, [(json!(1), json!(true)), (json!(0), json!(false))], "{said}");
+    assert!(summaries(folder.path()).is_empty());
+
+    // Nothing of this order is begun when the server finds it.
+    let obstacle = Obstacle::at(data.join("erase.json.unfinished"));
+    let mia = ["erase", "--yes", "--visitor", "user=Mia"];
+    assert_eq!(run(folder.path(), &mia).await.0, Some(1));
+    drop(obstacle);
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let names = summaries(folder.path());
+    assert_eq!(names.len(), 1);
+    let told = process.seen.join("\n");
+    assert!(told.contains(&names[0].file_name().unwrap().display().to_string()), "{told}");
+    process.signal(Signal::TERM);
+    process.ended().await;
+    assert_eq!(run(folder.path(), &ERASE).await.0, Some(0));
+    let summary: Value = serde_json::from_slice(&std::fs::read(&names[0]).unwrap()).unwrap();
+    let evidence = &summary["state"]["done"];
+    assert_eq!((&evidence["sessions"], &evidence["was_interrupted"]), (&json!(1), &json!(true)));
 }
 
 #[tokio::test]
