@@ -14,13 +14,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng;
 use serde::Serialize;
 
+use super::Usage;
 use super::export::time_ms;
 use super::journal_of;
 use super::verify::time;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
-use crate::journal::disk::Folder;
+use crate::journal::disk::{Folder, unless_missing};
 use crate::journal::erase::order::{self, Evidence, Order, State, Word};
 use crate::journal::erase::wait::{LOOK, Standing, Wait};
 use crate::journal::erase::{
@@ -36,13 +37,18 @@ const STANDS: &str = "it is not done: the order stands, and the next start or er
 /// What is erased: whole sessions, by what a player said of its visitor, by their ids, or by time.
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("selection").required(true).multiple(true)
-    .args(["visitor", "session", "from", "until"]))]
+    .args(["visitor", "visitors", "session", "from", "until"]))]
 pub(super) struct Options {
-    /// Sessions with this value under this key of params or customMetadata, or anywhere in an object
-    /// under it; may be given several times, and then any of them is enough
+    /// Sessions with this value under this key of a body or of its params, customMetadata or qoeData, or as
+    /// a text or number anywhere in an object under it; `customMetadata.KEY` is custom metadata alone. May be
+    /// given several times, and then any of them is enough
     #[arg(long, value_name = "KEY=VALUE", value_parser = visitor,
         conflicts_with_all = ["session", "from", "until"])]
     visitor: Vec<Visitor>,
+    /// The same from a file, one KEY=VALUE a line, so that the process list shows no value; `-` is standard
+    /// input, and needs --yes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["session", "from", "until"])]
+    visitors: Option<PathBuf>,
     /// The session of this id (or Location); may be given several times
     #[arg(long, value_name = "ID", value_parser = session, conflicts_with_all = ["from", "until"])]
     session: Vec<SessionId>,
@@ -78,29 +84,98 @@ fn session(text: &str) -> Result<SessionId, String> {
     id.ok_or_else(|| "expected the 64 hexadecimal digits of a session id".to_owned())
 }
 
+/// The visitors that a file lists, one a line.
+fn visitors_in(text: &str) -> Result<Vec<Visitor>, Usage> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
+    let visitors: Result<Vec<_>, _> = lines
+        .map(|(row, line)| {
+            visitor(line).map_err(|why| Usage(format!("--visitors, line {}: {why}", row + 1)))
+        })
+        .collect();
+    match visitors {
+        Ok(visitors) if visitors.is_empty() => Err(Usage("--visitors: there is none".to_owned())),
+        visitors => visitors,
+    }
+}
+
 impl Options {
-    /// What is to be erased. With the session key, values are also looked for as `privacy.hash` has them.
-    fn selection(&self, hasher: Option<&Hasher>) -> Selection {
-        if !self.visitor.is_empty() {
-            let as_kept = |visitor: &Visitor| match hasher {
-                Some(hasher) => visitor.clone().or_as(hasher.hash(visitor.value())),
-                None => visitor.clone(),
+    /// What is to be erased. Values are also looked for as `privacy.hash` has them.
+    fn selection(&self, config: &Config) -> anyhow::Result<Selection> {
+        if let (Some(from), Some(until)) = (self.from, self.until)
+            && from >= until
+        {
+            return Err(Usage("--from must be before --until".to_owned()).into());
+        }
+        let mut visitors = self.visitor.clone();
+        if let Some(file) = &self.visitors {
+            visitors.extend(visitors_in(&self.read(file)?)?);
+        }
+        if !visitors.is_empty() {
+            let hashers = hashers(config)?;
+            let as_kept = |visitor: Visitor| {
+                let forms: Vec<_> = hashers.iter().map(|h| h.hash(visitor.value())).collect();
+                forms.into_iter().fold(visitor, Visitor::or_as)
             };
-            Selection::Visitor(self.visitor.iter().map(as_kept).collect())
+            Ok(Selection::Visitor(visitors.into_iter().map(as_kept).collect()))
         } else if !self.session.is_empty() {
-            Selection::Sessions(self.session.clone())
+            Ok(Selection::Sessions(self.session.clone()))
         } else {
-            Selection::Started(Range { from_ms: self.from, until_ms: self.until })
+            Ok(Selection::Started(Range { from_ms: self.from, until_ms: self.until }))
         }
     }
+
+    /// The text of a file, or of standard input, on which then nobody can be asked.
+    fn read(&self, file: &Path) -> anyhow::Result<String> {
+        let text = if file.as_os_str() != "-" {
+            std::fs::read_to_string(file)
+        } else if self.yes || self.dry_run {
+            io::read_to_string(io::stdin())
+        } else {
+            let why = "--visitors - leaves no way to ask on standard input: say --yes";
+            return Err(Usage(why.to_owned()).into());
+        };
+        text.with_context(|| format!("cannot read visitors from {}", file.display()))
+    }
+
+    /// Prints what was erased.
+    fn print_done(&self, data_dir: &Path, evidence: &Evidence) -> anyhow::Result<ExitCode> {
+        let summary = Summary::of(data_dir, evidence);
+        print(|out| if self.json { as_json(out, &summary) } else { summary.print(out) })
+    }
+}
+
+/// Hashers with the keys that the journal may have been written with: the one that is configured, and the one in
+/// the data folder, which a server may be using.
+fn hashers(config: &Config) -> anyhow::Result<Vec<Hasher>> {
+    let path = config.data_dir.join(SESSION_KEY);
+    let found = unless_missing(std::fs::read_to_string(&path))
+        .with_context(|| format!("cannot read the session key {}", path.display()))?;
+    let found = match found {
+        Some(text) => {
+            let key = Key::from_hex(text.trim_ascii());
+            Some(key.with_context(|| format!("{} is not a session key", path.display()))?)
+        }
+        None => None,
+    };
+    let configured = config.session.key.as_ref();
+    let found = found.as_ref().filter(|found| Some(*found) != configured);
+    let hashers: Vec<_> = configured.into_iter().chain(found).map(Hasher::new).collect();
+    if hashers.is_empty() {
+        bail!(
+            "hashed values (privacy.hash) could not be found without the session key, which is neither \
+             configured nor at {}: give the server's configuration (--config FILE, and what it has from the \
+             environment)",
+            path.display()
+        );
+    }
+    Ok(hashers)
 }
 
 /// Erases, or shows what would be erased.
 pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
     let disk = journal_of(&config.data_dir)?;
+    let selection = options.selection(config)?;
     let data_dir = std::path::absolute(&config.data_dir)?;
-    let key = config.session.key.clone().or_else(|| key_in(&data_dir));
-    let selection = options.selection(key.as_ref().map(Hasher::new).as_ref());
     if options.dry_run {
         let expected = look(&data_dir, &disk, &selection)?;
         return print(
@@ -110,6 +185,9 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
         );
     }
     as_its_owner(&data_dir)?;
+    // One that cannot be read stands in the way of all others.
+    Order::pending(&Folder::private_at(&data_dir))
+        .with_context(|| format!("an order stands in {}", data_dir.display()))?;
     if !options.yes && !is_agreed(&look(&data_dir, &disk, &selection)?)? {
         bail!("nothing was erased");
     }
@@ -118,21 +196,22 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
     let order_id = hex::encode(order_id);
     let order = Order::new(order_id, Clock::system().now_ms(), selection);
     let evidence = match DataDir::open(&data_dir) {
-        Ok(folder) => here(&folder, &order)?,
+        Ok(folder) => here(&folder, &order, options)?,
         Err(DataDirError::InUse { .. }) => by_the_server(&data_dir, &order)?,
         Err(error) => return Err(error.into()),
     };
-    let summary = Summary::of(&data_dir, &evidence);
-    print(|out| if options.json { as_json(out, &summary) } else { summary.print(out) })
+    options.print_done(&data_dir, &evidence)
 }
 
-/// Finishes the order that waits in a data folder that nobody else uses.
+/// Finishes the order that waits in a data folder that nobody else uses. If it is not the one that was `given`
+/// just now, it was found standing.
 ///
 /// # Errors
 /// What the system says; the order then still waits.
 pub(in crate::commands) fn finish_in(
     folder: &DataDir,
     clock: &Clock,
+    given: Option<&str>,
     tell: Tell<'_>,
 ) -> io::Result<Option<Evidence>> {
     let (home, disk) = (Folder::private_at(folder.path()), Folder::at(&folder.journal()));
@@ -141,26 +220,31 @@ pub(in crate::commands) fn finish_in(
         Ok(Purged { lines, in_memory: 0 })
     };
     let (running, left_out) = (None, None);
-    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running, left_out };
+    let site = Site { home: &home, disk: &disk, purge: &purge, clock, running, left_out, given };
     erase::finish(&site, tell)
 }
 
 /// Carries out an order in a data folder that nobody else uses.
-fn here(folder: &DataDir, order: &Order) -> anyhow::Result<Evidence> {
-    let (clock, bar) = (Clock::system(), bar()?);
+fn here(folder: &DataDir, order: &Order, options: &Options) -> anyhow::Result<Evidence> {
+    let (clock, bar, given) = (Clock::system(), bar()?, Some(&*order.id));
+    let home = Folder::private_at(folder.path());
     let mut tell = |done_bytes, total_bytes| {
         show(&bar, done_bytes, total_bytes);
         Ok(())
     };
-    if finish_in(folder, &clock, &mut tell).context(STANDS)?.is_some() {
-        bar.suspend(|| note("an order that was given before was not finished; now it is"))?;
+    if let Some(earlier) = finish_in(folder, &clock, given, &mut tell).context(STANDS)? {
+        bar.suspend(|| {
+            note("an order that was given before was not finished; now it is, with this summary:")?;
+            options.print_done(folder.path(), &earlier)
+        })?;
+        Word::forget(&home, &earlier.order)?;
     }
     if !place(folder.path(), order)? {
         bail!("another order was given just now; give this one again");
     }
-    let evidence = finish_in(folder, &clock, &mut tell).context(STANDS)?;
+    let evidence = finish_in(folder, &clock, given, &mut tell).context(STANDS)?;
     bar.finish_and_clear();
-    Word::forget(&Folder::private_at(folder.path()), &order.id)?;
+    Word::forget(&home, &order.id)?;
     evidence.context("the order was gone before it was carried out")
 }
 
@@ -205,7 +289,7 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
         show(bar, done_bytes, total_bytes);
         Ok(())
     };
-    finish_in(folder, &Clock::system(), &mut tell)?;
+    finish_in(folder, &Clock::system(), Some(&order.id), &mut tell)?;
     bar.finish_and_clear();
     let home = Folder::private_at(folder.path());
     let word = Word::on(&home, &order.id)?;
@@ -219,12 +303,6 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
 fn place(data_dir: &Path, order: &Order) -> anyhow::Result<bool> {
     let placed = order::place(data_dir, order);
     placed.with_context(|| format!("cannot write an order into {}", data_dir.display()))
-}
-
-/// The session key of a data folder that a server may be using, if it is there.
-fn key_in(data_dir: &Path) -> Option<Key> {
-    let text = std::fs::read_to_string(data_dir.join(SESSION_KEY)).ok()?;
-    Key::from_hex(text.trim_ascii())
 }
 
 /// What this command writes must be readable for the server.
@@ -323,6 +401,12 @@ impl Expected {
             out,
             "lines      {reject_lines} of refused bodies, {set_aside} set aside, {damaged} damaged"
         )?;
+        if matches!(selection, Described::Visitor(_)) {
+            match survey.value_left_lines {
+                0 => writeln!(out, "search     the values stand in no records of other sessions")?,
+                left => print_left(out, left)?,
+            }
+        }
         writeln!(out, "nothing was changed")
     }
 }
@@ -387,11 +471,7 @@ impl<'e> Summary<'e> {
                     out,
                     "search     the values stand in no record before the cut-off and no saved state"
                 )?,
-                left => writeln!(
-                    out,
-                    "search     a value still stands in {left} records or saved states of other \
-                     sessions, under other keys or as a part of other values"
-                )?,
+                left => print_left(out, left)?,
             }
         }
         for name in &done.unreadable_segments {
@@ -432,9 +512,35 @@ fn print_selection(out: &mut dyn Write, selection: &Described) -> io::Result<()>
     Ok(())
 }
 
+fn print_left(out: &mut dyn Write, left: u64) -> io::Result<()> {
+    writeln!(
+        out,
+        "search     a value still stands in {left} records or saved states of other sessions, under \
+         other keys or as a part of other values"
+    )
+}
+
 fn print_records(out: &mut dyn Write, records: &BTreeMap<String, u64>) -> io::Result<()> {
     let kinds: Vec<_> = records.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let total: u64 = records.values().sum();
     let colon = if kinds.is_empty() { "" } else { ": " };
     writeln!(out, "records    {total}{colon}{}", kinds.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visitors_are_listed_one_a_line_and_a_wrong_line_is_told_by_its_number() {
+        let listed = visitors_in("user=a=b c \r\n\nanalytics.visitorId=x").unwrap();
+        let expected = [("user", "a=b c "), ("analytics.visitorId", "x")];
+        let found: Vec<_> = listed.iter().map(|found| (&*found.key, found.value())).collect();
+        assert_eq!(found, expected);
+        for (text, line) in [("a=b\nGeheim", "line 2"), ("a=", "line 1"), ("\n\n", "there is none")]
+        {
+            let why = visitors_in(text).unwrap_err().to_string();
+            assert!(why.contains(line) && !why.contains("Geheim"), "{why}");
+        }
+    }
 }

@@ -128,8 +128,15 @@ pub fn main() -> ExitCode {
         Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
     };
-    result.unwrap_or_else(|error| failed(&format!("{error:#}"), 1))
+    result.unwrap_or_else(|error| {
+        failed(&format!("{error:#}"), if error.is::<Usage>() { EXIT_USAGE } else { 1 })
+    })
 }
+
+/// The command line asks for what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 /// The journal of a data folder, to be read; the server may run meanwhile.
 fn journal_of(data_dir: &Path) -> anyhow::Result<Folder> {

@@ -131,7 +131,9 @@ type Sid = Result<Path<String>, PathRejection>;
 
 fn known_id(app: &App, sid: Sid) -> Result<SessionId, ApiError> {
     let Path(sid) = sid.map_err(|_| ApiError::UnknownSession)?;
-    Ok(app.collector().known_id(&sid)?)
+    let id = app.collector().known_id(&sid)?;
+    // Its records may still stand there, if the disk does not let them be erased.
+    if app.collector().journal().is_fenced(id) { Err(ApiError::NotKept) } else { Ok(id) }
 }
 
 /// A session that is live, as it would be if nothing more came.
@@ -172,17 +174,19 @@ async fn archived_report(app: &App, id: SessionId) -> Result<Option<Box<RawValue
         let _ = sender.send(looked.map(|()| report));
     })?;
     let looked = found.await.map_err(|_| ApiError::Internal)?;
-    looked.map_err(|error| {
-        tracing::error!(%error, "the journal cannot be looked into");
-        ApiError::Internal
-    })
+    looked.map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &io::Error) -> ApiError {
+    tracing::error!(%error, "the journal cannot be looked into");
+    ApiError::Internal
 }
 
 /// The records of a session, one a line, as the journal has them.
 async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError> {
     let id = known_id(&app, sid)?;
     let is_live = app.collector().live().contains(id);
-    let (pieces, body) = mpsc::channel(PIECES_MAX);
+    let (pieces, mut body) = mpsc::channel(PIECES_MAX);
     let handle = Handle::current();
     // The answer is streamed while it is read.
     look_up(&app, id, move |archive, from_ms| {
@@ -207,14 +211,22 @@ async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
             let _ = pieces.try_send(Err(error));
         }
     })?;
-    let mut response = Response::new(Body::new(Streamed(body)));
+    // Of a session that was erased, or that the journal keeps no more, there is none.
+    let first = match body.recv().await.transpose().map_err(|error| unreadable(&error))? {
+        None if !is_live => return Err(ApiError::NotKept),
+        first => first,
+    };
+    let mut response = Response::new(Body::new(Streamed { first, rest: body }));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
 }
 
-/// A body whose pieces come from another thread.
-struct Streamed(mpsc::Receiver<io::Result<Bytes>>);
+/// A body whose pieces come from another thread, and the first one has come.
+struct Streamed {
+    first: Option<Bytes>,
+    rest: mpsc::Receiver<io::Result<Bytes>>,
+}
 
 impl HttpBody for Streamed {
     type Data = Bytes;
@@ -224,7 +236,12 @@ impl HttpBody for Streamed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => {
+                self.rest.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::disk::Disk;
-use super::erase::order::{Order, State, Word};
+use super::erase::order::{Order, State, Word, result_file};
 use super::erase::{self, LeftOut, Purge, Running, Site};
 use super::record::Record;
 use super::segment::{self, Segment};
@@ -163,7 +163,11 @@ impl Keeper {
         tracing::info!("an erasure was ordered");
         let result = order.and_then(|order| Ok((self.erase(&order)?, order)));
         match result {
-            Ok(_) => tracing::info!("what was ordered is erased"),
+            Ok(((), order)) => {
+                // There it stands if nobody waited for it.
+                let summary = result_file(&order.id);
+                tracing::info!(summary, "what was ordered is erased");
+            }
             Err(_) if self.journal.is_closed() => {
                 tracing::warn!("the erasure is not done; the next start finishes it");
             }
@@ -188,6 +192,7 @@ impl Keeper {
             clock: &self.clock,
             running: Some(Running { journal: &self.journal, live: &self.live }),
             left_out: left_out.as_ref(),
+            given: None,
         };
         let mut told_ms = None;
         let mut tell = |done_bytes, total_bytes| {

@@ -322,6 +322,11 @@ impl Journal {
         self.0.queue().erased = together;
     }
 
+    /// Whether nothing goes on with this session because it is erased, or will be once the disk lets it.
+    pub fn is_fenced(&self, id: SessionId) -> bool {
+        self.0.queue().erased.contains(id)
+    }
+
     /// Closes the segment that grows. What is returned tells the first number of the next one: every record
     /// before it that was acknowledged until now stands in a closed segment, and is folded.
     pub(crate) fn rotate(&self) -> oneshot::Receiver<u64> {

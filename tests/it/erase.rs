@@ -48,6 +48,14 @@ async fn start(process: &Process, user: &str) -> String {
     response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned()
 }
 
+/// The answers of the admin side on a session and on its records.
+async fn looked_up(process: &Process, id: &str) -> (u16, u16) {
+    let ask = async |path: String| {
+        client().get(process.admin_url(&path)).send().await.unwrap().status().as_u16()
+    };
+    (ask(format!("/sessions/{id}")).await, ask(format!("/sessions/{id}/events")).await)
+}
+
 async fn send(process: &Process, id: &str, event_type: &str) -> u16 {
     let body = json!({"eventType": event_type, "playerTime": {"ts": 1_700_000_000_000_u64, "playhead": 1}});
     let url = process.url(&format!("/api/v1/sessions/{id}/events"));
@@ -158,6 +166,8 @@ async fn a_running_server_erases_a_visitor_and_goes_on() {
     assert!(!rejects.contains(NEEDLE) && rejects.contains("of"), "{rejects}");
     assert_eq!(send(&process, &ids[0], "ping").await, 410);
     assert_eq!(send(&process, &other, "ping").await, 204);
+    assert_eq!(looked_up(&process, &ids[0]).await, (404, 404));
+    assert_eq!(looked_up(&process, &other).await, (200, 200));
     let (code, verified) = run(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{verified}");
     assert!(verified.contains("erased     ") && verified.contains(" erased"), "{verified}");
@@ -171,6 +181,9 @@ async fn a_running_server_erases_a_visitor_and_goes_on() {
     assert_eq!(process.read_back["missing"], 0);
     assert_eq!(send(&process, &again, "ping").await, 204);
     assert_eq!(send(&process, &ids[2], "ping").await, 410);
+    for id in &ids {
+        assert_eq!(looked_up(&process, id).await, (404, 404), "nor after a restart");
+    }
     let (code, verified) = run(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{verified}");
 }
@@ -292,6 +305,7 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
         assert!(order.exists(), "it is not done");
         for id in &ids {
             assert_eq!(send(&process, id, "ping").await, 410);
+            assert_eq!(looked_up(&process, id).await, (404, 404), "its records still stand there");
         }
         assert_eq!(send(&process, &other, "ping").await, 204);
         let told = process.seen.join("\n");
@@ -314,6 +328,98 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
     let served = Process::command(folder.path()).args(["serve"]).envs(any).output();
     let text = String::from_utf8(within(served).await.unwrap().stderr).unwrap();
     assert!(text.contains("no order that this version knows"), "{text}");
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("erase.json") && said.contains("repair the file"), "{said}");
+    assert!(!said.contains("the next start"), "nothing finishes it: {said}");
+}
+
+/// The files of summaries in the data folder.
+fn summaries(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder.join("data")).unwrap();
+    let paths = files.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.display().to_string().contains("/erase-result-")).collect()
+}
+
+#[tokio::test]
+async fn what_an_order_erased_is_told_by_whoever_finishes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let data = folder.path().join("data");
+    start(&process, VALUE).await;
+    start(&process, "Mia").await;
+    process.signal(Signal::TERM);
+    process.ended().await;
+    std::fs::create_dir_all(data.join("rejects")).unwrap();
+    let obstacle = Obstacle::at(data.join("rejects/obstacle"));
+    assert_eq!(
+        run(folder.path(), &ERASE).await.0,
+        Some(1),
+        "its records are gone, the order is not"
+    );
+    drop(obstacle);
+    let (code, said) = run(folder.path(), &[&ERASE[..], &["--json"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let summaries_said = serde_json::Deserializer::from_str(&said).into_iter::<Value>().take(2);
+    let told: Vec<_> = summaries_said
+        .map(|summary| {
+            let summary = summary.unwrap();
+            (summary["sessions"].clone(), summary["was_interrupted"].clone())
+        })
+        .collect();
+    assert_eq!(told, [(json!(1), json!(true)), (json!(0), json!(false))], "{said}");
+    assert!(summaries(folder.path()).is_empty());
+
+    // Nothing of this order is begun when the server finds it.
+    let obstacle = Obstacle::at(data.join("erase.json.unfinished"));
+    let mia = ["erase", "--yes", "--visitor", "user=Mia"];
+    assert_eq!(run(folder.path(), &mia).await.0, Some(1));
+    drop(obstacle);
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    let names = summaries(folder.path());
+    assert_eq!(names.len(), 1);
+    let told = process.seen.join("\n");
+    assert!(told.contains(&names[0].file_name().unwrap().display().to_string()), "{told}");
+    process.signal(Signal::TERM);
+    process.ended().await;
+    assert_eq!(run(folder.path(), &ERASE).await.0, Some(0));
+    let summary: Value = serde_json::from_slice(&std::fs::read(&names[0]).unwrap()).unwrap();
+    let evidence = &summary["state"]["done"];
+    assert_eq!((&evidence["sessions"], &evidence["was_interrupted"]), (&json!(1), &json!(true)));
+}
+
+#[tokio::test]
+async fn visitors_are_given_by_a_file_so_that_the_process_list_does_not_show_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &SETTINGS).await;
+    start(&process, VALUE).await;
+    start(&process, "Mia").await;
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    body["params"]["user"] = "Mia".into();
+    assert_eq!(post(&process.url("/api/v1/sessions"), body.to_string()).await.status(), 201);
+    let list = folder.path().join("list");
+    std::fs::write(&list, format!("user={VALUE}\n\ncustomMetadata.user=Mia\n")).unwrap();
+    let from_input = async |arguments: &[&str]| {
+        let mut command = Process::command(folder.path());
+        command.args(["erase", "--visitors", "-"]).args(arguments);
+        command.stdin(std::fs::File::open(&list).unwrap());
+        let output = within(command.output()).await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    let (code, said) = from_input(&[]).await;
+    assert_eq!(code, Some(2), "there is no way to ask: {said}");
+    let (code, said) = from_input(&["--dry-run"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n"), "{said}");
+    assert!(said.contains("a value still stands in 1 records"), "a parameter of another: {said}");
+    let (code, said) = run(folder.path(), &["erase", "--yes", "--visitors", "list"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n") && !said.contains(NEEDLE), "{said}");
+    std::fs::write(&list, NEEDLE).unwrap();
+    let (code, said) = from_input(&["--yes"]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("line 1") && !said.contains(NEEDLE), "{said}");
 }
 
 #[tokio::test]
@@ -321,7 +427,10 @@ async fn sessions_are_erased_by_id_and_kinds_of_selection_are_not_mixed() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &SETTINGS).await;
     let (one, two) = (start(&process, VALUE).await, start(&process, VALUE).await);
-    for mixed in [["--visitor", "a=b"], ["--from", "2020-01-01"]] {
+    let backwards = ["erase", "--yes", "--from", "2026-12-31", "--until", "2026-01-01"];
+    let (code, said) = run(folder.path(), &backwards).await;
+    assert_eq!(code, Some(2), "{said}");
+    for mixed in [["--visitor", "a=b"], ["--visitors", "list"], ["--from", "2020-01-01"]] {
         let arguments = [&["erase", "--yes", "--session", &one], &mixed[..]].concat();
         let (code, said) = run(folder.path(), &arguments).await;
         assert_eq!(code, Some(2), "{said}");
@@ -359,4 +468,35 @@ async fn a_value_that_the_journal_has_only_as_a_hash_is_found() {
     assert!(said.contains("sessions   1\n"), "{said}");
     hold_to_nowhere(&folder.path().join("data"), &[&one]);
     assert_eq!(send(&process, &two, "ping").await, 204);
+}
+
+#[tokio::test]
+async fn hashes_are_looked_for_with_the_keys_of_the_configuration_and_of_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "ab".repeat(32);
+    let hashing = [&SETTINGS[..], &[("MEDIATALLY_PRIVACY__HASH", "user")]].concat();
+    let configured = [&hashing[..], &[("MEDIATALLY_SESSION__KEY", &*key)]].concat();
+    std::fs::write(folder.path().join("m.toml"), format!("[session]\nkey = \"{key}\"\n")).unwrap();
+    let with_key = [&ERASE[..], &["--config", "m.toml"]].concat();
+    let process = Process::start(folder.path(), &configured).await;
+    let one = start(&process, VALUE).await;
+    for extra in [&[][..], &["--dry-run"]] {
+        let (code, said) = run(folder.path(), &[&ERASE[..], extra].concat()).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("hashed values") && said.contains("--config"), "{said}");
+    }
+    let (code, said) = run(folder.path(), &[&with_key[..], &["--dry-run"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   1\n"), "{said}");
+    process.signal(Signal::TERM);
+    process.ended().await;
+
+    // The same folder with a key of its own, and then with the other one again.
+    std::fs::write(folder.path().join("data/session.key"), "cd".repeat(32)).unwrap();
+    let process = Process::start(folder.path(), &hashing).await;
+    let two = start(&process, VALUE).await;
+    let (code, said) = run(folder.path(), &with_key).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("sessions   2\n"), "{said}");
+    hold_to_nowhere(&folder.path().join("data"), &[&one, &two]);
 }

@@ -122,7 +122,7 @@ async fn a_report_that_the_journal_keeps_no_more_is_told_so() {
     let (status, text) = ask(&server, &location, "").await;
     assert_eq!(status, 404);
     assert!(text.contains("keeps its report no more"), "{text}");
-    assert_eq!(ask(&server, &location, "/events").await, (200, String::new()));
+    assert_eq!(ask(&server, &location, "/events").await, (404, text), "nor are its records there");
 }
 
 /// The output of a command of the program on the data folder in `folder`.

@@ -127,15 +127,19 @@ fn finish_erasure(
     if let Err(error) = remove_old_orders(data_dir, &home, clock) {
         tracing::warn!(%error, "what is left of older orders to erase cannot be removed");
     }
-    match erase::finish_in(data_dir, clock, &mut |_, _| Ok(())) {
+    match erase::finish_in(data_dir, clock, None, &mut |_, _| Ok(())) {
         Ok(None) => Ok(None),
-        Ok(Some(_)) => {
-            tracing::info!("an erasure that was ordered before the start is done");
+        Ok(Some(evidence)) => {
+            let summary = data_dir.path().join(order::result_file(&evidence.order));
+            let summary = summary.display();
+            tracing::info!(%summary, "an erasure that was ordered before the start is done");
             Ok(None)
         }
         Err(error) => {
-            let left_out = leave_out(&home, disk)
-                .context("an erasure was ordered, and what it means cannot be found")?;
+            let left_out = leave_out(&home, disk).with_context(|| {
+                let path = data_dir.path().display();
+                format!("an erasure was ordered in {path}, and what it means cannot be found")
+            })?;
             tracing::error!(
                 %error,
                 sessions = left_out.as_ref().map_or(0, |left_out| left_out.ids.as_slice().len()),

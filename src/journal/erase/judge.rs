@@ -60,18 +60,11 @@ impl Judge {
                 .iter()
                 .flat_map(|violation| [&violation.pointer, &violation.message]),
         );
+        // Nobody must keep a refused body, so it goes with a value in whatever place.
         told.into_iter().any(|text| self.seeker.finds_apart(text.as_bytes()))
-            || self.is_in_refused(body)
+            || self.seeker.finds_apart(body)
             || self.condemns_by_session(line)
             || ids_in(&from_hex).any(|id| self.ids.contains(id))
-    }
-
-    /// Whether a refused body has a value: whole, if it is JSON.
-    fn is_in_refused(&self, body: &[u8]) -> bool {
-        // Most bodies do not hold the bytes at all.
-        self.seeker.finds(body)
-            && (self.selection.is_under_any_key_of(body, &self.seeker))
-                .unwrap_or_else(|| self.seeker.finds_apart(body))
     }
 
     /// Whether a line names a session that goes, or was received in the time that is meant.
@@ -203,7 +196,12 @@ mod tests {
             (r#""body":"{\"b\":[{\"c\":17}]}""#.to_owned(), true),
             (r#""body":"{\"a\":\"\\u00317\"}""#.to_owned(), true),
             (r#""body":"{\"b\":\"{\\\"a\\\":17}\"}""#.to_owned(), true),
-            (r#""body":"{\"a\":\"117\",\"ts\":1700,\"c\":\"no. 17\"}""#.to_owned(), false),
+            (r#""body":"{\"a\":\"117\",\"ts\":1700,\"c\":\"no.17x\"}""#.to_owned(), false),
+            (r#""body":"{\"c\":\"no. 17\"}""#.to_owned(), true),
+            (r#""body":"{\"17\":1}""#.to_owned(), true),
+            (r#""body":"{\"u\":\" 17 \"}""#.to_owned(), true),
+            (r#""body":"{\"u\":\"mailto:17?x\"}""#.to_owned(), true),
+            (r#""body":"{\"u\":\"\\n17\\u00e9\"}""#.to_owned(), false),
             (r#""body":"{\"a\":\"17\"""#.to_owned(), true),
             (r#""body":"{\"a\":\"170\",\"b\":x17""#.to_owned(), false),
             (r#""user_agent":"Player of 17","body":"{}""#.to_owned(), true),

@@ -98,6 +98,8 @@ pub struct Site<'s> {
     pub running: Option<Running<'s>>,
     /// What the start of that server has left out, if there was an order already.
     pub left_out: Option<&'s LeftOut>,
+    /// The order that whoever is at work has just given, if no server runs; any other was found standing.
+    pub given: Option<&'s str>,
 }
 
 /// What a start leaves out as if it were erased, because the disk does not let it carry out an order.
@@ -135,6 +137,8 @@ pub struct Survey {
     pub checkpoints: u64,
     /// Lines of what was set aside.
     pub set_aside_lines: u64,
+    /// Records and saved sessions of others that have a searched value, under whatever key.
+    pub value_left_lines: u64,
     /// The sessions.
     #[serde(skip)]
     ids: Ids,
@@ -188,7 +192,7 @@ fn carry_out(site: &Site<'_>, mut order: Order, tell: Tell<'_>) -> io::Result<Ev
     remove_leftovers(site.disk)?;
     order::remove_old(site.home, site.clock.now_ms())?;
     let mut meter = Meter::new(tell, site.running.is_some());
-    let was_interrupted = order.found.is_some();
+    let was_interrupted = order.found.is_some() || site.finds_standing(&order.id);
     let (found, mut looks) = match order.found.take() {
         Some(found) => (found, BTreeMap::new()),
         None => find_for(site, &mut order, &mut meter)?,
@@ -227,7 +231,7 @@ fn find_for(
 ) -> io::Result<(Found, BTreeMap<u64, Look>)> {
     let cutoff_ms = site.clock.now_ms();
     let cutoff_seq = site.close_segment()?;
-    let known = site.left_out.filter(|left_out| left_out.order == order.id);
+    let known = site.left_out_for(&order.id);
     let known = known.map(|left_out| left_out.ids.clone()).unwrap_or_default();
     let survey = find(site.disk, &order.selection, &known, cutoff_seq, meter)?;
     let Survey { sessions, records, ids, looks, .. } = survey;
@@ -240,6 +244,7 @@ fn find_for(
 /// What is known before the files are cleaned.
 fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bool) -> Evidence {
     Evidence {
+        order: order.id.clone(),
         selection: order.selection.described(),
         ordered_ms: order.ordered_ms,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -309,6 +314,7 @@ fn find(
         }
         add(&mut survey.records, &look.records);
         survey.damaged_lines += look.damaged_lines;
+        survey.value_left_lines += look.value_left_lines;
         survey.looks.insert(segment.first_seq, look);
     }
     for (_, name) in checkpoint::list(disk)? {
@@ -317,6 +323,8 @@ fn find(
             if ids.contains(id) {
                 has_any = true;
                 note(id);
+            } else {
+                survey.value_left_lines += u64::from(judge.finds_value(line));
             }
             meter.line(line.len())
         });
@@ -526,6 +534,19 @@ fn add(to: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
 }
 
 impl Site<'_> {
+    /// What the start has left out because of this order.
+    fn left_out_for(&self, order: &str) -> Option<&LeftOut> {
+        self.left_out.filter(|left_out| left_out.order == order)
+    }
+
+    /// Whether somebody else gave this order, who did not see it done.
+    fn finds_standing(&self, order: &str) -> bool {
+        match self.running {
+            Some(_) => self.left_out_for(order).is_some(),
+            None => self.given != Some(order),
+        }
+    }
+
     /// Closes the segment that grows, if a server runs, and gives the number at which the next one begins.
     fn close_segment(&self) -> io::Result<Option<u64>> {
         let Some(Running { journal, .. }) = self.running else { return Ok(None) };

@@ -2,7 +2,8 @@
 //!
 //! `erase.json` is the order. It is there from the moment it was given until everything is done, whoever
 //! crashes in between. `erase-result-ID.json`, named by the id of the order, tells whoever gave it how far it
-//! is; nobody's data is in it. Whoever waited for it removes it; if nobody did, one of the next does.
+//! is; nobody's data is in it. Whoever waited for it removes it. If nobody did, one of the next does, unless it
+//! is the evidence that something was erased: that stays until somebody has filed it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -28,7 +29,7 @@ const RESULT_SUFFIX: &str = ".json";
 /// The file of an order that is being given.
 const GIVEN_FILE: &str = "erase.json.given.unfinished";
 
-/// How long a result waits for whoever gave the order, in ms.
+/// How long a result that is no evidence waits for whoever gave the order, in ms.
 const RESULT_KEPT_MS: u64 = 600_000;
 
 /// Raised when an order says something that an older server would not understand.
@@ -99,6 +100,9 @@ pub enum State {
 /// What an erasure did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
+    /// The id of the order.
+    #[serde(default)]
+    pub order: String,
     /// What was to be erased, without saying it.
     pub selection: Described,
     /// When it was ordered, in ms since the Unix epoch.
@@ -109,7 +113,8 @@ pub struct Evidence {
     pub version: String,
     /// Whether the server went on meanwhile.
     pub server_was_running: bool,
-    /// Whether it was interrupted and then finished: the figures of files are those of the last run.
+    /// Whether it was interrupted, or found as it was given, and then finished: the figures of files are those of
+    /// the last run.
     pub was_interrupted: bool,
     /// What was received later is new data: up to when it was looked for, in ms since the Unix epoch.
     pub cutoff_ms: u64,
@@ -158,7 +163,11 @@ impl Order {
     pub fn pending(home: &dyn Disk) -> io::Result<Option<Self>> {
         let Some(bytes) = read(home, ORDER_FILE)? else { return Ok(None) };
         let unknown = |why: String| {
-            io::Error::other(format!("{ORDER_FILE} is no order that this version knows: {why}"))
+            io::Error::other(format!(
+                "{ORDER_FILE} is no order that this version knows ({why}): nothing is erased by it. Run the \
+                 version that wrote it, or repair the file, for it may list sessions that are erased in \
+                 part; or remove it and give the order again"
+            ))
         };
         // What the parser says may have a value in it.
         let place = |error: serde_json::Error| {
@@ -204,6 +213,11 @@ impl Word {
         Ok(word.filter(|_| !stands))
     }
 
+    /// Whether nobody needs it any more at this time.
+    fn is_stale(&self, now_ms: u64) -> bool {
+        !matches!(self.state, State::Done(_)) && self.written_ms + RESULT_KEPT_MS < now_ms
+    }
+
     fn read(home: &dyn Disk, name: &str) -> io::Result<Option<Self>> {
         Ok(read(home, name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
@@ -227,7 +241,7 @@ impl Word {
 }
 
 /// The file that tells what became of an order. An id that this program gave stands in it as it is.
-fn result_file(order: &str) -> String {
+pub fn result_file(order: &str) -> String {
     let order: String = order.chars().filter(char::is_ascii_alphanumeric).collect();
     format!("{RESULT_PREFIX}{order}{RESULT_SUFFIX}")
 }
@@ -289,8 +303,8 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok(found.is_some_and(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())))
 }
 
-/// Removes what is left of orders before: halves of what only whoever carries them out writes, and results
-/// that nobody has asked for.
+/// Removes what is left of orders before: halves of what only whoever carries them out writes, and what nobody
+/// has asked for of an order that was not done.
 ///
 /// # Errors
 /// What the system says.
@@ -298,11 +312,9 @@ pub fn remove_old(home: &dyn Disk, now_ms: u64) -> io::Result<()> {
     let order_half = unfinished_name(ORDER_FILE);
     for (name, _) in home.list()? {
         let is_old = if let Some(rest) = name.strip_prefix(RESULT_PREFIX) {
-            let is_told =
-                |name| Word::read(home, name).map(|word| word.map(|word| word.written_ms));
             is_unfinished(rest)
                 || rest.ends_with(RESULT_SUFFIX)
-                    && is_told(&name)?.is_none_or(|told_ms| told_ms + RESULT_KEPT_MS < now_ms)
+                    && Word::read(home, &name)?.is_none_or(|word| word.is_stale(now_ms))
         } else {
             name == order_half
         };
@@ -410,8 +422,13 @@ mod tests {
         assert!(Word::on(&home, "one").unwrap().is_none());
         assert!(Word::on(&home, "two").unwrap().is_some());
         std::fs::write(folder.path().join("erase.json.unfinished"), "Geheim").unwrap();
+        let state = State::Failing { why: "the disk is full".into() };
+        Word { order: "three".into(), written_ms: 2_000, state }.save(&home).unwrap();
+        remove_old(&home, 2_000 + RESULT_KEPT_MS).unwrap();
+        assert!(Word::on(&home, "three").unwrap().is_some());
         remove_old(&home, 2_001 + RESULT_KEPT_MS).unwrap();
-        assert_eq!(names(folder.path()), [ORDER_FILE]);
+        // What was erased is known until somebody has filed it.
+        assert_eq!(names(folder.path()), ["erase-result-two.json", ORDER_FILE]);
     }
 
     #[test]

@@ -7,14 +7,16 @@ use serde::de::{MapAccess, Visitor as Visit};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::seek::Seeker;
 use crate::session::id::SessionId;
-
-/// How deep a refused body is read: a stranger chooses how deep it is.
-const DEPTH_MAX: usize = 32;
 
 /// What stands in an object of customer ids beside each id, and is none.
 const AUTH_STATE: &str = "authState";
+
+/// The parameter that is an object of ids, each by the name of who gave it.
+const CUSTOMER_IDS: &str = "visitor.customerIDs";
+
+/// The member of a body, a report and a saved session that has custom metadata.
+const METADATA: &str = "customMetadata";
 
 /// What is to be erased: whole sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +49,8 @@ impl Range {
 /// Somebody, by what their player says of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visitor {
-    /// A key of `params` or of `customMetadata`.
+    /// A key of a body, or of `params`, `customMetadata` or `qoeData` in it. `customMetadata.KEY` is a key of
+    /// custom metadata alone, and `visitor.customerIDs.NAME` is `visitor.customerIDs`.
     pub key: String,
     /// The value as it was given, first, and how else the journal may have it.
     pub(super) forms: Vec<String>,
@@ -103,10 +106,21 @@ impl Visitor {
         self.forms.iter().any(|form| form == value)
     }
 
+    /// Whether a member of this name is meant, which stands in custom metadata or elsewhere.
+    fn is_of(&self, name: &str, place: Place) -> bool {
+        let is_behind =
+            |prefix| self.key.strip_prefix(prefix).is_some_and(|rest: &str| rest.starts_with('.'));
+        name == self.key
+            || (name == CUSTOMER_IDS && is_behind(CUSTOMER_IDS))
+            || (place == Place::Metadata
+                && is_behind(METADATA)
+                && self.key[METADATA.len() + 1..] == *name)
+    }
+
     /// Whether a JSON value is the one that is looked for, or is an object or array with it.
-    fn matches_json(&self, value: &RawValue) -> bool {
+    fn matches_json(&self, value: &RawValue, inside: Inside) -> bool {
         match value.get().as_bytes().first() {
-            Some(b'{' | b'[') => self.stands_inside(value),
+            Some(b'{' | b'[') => self.stands_inside(value, inside),
             _ => self.matches_scalar(value.get()),
         }
     }
@@ -121,55 +135,70 @@ impl Visitor {
         }
     }
 
-    /// Whether an object or array has it as a text: numbers in there name nobody, nor does the state of
-    /// authentication.
-    fn stands_inside(&self, json: &RawValue) -> bool {
+    /// Whether an object or array has it. The state of authentication names nobody.
+    fn stands_inside(&self, json: &RawValue, inside: Inside) -> bool {
         values_of(json).iter().any(|(name, value)| match value.get().as_bytes().first() {
             _ if name.as_deref() == Some(AUTH_STATE) => false,
-            Some(b'{' | b'[') => self.stands_inside(value),
+            Some(b'{' | b'[') => self.stands_inside(value, inside),
             Some(b'"') => self.matches_scalar(value.get()),
+            Some(b'0'..=b'9' | b'-') => inside == Inside::Numbers && self.matches(value.get()),
             _ => false,
         })
     }
 
-    /// Whether it is a text or a number anywhere in JSON that was refused, or in JSON that stands as a text
-    /// in it. What lies deeper is judged by its bytes.
-    fn stands_under_any_key(&self, json: &RawValue, depth_max: usize, seeker: &Seeker) -> bool {
-        let Some(depth_max) = depth_max.checked_sub(1) else {
-            return seeker.finds_apart(json.get().as_bytes());
-        };
-        match json.get().as_bytes().first() {
-            Some(b'{' | b'[') => values_of(json)
-                .iter()
-                .any(|(_, value)| self.stands_under_any_key(value, depth_max, seeker)),
-            Some(b'"') => serde_json::from_str::<String>(json.get()).is_ok_and(|text| {
-                self.matches(&text)
-                    || serde_json::from_str::<&RawValue>(&text)
-                        .is_ok_and(|json| self.stands_under_any_key(json, depth_max, seeker))
-            }),
-            _ => self.matches(json.get()),
-        }
-    }
-
     /// Whether a body has it under its key.
     fn stands_in_body(&self, body: &RawValue) -> bool {
+        let is_it = |name: &str, value, place| {
+            self.is_of(name, place) && self.matches_json(value, Inside::Numbers)
+        };
         values_of(body).into_iter().any(|(name, value)| match name.as_deref() {
             // An event of a stored session.
             None => self.stands_in_body(value),
-            Some("params" | "customMetadata") => values_of(value)
-                .into_iter()
-                .any(|(key, value)| key.as_deref() == Some(&*self.key) && self.matches_json(value)),
-            Some(_) => false,
+            Some(member @ ("params" | METADATA | "qoeData")) => {
+                let place = Place::of(member);
+                let members = values_of(value);
+                members
+                    .into_iter()
+                    .any(|(key, value)| key.is_some_and(|key| is_it(&key, value, place)))
+            }
+            // Every body has these, and they name nobody.
+            Some("eventType" | "playerTime") => false,
+            Some(name) => is_it(name, value, Place::Other),
         })
     }
 
-    /// Whether a report or a saved session has it under its key, wherever that is.
-    fn stands_anywhere(&self, json: &RawValue) -> bool {
+    /// Whether a report or a saved session has it under its key, wherever that is. Numbers in the objects there
+    /// are sums and lengths: what a player may send as an object has none.
+    fn stands_anywhere(&self, json: &RawValue, place: Place) -> bool {
         values_of(json).into_iter().any(|(name, value)| {
-            (name.as_deref() == Some(&*self.key) && self.matches_json(value))
-                || self.stands_anywhere(value)
+            let name = name.as_deref();
+            name.is_some_and(|name| self.is_of(name, place))
+                && self.matches_json(value, Inside::Texts)
+                || self.stands_anywhere(value, name.map_or(Place::Other, Place::of))
         })
     }
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Metadata,
+    Other,
+}
+
+impl Place {
+    /// Within the member of this name.
+    fn of(name: &str) -> Self {
+        if name == METADATA { Self::Metadata } else { Self::Other }
+    }
+}
+
+/// What counts inside of an object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Texts,
+    /// And texts too.
+    Numbers,
 }
 
 impl Selection {
@@ -200,16 +229,7 @@ impl Selection {
 
     /// Whether a report or a saved session has it.
     pub(super) fn is_anywhere_in(&self, json: &[u8]) -> bool {
-        self.is_in(json, Visitor::stands_anywhere)
-    }
-
-    /// Whether a body that was refused has a value as a text or a number, under whatever key; nothing if it
-    /// is no JSON.
-    pub(super) fn is_under_any_key_of(&self, body: &[u8], seeker: &Seeker) -> Option<bool> {
-        let json = serde_json::from_slice::<&RawValue>(body).ok()?;
-        let Self::Visitor(visitors) = self else { return Some(false) };
-        let has = |visitor: &Visitor| visitor.stands_under_any_key(json, DEPTH_MAX, seeker);
-        Some(visitors.iter().any(has))
+        self.is_in(json, |visitor, json| visitor.stands_anywhere(json, Place::Other))
     }
 
     fn is_in(&self, json: &[u8], has: fn(&Visitor, &RawValue) -> bool) -> bool {
@@ -277,7 +297,31 @@ mod tests {
             ("a", "1e5", r#"{"params":{"a":1e5}}"#, true),
             ("a", "true", r#"{"params":{"a":true}}"#, true),
             ("a", "v", r#"{"params":{"b":"v"},"customMetadata":{"c":"v"}}"#, false),
-            ("a", "v", r#"{"a":"v","qoeData":{"a":"v"}}"#, false),
+            ("a", "v", r#"{"qoeData":{"a":"v"}}"#, true),
+            ("a", "v", r#"{"a":"v"}"#, true),
+            ("a", "v", r#"[{"params":{}},{"a":["v"]}]"#, true),
+            ("eventType", "play", r#"{"eventType":"play"}"#, false),
+            ("a", "1", r#"{"playerTime":{"a":1}}"#, false),
+            ("customMetadata.a", "v", r#"{"customMetadata":{"a":"v"}}"#, true),
+            ("customMetadata.a", "v", r#"{"params":{"a":"v"},"qoeData":{"a":"v"},"a":"v"}"#, false),
+            ("customMetadata.a", "v", r#"{"params":{"customMetadata.a":"v"}}"#, true),
+            ("customMetadata.a", "v", r#"{"customMetadata":{"b":"v"}}"#, false),
+            (
+                "visitor.customerIDs.crm",
+                "v",
+                r#"{"params":{"visitor.customerIDs":{"crm":{"id":"v"}}}}"#,
+                true,
+            ),
+            ("visitor.customerIDs.crm", "v", r#"{"params":{"visitor.customerIDs.crm":"v"}}"#, true),
+            (
+                "visitor.customerIDsX",
+                "v",
+                r#"{"params":{"visitor.customerIDs":{"crm":{"id":"v"}}}}"#,
+                false,
+            ),
+            ("a", "4711", r#"{"params":{"a":{"b":{"c":4711}}}}"#, true),
+            ("a", "-5", r#"{"params":{"a":[-5]}}"#, true),
+            ("a", "true", r#"{"params":{"a":{"b":true}}}"#, false),
             ("a", "v", r#"{"params":{"a":"vv"}}"#, false),
             ("a", "100000.0", r#"{"params":{"a":1e5}}"#, false),
             ("id", "v", r#"{"params":{"a":{"id":"v"}}}"#, false),
@@ -297,6 +341,10 @@ mod tests {
         assert!(visitor("a", "v").is_anywhere_in(report));
         assert!(visitor("b", "w").is_anywhere_in(report));
         assert!(!visitor("b", "v").is_anywhere_in(report));
+        assert!(visitor("customMetadata.b", "w").is_anywhere_in(report));
+        assert!(!visitor("customMetadata.a", "v").is_anywhere_in(report));
+        let figures = br#"{"content":{"media.length":5},"metrics":{"a":{"b":5}}}"#;
+        assert!(!visitor("content", "5").is_anywhere_in(figures), "it is nobody's");
     }
 
     #[test]

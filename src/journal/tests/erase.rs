@@ -44,7 +44,15 @@ fn erase_telling(
     tell: Tell<'_>,
 ) -> std::io::Result<Option<Evidence>> {
     let purge: &Purge<'_> = &|_, _| Ok(Purged::default());
-    let site = Site { home: disk, disk, purge, clock, running: None, left_out: None };
+    let site = Site {
+        home: disk,
+        disk,
+        purge,
+        clock,
+        running: None,
+        left_out: None,
+        given: Some("an order"),
+    };
     finish(&site, tell)
 }
 
@@ -527,8 +535,10 @@ fn a_value_of_others_is_counted_and_left() {
     rig.append_start_body(&start_body(0)).unwrap();
     rig.writer.turn();
     rig.keeper.checkpoint().unwrap();
+    let (shown, _) = survey(&rig.disk, &visitor(), &mut |_, _| Ok(())).unwrap();
     let evidence = erase(&rig.disk, &visitor());
     assert_eq!((evidence.sessions, evidence.value_left_lines), (1, 2));
+    assert_eq!((shown.sessions, shown.value_left_lines), (1, 2), "it is shown before");
     assert_eq!(replay(&rig.disk, true).0.sessions(), 1);
 }
 
@@ -611,6 +621,19 @@ fn what_a_start_has_left_out_is_erased_though_it_cannot_be_found_any_more() {
     });
     let id = id.to_string();
     assert!(contents(&disk).iter().all(|(_, bytes)| !holds(bytes, &id)));
+}
+
+#[test]
+fn an_order_that_is_found_standing_was_interrupted_though_nothing_of_it_was_begun() {
+    for (given, expected) in [(None, true), (Some("another"), true), (Some("an order"), false)] {
+        let rig = rich();
+        give(&rig.disk, &visitor());
+        let purge: &Purge<'_> = &|_, _| Ok(Purged::default());
+        let (home, disk, clock) = (&rig.disk, &rig.disk, &Clock::manual(9_000_000));
+        let site = Site { home, disk, purge, clock, running: None, left_out: None, given };
+        let evidence = finish(&site, &mut |_, _| Ok(())).unwrap().unwrap();
+        assert_eq!((evidence.was_interrupted, &*evidence.order), (expected, "an order"));
+    }
 }
 
 #[test]
