@@ -305,9 +305,11 @@ impl Config {
     /// The same of the two addresses, and of who may look.
     fn contradictions_of_doors(&self) -> Vec<(&'static str, String)> {
         let (players, operators) = (self.listen, self.admin_listen);
-        let shares_ip = players.ip() == operators.ip()
-            || players.ip().is_unspecified()
-            || operators.ip().is_unspecified();
+        // The unspecified address of IPv6 takes what comes by IPv4 too.
+        let covers = |all: SocketAddr, one: SocketAddr| {
+            all.ip() == one.ip() || all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4())
+        };
+        let shares_ip = covers(players, operators) || covers(operators, players);
         let is_shared = shares_ip && players.port() == operators.port() && players.port() != 0;
         let is_open = !self.admin.has_token() && !http::is_local(operators);
         let two_tokens = self.admin.token.is_some() && self.admin.has_file();
@@ -408,7 +410,8 @@ fn value_of_text(text: &str, like: Option<&Value>) -> Value {
 fn list_of_text(text: &str) -> Value {
     if text.trim_start().starts_with('[') {
         let table: Option<Table> = format!("list = {text}").parse().ok();
-        let list = table.and_then(|mut table| table.remove("list"));
+        let alone = table.filter(|table| table.len() == 1);
+        let list = alone.and_then(|mut table| table.remove("list"));
         return list.unwrap_or_else(|| Value::String(text.to_owned()));
     }
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -473,6 +476,9 @@ fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), Wrong> {
 /// A problem with a value in the words of who writes settings, where it is told in those of a program.
 fn explained(problem: &str, value: &Value, like: Option<&Value>) -> String {
     let form = match like {
+        Some(Value::Integer(_)) if value.is_integer() => {
+            "expected a whole number that is neither negative nor so large"
+        }
         Some(Value::Integer(_)) => "expected a whole number",
         Some(Value::Boolean(_)) => "expected true or false",
         Some(Value::Array(_)) if !value.is_array() => {
@@ -726,7 +732,7 @@ mod tests {
         assert_eq!(list("a, b ,,c"), r#"["a", "b", "c"]"#);
         assert_eq!(list(""), "[]");
         assert_eq!(list(r#" ["a", "b,c"]"#), r#"["a", "b,c"]"#, "as the file has it");
-        for no_list in [r#"["a""#, "[a]", r#"["a"] "b""#] {
+        for no_list in [r#"["a""#, "[a]", r#"["a"] "b""#, "[\"a\"]\nb = 1"] {
             let name = "MEDIATALLY_PRIVACY__DROP";
             let sources = Sources { env: env(&[(name, no_list)]), ..Sources::default() };
             assert!(problems(&sources).contains("expected a list such as"), "{no_list}");
@@ -740,12 +746,14 @@ mod tests {
             ("LISTEN", "localhost:8080", "expected an IP address and a port, such as"),
             ("ADMIN_LISTEN", ":8080", "expected an IP address and a port, such as"),
             ("HTTP__CONNECTIONS_MAX", "many", "expected a whole number"),
-            ("HTTP__CONNECTIONS_MAX", "-1", "expected a whole number"),
+            ("HTTP__CONNECTIONS_MAX", "-1", "expected a whole number that is neither negative"),
+            ("LIMITS__CLIENT_BURST", "4294967296", "nor so large"),
             ("VALIDATION__STRICT", "yes", "expected true or false"),
             ("SESSION__KEY", "short", "which is 64 hexadecimal digits"),
             ("ADMIN__TOKEN", "short", "which is 16 to 1024 printable"),
             ("ADMIN_LISTEN", "127.0.0.1:8080", "must not be the address of listen"),
             ("LISTEN", "127.0.0.1:9464", "must not be the address of listen"),
+            ("LISTEN", "[::]:9464", "must not be the address of listen"),
         ] {
             let env = env(&[(&format!("MEDIATALLY_{name}"), text)]);
             let text = problems(&Sources { env, ..Sources::default() });
@@ -758,6 +766,11 @@ mod tests {
         ]);
         let text = problems(&Sources { env, ..Sources::default() });
         assert!(text.contains("has 1 problem\n"), "not that there is none: {text}");
+        let apart = Sources {
+            env: self::env(&[("MEDIATALLY_LISTEN", "[::1]:9464")]),
+            ..Sources::default()
+        };
+        assert!(load(&apart).is_ok(), "the one is no part of the other");
     }
 
     #[test]

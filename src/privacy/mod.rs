@@ -91,8 +91,8 @@ impl Settings {
     pub(crate) fn doubts(&self) -> Vec<(&'static str, String)> {
         let doubt_of = |(setting, text): (&'static str, &str)| {
             let name = Name::parse(text)?;
-            let mut near =
-                PARAMS.iter().filter(|parameter| name.covers_in_other_case(parameter.key));
+            let near = PARAMS.iter().filter(|listed| name.covers_in_other_case(listed.key));
+            let mut near = near.filter(|listed| !listed.is_needed());
             // Who names both means a player's misspelling too.
             let missed = near.find(|parameter| self.naming(parameter.key).is_none())?;
             let key = missed.key;
@@ -248,6 +248,9 @@ mod tests {
             ("eventType", "is what no report can do without"),
             ("visitor.customerIDs.crm", "write \"visitor.customerIDs\""),
             ("visitor.customerIDs.*", "write \"visitor.customerIDs\""),
+            ("\"analytics.visitorId", "has quotation marks in it"),
+            ("'user'", "has quotation marks in it"),
+            ("customMetadata.user\"", "has quotation marks in it"),
             (&long, "is longer than 256 bytes"),
         ] {
             for found in [faults(&[effectless], &[]), faults(&[], &[effectless])] {
@@ -280,6 +283,7 @@ mod tests {
             (&["analytics.visitorid"][..], Some("analytics.visitorId")),
             (&["Visitor.*"], Some("visitor.marketingCloudOrgId")),
             (&["analytics.visitorid", "analytics.visitorId"], None),
+            (&["Media.id"], None),
             (&["not.listed", "appInstallationId", "customMetadata.ANALYTICS.visitorid"], None),
         ] {
             let doubts = settings(names).doubts();

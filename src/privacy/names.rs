@@ -2,7 +2,7 @@
 
 use hashbrown::HashSet;
 
-use crate::wire::{BODY_MEMBERS, is_name};
+use crate::wire::is_name;
 
 /// How long a name may be, in bytes. No key is longer that anybody would write down.
 const NAME_BYTES_MAX: usize = 256;
@@ -18,6 +18,10 @@ pub(super) fn misunderstanding(text: &str) -> Option<String> {
     if text.len() > NAME_BYTES_MAX {
         let begin = &text[..text.floor_char_boundary(40)];
         return Some(format!("\"{begin}…\" is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    if text.contains(['"', '\'']) {
+        // What hands on the environment may have left the marks around a list.
+        return Some(format!("{text:?} has quotation marks in it; take them away"));
     }
     if let Some(rest) = text.strip_prefix(METADATA) {
         let stem = rest.strip_suffix('*').unwrap_or(rest);
@@ -49,7 +53,6 @@ pub(super) fn misunderstanding(text: &str) -> Option<String> {
             format!("names one of the declared ids, which go together; write {CUSTOMER_IDS:?}")
         }
     };
-    debug_assert!(head == "visitor" || BODY_MEMBERS.contains(&head), "a member of bodies");
     Some(format!("{text:?} {why}"))
 }
 

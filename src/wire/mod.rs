@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Number;
 
-pub(crate) use parameters::{BODY_MEMBERS, PARAMS};
+pub(crate) use parameters::PARAMS;
 pub use parameters::{EventType, Profile};
 pub use validate::Unlisted;
 pub(crate) use validate::is_name;

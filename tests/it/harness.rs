@@ -165,13 +165,14 @@ pub(crate) async fn until_much_is_done(
 pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     // A running server may rename or remove a file after it was listed; then all are looked at anew, so that
     // none is missed.
-    loop {
+    while folder.is_dir() {
         let mut found = Vec::new();
         match add_files(folder, &mut found) {
             Ok(()) => return found,
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
         }
     }
+    panic!("there is no folder {}", folder.display());
 }
 
 fn add_files(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {

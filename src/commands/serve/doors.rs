@@ -154,8 +154,9 @@ pub(super) fn fit_to_open_files(settings: &mut http::Settings) -> anyhow::Result
     };
     tracing::info!(from = before.current, to = limit, "limit of open files");
     let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
-    if room < settings.connections_max.min(CONNECTIONS_MIN) {
-        let needed = FILES_RESERVED + CONNECTIONS_MIN;
+    let least = settings.connections_max.min(CONNECTIONS_MIN);
+    if room < least {
+        let needed = FILES_RESERVED + least;
         bail!(
             "the system lets this process have {limit} open files, which are too few: raise its limit (ulimit -n, \
              LimitNOFILE) to {needed} at least, and to {FILES_RESERVED} more than http.connections_max to have all of \
