@@ -255,6 +255,11 @@ impl Config {
                 "must be at least 1 ms and at most a year",
             );
         }
+        hold(
+            self.rejects.retention.is_zero() || self.rejects.retention >= Duration::from_secs(1),
+            "rejects.retention",
+            "must be at least 1 s, or 0s for no bound",
+        );
         for (key, duration) in [
             ("shutdown.grace", self.shutdown.grace),
             ("shutdown.drain_max", self.shutdown.drain_max),

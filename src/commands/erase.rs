@@ -45,8 +45,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "KEY=VALUE", value_parser = visitor,
         conflicts_with_all = ["session", "from", "until"])]
     visitor: Vec<Visitor>,
-    /// The same from a file, one KEY=VALUE a line, so that the process list shows no value; `-` is standard
-    /// input, and needs --yes
+    /// The same from a file, one KEY=VALUE a line without blanks around either, so that the process list
+    /// shows no value; `-` is standard input, and needs --yes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["session", "from", "until"])]
     visitors: Option<PathBuf>,
     /// The session of this id (or Location); may be given several times
@@ -86,10 +86,20 @@ fn session(text: &str) -> Result<SessionId, String> {
 
 /// The visitors that a file lists, one a line.
 fn visitors_in(text: &str) -> Result<Vec<Visitor>, Usage> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty());
+    let visitor_of = |line: &str| {
+        let is_bare = line
+            .split_once('=')
+            .is_none_or(|(key, value)| [key, value].iter().all(|part| part.trim() == *part));
+        // Nobody sees them, and with them nothing is found.
+        let blanks =
+            "there are blanks around the key or the value; take them away, or use --visitor";
+        if is_bare { visitor(line) } else { Err(blanks.to_owned()) }
+    };
     let visitors: Result<Vec<_>, _> = lines
         .map(|(row, line)| {
-            visitor(line).map_err(|why| Usage(format!("--visitors, line {}: {why}", row + 1)))
+            visitor_of(line).map_err(|why| Usage(format!("--visitors, line {}: {why}", row + 1)))
         })
         .collect();
     match visitors {
@@ -100,7 +110,7 @@ fn visitors_in(text: &str) -> Result<Vec<Visitor>, Usage> {
 
 impl Options {
     /// What is to be erased. Values are also looked for as `privacy.hash` has them.
-    fn selection(&self, config: &Config) -> anyhow::Result<Selection> {
+    fn selection(&self, config: &Config, disk: &Folder) -> anyhow::Result<Selection> {
         if let (Some(from), Some(until)) = (self.from, self.until)
             && from >= until
         {
@@ -111,7 +121,7 @@ impl Options {
             visitors.extend(visitors_in(&self.read(file)?)?);
         }
         if !visitors.is_empty() {
-            let hashers = hashers(config)?;
+            let hashers = hashers(config, disk)?;
             let as_kept = |visitor: Visitor| {
                 let forms: Vec<_> = hashers.iter().map(|h| h.hash(visitor.value())).collect();
                 forms.into_iter().fold(visitor, Visitor::or_as)
@@ -137,16 +147,25 @@ impl Options {
         text.with_context(|| format!("cannot read visitors from {}", file.display()))
     }
 
-    /// Prints what was erased.
-    fn print_done(&self, data_dir: &Path, evidence: &Evidence) -> anyhow::Result<ExitCode> {
+    /// Prints what was erased. Until all of it is printed its file stands.
+    fn print_done(&self, data_dir: &Path, evidence: &Evidence) -> anyhow::Result<()> {
         let summary = Summary::of(data_dir, evidence);
-        print(|out| if self.json { as_json(out, &summary) } else { summary.print(out) })
+        let mut out = io::stdout().lock();
+        let printed = if self.json { as_json(&mut out, &summary) } else { summary.print(&mut out) };
+        printed.and_then(|()| out.flush()).with_context(|| {
+            let file = data_dir.join(order::result_file(&evidence.order));
+            format!(
+                "it is erased, but the summary was not printed; it stands in {}",
+                file.display()
+            )
+        })?;
+        Ok(Word::forget(&Folder::private_at(data_dir), &evidence.order)?)
     }
 }
 
 /// Hashers with the keys that the journal may have been written with: the one that is configured, and the one in
-/// the data folder, which a server may be using.
-fn hashers(config: &Config) -> anyhow::Result<Vec<Hasher>> {
+/// the data folder, which a server may be using. One of them must have signed the newest session.
+fn hashers(config: &Config, disk: &Folder) -> anyhow::Result<Vec<Hasher>> {
     let path = config.data_dir.join(SESSION_KEY);
     let found = unless_missing(std::fs::read_to_string(&path))
         .with_context(|| format!("cannot read the session key {}", path.display()))?;
@@ -159,22 +178,24 @@ fn hashers(config: &Config) -> anyhow::Result<Vec<Hasher>> {
     };
     let configured = config.session.key.as_ref();
     let found = found.as_ref().filter(|found| Some(*found) != configured);
-    let hashers: Vec<_> = configured.into_iter().chain(found).map(Hasher::new).collect();
-    if hashers.is_empty() {
+    let keys: Vec<_> = configured.into_iter().chain(found).collect();
+    let newest = erase::newest_session(disk)?;
+    let is_of_server = |id: SessionId| keys.iter().any(|key| id.is_signed_by(key));
+    if keys.is_empty() || !newest.is_none_or(is_of_server) {
         bail!(
-            "hashed values (privacy.hash) could not be found without the session key, which is neither \
+            "hashed values (privacy.hash) could not be found without the server's session key, which is neither \
              configured nor at {}: give the server's configuration (--config FILE, and what it has from the \
              environment)",
             path.display()
         );
     }
-    Ok(hashers)
+    Ok(keys.into_iter().map(Hasher::new).collect())
 }
 
 /// Erases, or shows what would be erased.
 pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
     let disk = journal_of(&config.data_dir)?;
-    let selection = options.selection(config)?;
+    let selection = options.selection(config, &disk)?;
     let data_dir = std::path::absolute(&config.data_dir)?;
     if options.dry_run {
         let expected = look(&data_dir, &disk, &selection)?;
@@ -200,7 +221,8 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
         Err(DataDirError::InUse { .. }) => by_the_server(&data_dir, &order)?,
         Err(error) => return Err(error.into()),
     };
-    options.print_done(&data_dir, &evidence)
+    options.print_done(&data_dir, &evidence)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Finishes the order that waits in a data folder that nobody else uses. If it is not the one that was `given`
@@ -227,7 +249,6 @@ pub(in crate::commands) fn finish_in(
 /// Carries out an order in a data folder that nobody else uses.
 fn here(folder: &DataDir, order: &Order, options: &Options) -> anyhow::Result<Evidence> {
     let (clock, bar, given) = (Clock::system(), bar()?, Some(&*order.id));
-    let home = Folder::private_at(folder.path());
     let mut tell = |done_bytes, total_bytes| {
         show(&bar, done_bytes, total_bytes);
         Ok(())
@@ -237,14 +258,12 @@ fn here(folder: &DataDir, order: &Order, options: &Options) -> anyhow::Result<Ev
             note("an order that was given before was not finished; now it is, with this summary:")?;
             options.print_done(folder.path(), &earlier)
         })?;
-        Word::forget(&home, &earlier.order)?;
     }
     if !place(folder.path(), order)? {
         bail!("another order was given just now; give this one again");
     }
     let evidence = finish_in(folder, &clock, given, &mut tell).context(STANDS)?;
     bar.finish_and_clear();
-    Word::forget(&home, &order.id)?;
     evidence.context("the order was gone before it was carried out")
 }
 
@@ -289,11 +308,9 @@ fn finish_for(folder: &DataDir, order: &Order, bar: &ProgressBar) -> anyhow::Res
         show(bar, done_bytes, total_bytes);
         Ok(())
     };
-    finish_in(folder, &Clock::system(), Some(&order.id), &mut tell)?;
+    finish_in(folder, &Clock::system(), Some(&order.id), &mut tell).context(STANDS)?;
     bar.finish_and_clear();
-    let home = Folder::private_at(folder.path());
-    let word = Word::on(&home, &order.id)?;
-    Word::forget(&home, &order.id)?;
+    let word = Word::on(&Folder::private_at(folder.path()), &order.id)?;
     match word.map(|word| word.state) {
         Some(State::Done(evidence)) => Ok(*evidence),
         _ => bail!("the order was gone before it was carried out"),
@@ -533,12 +550,18 @@ mod tests {
 
     #[test]
     fn visitors_are_listed_one_a_line_and_a_wrong_line_is_told_by_its_number() {
-        let listed = visitors_in("user=a=b c \r\n\nanalytics.visitorId=x").unwrap();
-        let expected = [("user", "a=b c "), ("analytics.visitorId", "x")];
+        let listed = visitors_in("\u{feff}user=a=b c\r\n\nanalytics.visitorId=x").unwrap();
+        let expected = [("user", "a=b c"), ("analytics.visitorId", "x")];
         let found: Vec<_> = listed.iter().map(|found| (&*found.key, found.value())).collect();
         assert_eq!(found, expected);
-        for (text, line) in [("a=b\nGeheim", "line 2"), ("a=", "line 1"), ("\n\n", "there is none")]
-        {
+        for (text, line) in [
+            ("a=b\nGeheim", "line 2"),
+            ("a=", "line 1"),
+            ("a=b\nkey = Geheim", "line 2: there are blanks"),
+            ("key=Geheim ", "line 1: there are blanks"),
+            (" key=Geheim", "line 1: there are blanks"),
+            ("\n\n", "there is none"),
+        ] {
             let why = visitors_in(text).unwrap_err().to_string();
             assert!(why.contains(line) && !why.contains("Geheim"), "{why}");
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -188,6 +189,8 @@ async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
     let is_live = app.collector().live().contains(id);
     let (pieces, mut body) = mpsc::channel(PIECES_MAX);
     let handle = Handle::current();
+    let broken = Arc::new(AtomicBool::new(false));
+    let tell_broken = Arc::clone(&broken);
     // The answer is streamed while it is read.
     look_up(&app, id, move |archive, from_ms| {
         let until = Instant::now() + ANSWER_TIMEOUT;
@@ -207,7 +210,8 @@ async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
             }
         });
         if let Some(error) = cut.or(looked.err()) {
-            // An answer that breaks off is not taken for a whole one.
+            // An answer that breaks off is not taken for a whole one, even if nobody took the last pieces.
+            tell_broken.store(true, Ordering::Release);
             let _ = pieces.try_send(Err(error));
         }
     })?;
@@ -216,7 +220,7 @@ async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
         None if !is_live => return Err(ApiError::NotKept),
         first => first,
     };
-    let mut response = Response::new(Body::new(Streamed { first, rest: body }));
+    let mut response = Response::new(Body::new(Streamed { first, rest: body, broken }));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
@@ -226,6 +230,8 @@ async fn records(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
 struct Streamed {
     first: Option<Bytes>,
     rest: mpsc::Receiver<io::Result<Bytes>>,
+    /// Whether the rest is less than all.
+    broken: Arc<AtomicBool>,
 }
 
 impl HttpBody for Streamed {
@@ -238,9 +244,13 @@ impl HttpBody for Streamed {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-            None => {
-                self.rest.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-            }
+            None => self.rest.poll_recv(context).map(|piece| match piece {
+                Some(piece) => Some(piece.map(Frame::data)),
+                None if self.broken.load(Ordering::Acquire) => {
+                    Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the records broke off")))
+                }
+                None => None,
+            }),
         }
     }
 }
@@ -264,4 +274,25 @@ fn look_up(
         look(archive, from_ms);
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn records_that_break_off_are_not_taken_for_all_of_them() {
+        for is_broken in [false, true] {
+            let (pieces, rest) = mpsc::channel(1);
+            pieces.try_send(Ok(Bytes::from_static(b"two"))).unwrap();
+            let broken = Arc::new(AtomicBool::new(is_broken));
+            // There is no room for the error.
+            drop(pieces);
+            let body = Streamed { first: Some(Bytes::from_static(b"one ")), rest, broken };
+            let taken = body.collect().await.map(http_body_util::Collected::to_bytes);
+            assert_eq!(taken.is_err(), is_broken, "{taken:?}");
+        }
+    }
 }

@@ -509,6 +509,15 @@ fn an_idle_writer_notices_that_the_disk_fails_and_that_it_works_again() {
     rig.writer.turn();
     assert_eq!(rig.journal.is_up(), Ok(()));
     assert_eq!(records(&rig.disk).len(), 1, "a look writes nothing");
+    let before = rig.writer.settings.segment_bytes_max;
+    rig.writer.settings.segment_bytes_max = Size::bytes(0);
+    let told = rig.closed.try_iter().count();
+    for _ in 0..3 {
+        rig.writer.turn();
+    }
+    let told_more = rig.closed.try_iter().count();
+    assert_eq!((told, told_more), (1, 1), "an empty segment is never full");
+    rig.writer.settings.segment_bytes_max = before;
     // The sync of the look fails, and the first attempt to begin anew.
     rig.disk.fail_after(0, Some(2), 0);
     rig.writer.turn();

@@ -50,7 +50,7 @@ pub struct Writer {
     shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     processor: Processor,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// After which times sessions shall end; written where the journal says otherwise.
     terms: Terms,
     told: Told,
@@ -404,7 +404,7 @@ impl Writer {
 
     fn is_too_large(&self) -> bool {
         let bytes_max = self.settings.segment_bytes_max.as_u64();
-        self.open.as_ref().is_some_and(|open| open.bytes >= bytes_max)
+        self.open.as_ref().is_some_and(|open| open.bytes > 0 && open.bytes >= bytes_max)
     }
 
     fn is_too_old(&self) -> bool {

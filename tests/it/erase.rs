@@ -1,6 +1,7 @@
 //! A person's data is erased from everything in the data folder.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use reqwest::Response;
@@ -457,6 +458,31 @@ async fn sessions_are_erased_by_id_and_kinds_of_selection_are_not_mixed() {
 }
 
 #[tokio::test]
+async fn a_summary_that_is_not_printed_stands_in_its_file() {
+    for is_running in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(folder.path(), &SETTINGS).await;
+        start(&process, VALUE).await;
+        let mut running = Some(process);
+        if !is_running && let Some(process) = running.take() {
+            process.signal(Signal::TERM);
+            process.ended().await;
+        }
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Process::command(folder.path());
+        command.args(ERASE).stdout(full).stderr(Stdio::piped());
+        let output = within(command.spawn().unwrap().wait_with_output()).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("it is erased, but the summary was not printed"), "{said}");
+        let file = said.lines().find_map(|line| line.split_once("it stands in ")).unwrap().1;
+        let file = file.split(": ").next().unwrap();
+        let summary: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!(summary["state"]["done"]["sessions"], 1, "{summary}");
+    }
+}
+
+#[tokio::test]
 async fn a_value_that_the_journal_has_only_as_a_hash_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let settings = [&SETTINGS[..], &[("MEDIATALLY_PRIVACY__HASH", "user")]].concat();
@@ -493,6 +519,9 @@ async fn hashes_are_looked_for_with_the_keys_of_the_configuration_and_of_the_fol
 
     // The same folder with a key of its own, and then with the other one again.
     std::fs::write(folder.path().join("data/session.key"), "cd".repeat(32)).unwrap();
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(1), "that is not the key of the newest session: {said}");
+    assert!(said.contains("hashed values") && said.contains("--config"), "{said}");
     let process = Process::start(folder.path(), &hashing).await;
     let two = start(&process, VALUE).await;
     let (code, said) = run(folder.path(), &with_key).await;

@@ -258,6 +258,23 @@ fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bo
     }
 }
 
+/// The session of the first start in the newest segment that has one; nothing if no segment has.
+///
+/// # Errors
+/// What the system says.
+pub fn newest_session(disk: &dyn Disk) -> io::Result<Option<SessionId>> {
+    for segment in segment::list(disk)?.iter().rev() {
+        let Some(mut lines) = unless_missing(segment.lines(disk))? else { continue };
+        while let Ok(Some(line)) = lines.next_line() {
+            let Ok(record) = Record::read(line.text) else { continue };
+            if let Content::Start { sid, .. } | Content::Batch { sid, .. } = record.content {
+                return Ok(Some(sid));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Looks for what an order would remove, and changes nothing. A server may run meanwhile; what it has removed
 /// since it was listed is nothing to look at.
 ///

@@ -314,7 +314,7 @@ pub fn remove_old(home: &dyn Disk, now_ms: u64) -> io::Result<()> {
         let is_old = if let Some(rest) = name.strip_prefix(RESULT_PREFIX) {
             is_unfinished(rest)
                 || rest.ends_with(RESULT_SUFFIX)
-                    && Word::read(home, &name)?.is_none_or(|word| word.is_stale(now_ms))
+                    && Word::read(home, &name)?.is_some_and(|word| word.is_stale(now_ms))
         } else {
             name == order_half
         };
@@ -426,9 +426,12 @@ mod tests {
         Word { order: "three".into(), written_ms: 2_000, state }.save(&home).unwrap();
         remove_old(&home, 2_000 + RESULT_KEPT_MS).unwrap();
         assert!(Word::on(&home, "three").unwrap().is_some());
+        let later = "{\"of\":\"a later version\"}";
+        std::fs::write(folder.path().join("erase-result-four.json"), later).unwrap();
         remove_old(&home, 2_001 + RESULT_KEPT_MS).unwrap();
         // What was erased is known until somebody has filed it.
-        assert_eq!(names(folder.path()), ["erase-result-two.json", ORDER_FILE]);
+        let kept = ["erase-result-four.json", "erase-result-two.json", ORDER_FILE];
+        assert_eq!(names(folder.path()), kept);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LOOKS_MAX: u32 = 300;
 pub enum Standing {
     /// The server has said nothing yet.
     Given,
-    /// The server has said this. What was told of an order that is done is removed.
+    /// The server has said this.
     Told(State),
     /// The server has said nothing new for so long that it may have ended; then the order is anybody's to finish.
     Quiet,
@@ -64,9 +64,6 @@ impl<'w> Wait<'w> {
         self.silent = if written_ms == self.heard_ms { self.silent + 1 } else { 0 };
         self.heard_ms = written_ms;
         let state = word.map(|word| word.state);
-        if let Some(State::Done(_)) = state {
-            Word::forget(self.home, self.order)?;
-        }
         Ok(match state {
             Some(last @ (State::Done(_) | State::Failing { .. })) => Standing::Told(last),
             _ if self.silent > LOOKS_MAX => Standing::Silent,
@@ -116,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_is_told_and_what_is_done_is_forgotten() {
+    fn the_last_word_is_told_and_stands_until_it_is_forgotten() {
         let home = SimDisk::default();
         let mut wait = Wait::new(&home, "one");
         let failing = State::Failing { why: "no room".into() };
@@ -125,6 +122,8 @@ mod tests {
         let done = State::Done(Box::default());
         say(&home, 2_000, done.clone());
         assert_eq!(wait.look().unwrap(), Standing::Told(done));
+        assert_eq!(home.list().unwrap().len(), 1);
+        Word::forget(&home, "one").unwrap();
         assert_eq!(home.list().unwrap(), []);
     }
 }
