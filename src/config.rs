@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::limits::memory::{Kind, Memory, Origin};
 use crate::size::Size;
 use crate::{http, journal, limits, live, privacy, rejects, session, telemetry, wire};
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub session: session::Settings,
     /// What clients and report suites may ask.
     pub limits: limits::Settings,
+    /// How much memory the server takes, and how it is shared.
+    pub memory: limits::memory::Settings,
     /// The bounds of the live sessions.
     pub live: live::Settings,
     /// The journal.
@@ -86,6 +89,7 @@ impl Default for Config {
             validation: wire::Rules::default(),
             session: session::Settings::default(),
             limits: limits::Settings::default(),
+            memory: limits::memory::Settings::default(),
             live: live::Settings::default(),
             journal: journal::Settings::default(),
             privacy: privacy::Settings::default(),
@@ -294,6 +298,7 @@ impl Config {
         found.extend(self.tls.contradictions());
         let limits = self.limits.contradictions().into_iter();
         found.extend(limits.map(|(key, why)| (key, why.to_owned())));
+        found.extend(self.memory.problems());
         found.extend(self.privacy.contradictions());
         if self.limits.report_suite_requests_per_second > 0
             && let Some(setting) = self.privacy.naming(limits::REPORT_SUITE)
@@ -327,6 +332,20 @@ impl Config {
         .filter(|(is_wrong, ..)| *is_wrong)
         .map(|(_, key, why)| (key, why.to_owned()))
         .collect()
+    }
+}
+
+impl Config {
+    /// The account of memory that these settings make, and where its size comes from.
+    pub fn memory(&self) -> (Memory, Origin) {
+        let (max, origin) = self.memory.resolved();
+        let caps = [
+            (Kind::Bodies, self.http.bodies_bytes_max),
+            (Kind::Journal, self.journal.uncommitted_bytes_max),
+            (Kind::Live, self.live.bytes_max),
+        ];
+        let unlimited = self.http.trusted_proxies.clone();
+        (Memory::new(max, self.memory.client_share, &caps, unlimited), origin)
     }
 }
 
@@ -404,6 +423,7 @@ fn value_of_text(text: &str, like: Option<&Value>) -> Value {
     let value = match like {
         Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
         Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        Some(Value::Float(_)) => text.parse().ok().map(Value::Float),
         Some(Value::Array(_)) => Some(list_of_text(text)),
         _ => None,
     };

@@ -191,6 +191,8 @@ fn failed(why: &str, code: u8) -> ExitCode {
 fn check_config(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     out.write_all(loaded.to_commented_toml().as_bytes())?;
+    let (memory, origin) = loaded.config.memory();
+    writeln!(out, "\n# {}", memory.description(origin))?;
     for warning in &loaded.warnings {
         writeln!(out, "# warning: {warning}")?;
     }

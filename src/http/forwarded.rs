@@ -40,10 +40,11 @@ pub(super) fn believe(head: &mut Parts, settings: &Settings) {
     if settings.trusted_proxies.is_empty() {
         return;
     }
-    let Some(Peer(peer)) = head.extensions.get().copied() else { return };
-    let client = client(peer, &head.headers, settings.forwarded_header, &settings.trusted_proxies);
-    if let Some(Peer(peer)) = head.extensions.get_mut() {
-        *peer = client;
+    let Some(Peer { address: peer, memory }) = head.extensions.get().cloned() else { return };
+    let address = client(peer, &head.headers, settings.forwarded_header, &settings.trusted_proxies);
+    if address != peer {
+        let memory = memory.memory().client(address);
+        head.extensions.insert(Peer { address, memory });
     }
 }
 

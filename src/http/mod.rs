@@ -51,6 +51,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::collector::Collector;
 use crate::journal::archive::Archive;
 use crate::journal::segment::LINE_BYTES_MAX;
+use crate::limits::memory::Memory;
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
@@ -157,6 +158,7 @@ struct Shared {
     series: Arc<Series>,
     looks: series::Looks,
     connections: Connections,
+    memory: Memory,
 }
 
 /// The connections of players, and those of operators.
@@ -181,6 +183,8 @@ pub struct Parts {
     pub series: Arc<Series>,
     /// The connections through both doors.
     pub connections: Connections,
+    /// The account of memory.
+    pub memory: Memory,
 }
 
 impl App {
@@ -198,12 +202,18 @@ impl App {
             rejects: parts.rejects,
             series: parts.series,
             connections: parts.connections,
+            memory: parts.memory,
         }))
     }
 
     /// The collector behind the players' door.
     pub fn collector(&self) -> &Collector {
         &self.0.collector
+    }
+
+    /// The account of memory.
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     /// What was refused.

@@ -221,7 +221,7 @@ fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
 
 /// The address of the client.
 fn peer_of(head: &Parts) -> Option<IpAddr> {
-    head.extensions.get::<Peer>().map(|Peer(address)| *address)
+    head.extensions.get::<Peer>().map(|peer| peer.address)
 }
 
 /// 201, with the place of the new session; relative, so that it holds behind any proxy.

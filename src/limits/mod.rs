@@ -3,6 +3,10 @@
 //! Nothing is limited unless it is set, and what is not set costs nothing. Rates are held by [`rate`]; the lists
 //! of who is collected for are kept here.
 
+mod machine;
+
+pub mod memory;
+
 pub(crate) mod rate;
 
 use std::collections::HashSet;

@@ -123,6 +123,34 @@ impl From<&Full> for Shed {
 }
 
 label! {
+    /// What memory is held for, on behalf of outsiders.
+    MemoryKind, "kind" {
+        /// Open connections, heads of requests and open streams of HTTP/2.
+        Connections = "connections",
+        /// Bodies that arrive, and unpacked ones until they are answered.
+        Bodies = "bodies",
+        /// What is made of a body while it is read.
+        Parsing = "parsing",
+        /// Answers that their clients have not read yet.
+        Answers = "answers",
+        /// Records that wait to be committed.
+        Journal = "journal",
+        /// Live sessions, and ended ones until they have their report.
+        Live = "live",
+    }
+}
+
+label! {
+    /// Why there was no memory left.
+    MemoryReason, "reason" {
+        /// The ceiling of the kind is reached.
+        Full = "full",
+        /// The client uses its share, and the kind is nearly used up.
+        Share = "share",
+    }
+}
+
+label! {
     /// Whose door.
     Listener, "listener" {
         /// That of players.

@@ -14,6 +14,8 @@ use crate::config::Config;
 use crate::http::connections::{self, Counts, Stage};
 use crate::http::tls::{self, Follower, Tls};
 use crate::http::{self, App, Gate, Guard, Health};
+use crate::limits::memory::Memory;
+use crate::size::Size;
 use crate::telemetry::labels::Listener;
 use crate::telemetry::series::Series;
 
@@ -22,6 +24,9 @@ const ADMIN_CONNECTIONS_MAX: usize = 128;
 
 /// How many of them may come from one address, so that nobody from elsewhere keeps out health checks.
 const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+
+/// What their connections are charged to, which is part of what stays for the program.
+const ADMIN_MEMORY: Size = Size::mib(192);
 
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
@@ -61,6 +66,7 @@ impl Doors {
         clock: &Clock,
         health: &Health,
         series: &Arc<Series>,
+        memory: &Memory,
     ) -> anyhow::Result<(Self, Open)> {
         // Nobody is let in before it is known who may.
         let guard = Guard::new(&config.admin, config.admin_listen)?;
@@ -95,6 +101,7 @@ impl Doors {
                 http::counted(Listener::Public, series, public_gate.clone()),
                 settings,
                 public_tls,
+                memory.clone(),
                 Arc::clone(&public_counts),
                 public_stages,
             )),
@@ -103,6 +110,8 @@ impl Doors {
                 http::counted(Listener::Admin, series, admin_gate.clone()),
                 admin_settings,
                 admin_tls,
+                // Operators must get in whatever players use, and they are few.
+                Memory::new(ADMIN_MEMORY, 1.0, &[], Vec::new()),
                 Arc::clone(&admin_counts),
                 admin_stages,
             )),

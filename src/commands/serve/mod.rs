@@ -96,7 +96,9 @@ impl Starting {
             None => data_dir.session_key()?,
         };
         let (health, series) = (Health::default(), Arc::<Series>::default());
-        let (doors, open) = Doors::build(&config, &clock, &health, &series)?;
+        let (memory, origin) = config.memory();
+        tracing::info!("{}", memory.description(origin));
+        let (doors, open) = Doors::build(&config, &clock, &health, &series, &memory)?;
         tracing::info!(
             listen = %doors.listen,
             admin_listen = %doors.admin_listen,
@@ -108,6 +110,7 @@ impl Starting {
                 health: health.clone(),
                 series,
                 connections: [Arc::clone(&doors.public_counts), Arc::clone(&doors.admin_counts)],
+                memory,
             };
             tokio::task::spawn_blocking(move || Rooms::build(config, key, clock, seams, data_dir))
         };

@@ -18,6 +18,7 @@ use crate::journal::disk::{Disk, Folder};
 use crate::journal::erase::{LeftOut, leave_out, order};
 use crate::journal::{Ids, Journal, Keeper, Told, Writer, recovery};
 use crate::limits::Limits;
+use crate::limits::memory::{Kind, Memory};
 use crate::live::Live;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
@@ -30,6 +31,7 @@ pub(super) struct Seams {
     pub(super) health: Health,
     pub(super) series: Arc<Series>,
     pub(super) connections: Connections,
+    pub(super) memory: Memory,
 }
 
 /// What stands behind the doors.
@@ -46,12 +48,15 @@ impl Rooms {
     /// # Errors
     /// The folder that cannot be used.
     pub(super) fn build(
-        config: Config,
+        mut config: Config,
         key: Key,
         clock: Clock,
         seams: Seams,
         data_dir: DataDir,
     ) -> anyhow::Result<Self> {
+        // Of their own bounds and the account the smaller binds.
+        config.live.bytes_max = seams.memory.ceiling_size(Kind::Live);
+        config.journal.uncommitted_bytes_max = seams.memory.ceiling_size(Kind::Journal);
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -92,6 +97,7 @@ impl Rooms {
             archive,
             series: seams.series,
             connections: seams.connections,
+            memory: seams.memory,
         });
         Ok(Self { app, threads, rejects_thread, data_dir })
     }

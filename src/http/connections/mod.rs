@@ -40,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use super::tls::Tls;
 use super::{Door, Settings};
+use crate::limits::memory::{self, Memory};
 use addresses::{Addresses, Place};
 pub use counts::Counts;
 pub(super) use counts::one_more;
@@ -96,6 +97,7 @@ pub async fn serve(
     door: impl Door,
     settings: Settings,
     tls: Option<Arc<Tls>>,
+    memory: Memory,
     counts: Arc<Counts>,
     mut stage: watch::Receiver<Stage>,
 ) {
@@ -104,14 +106,15 @@ pub async fn serve(
     let addresses = Addresses::new(&settings);
     let tasks = TaskTracker::new();
     let (stages, tracked) = (stage.clone(), tasks.clone());
-    let shared = Arc::new(Shared { settings, tls, counts, stage: stages, tasks: tracked });
+    let shared = Arc::new(Shared { settings, tls, memory, counts, stage: stages, tasks: tracked });
     let open = |(stream, peer): (TcpStream, SocketAddr), room: Option<OwnedSemaphorePermit>| {
         // An IPv4 client on an IPv6 socket is an IPv4 client.
-        let peer = Peer(peer.ip().to_canonical());
-        let Some(place) = addresses.place(peer.0) else {
+        let address = peer.ip().to_canonical();
+        let Some(place) = addresses.place(address) else {
             return one_more(&shared.counts.refused_by_address);
         };
         let seat = Seat::take(&shared.counts, place, room);
+        let peer = Peer { address, memory: shared.memory.client(address) };
         let (door, shared) = (door.clone(), Arc::clone(&shared));
         tasks.spawn(async move {
             serve_connection(stream, peer, door, &shared).await;
@@ -212,14 +215,21 @@ async fn accept(
     }
 }
 
-/// The address of the client, as the socket tells it; an extension of each request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+/// Who sends a request; an extension of each. As the socket tells it, until a proxy that is trusted names somebody
+/// else.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address.
+    pub address: IpAddr,
+    /// What it uses of the server's memory.
+    pub memory: memory::Client,
+}
 
 /// What the connections of one listener share.
 struct Shared {
     settings: Settings,
     tls: Option<Arc<Tls>>,
+    memory: Memory,
     counts: Arc<Counts>,
     stage: watch::Receiver<Stage>,
     /// The open connections.
@@ -244,7 +254,7 @@ async fn serve_connection(stream: TcpStream, peer: Peer, door: impl Door, shared
     let service = service_fn({
         let (shared, traffic) = (Arc::clone(shared), Arc::clone(&traffic));
         move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             let in_flight = InFlight::begin(&traffic, request.version());
             let answer = door.clone().call(request);
             let shared = Arc::clone(&shared);
