@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
+use crate::limits::memory::OverLimit;
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
 use crate::live::{Full, Live};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
@@ -77,6 +78,9 @@ pub enum Refusal {
     /// There is no room now; the player may try again.
     #[error(transparent)]
     Full(#[from] Full),
+    /// There is no memory for it now, or not for its client; the player may try again.
+    #[error(transparent)]
+    Memory(#[from] OverLimit),
     /// It could not be made durable; the player may try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),

@@ -1,20 +1,21 @@
 //! A request's body: whole, in time, and never larger than allowed.
 
 use std::error::Error;
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use flate2::write::GzDecoder;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use tokio::time::Instant;
 
 use super::Settings;
 use super::error::ApiError;
+use crate::limits::memory::{self, Charge, Kind};
 use crate::size::Size;
+use crate::wire::packed::{self, Encoding, NotUnpacked, Packed, first_unpacked};
 use crate::wire::{self, StoredForm, Violations};
 
 /// How much of a body is read only to be thrown away, and how long. A client that is still sending when
@@ -25,51 +26,24 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 /// How much room a body gets before it has come. Most events need no more.
 const FIRST_ROOM_BYTES: usize = 4 << 10;
 
-/// How many members, one after the other, a gzip may have. One is usual, and each costs some microseconds however
-/// short it is.
-const GZIP_MEMBERS_MAX: usize = 1_000;
+/// A body that came whole with its head, and is no larger, is part of what its connection and its head are charged.
+const UNCHARGED_BYTES: usize = 512;
 
-/// The room that bodies take which are read, but for those that arrive whole with their head.
-#[derive(Debug, Default)]
-pub(super) struct Bodies {
-    bytes: AtomicUsize,
-}
+/// How much of a packed body is unpacked to see whether it is an array.
+const LOOK_BYTES: usize = 4 << 10;
 
-/// Room for one body, until dropped.
+/// A stored session has long to arrive, but must not stand still: at least so much in each such time.
+const PACE: (usize, Duration) = (16 << 10, Duration::from_secs(5));
+
+/// A whole body, and the memory that it is charged.
 #[derive(Debug)]
-struct Room<'b> {
-    bodies: &'b Bodies,
-    bytes: usize,
-}
-
-/// A body, and the room that it takes.
-#[derive(Debug)]
-pub(super) struct Received<'b> {
-    /// The body, unpacked.
-    pub(super) bytes: Bytes,
-    _room: Room<'b>,
-}
-
-impl Room<'_> {
-    /// Takes more room, if so much is not held yet.
-    fn grow_to(&mut self, bytes: usize, bytes_max: Size) -> Result<(), ApiError> {
-        let more = bytes.saturating_sub(self.bytes);
-        if more > 0 {
-            let before = self.bodies.bytes.fetch_add(more, Ordering::Relaxed);
-            if before + more > bytes_max.as_usize() {
-                self.bodies.bytes.fetch_sub(more, Ordering::Relaxed);
-                return Err(ApiError::Overloaded);
-            }
-            self.bytes = bytes;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.bodies.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+pub(super) struct Received {
+    /// The body: of a stored session as it came, of an event unpacked.
+    pub(super) body: Packed,
+    /// As what stored session it is to be read, if it is one.
+    pub(super) stored: Option<StoredForm>,
+    /// What it is charged, until it is answered.
+    pub(super) charge: Option<Charge>,
 }
 
 /// What a path takes as a body.
@@ -93,7 +67,7 @@ impl Takes {
     }
 
     /// As what stored session a body is to be read, if it is one.
-    pub(super) fn stored_form(self, body: &[u8]) -> Option<StoredForm> {
+    fn stored_form(self, body: &[u8]) -> Option<StoredForm> {
         match self {
             Self::Stored => Some(StoredForm::Downloaded),
             Self::Either if wire::is_array(body) => Some(StoredForm::Sessions),
@@ -102,27 +76,32 @@ impl Takes {
     }
 }
 
-/// Reads a body.
+/// Reads a body, which is charged to its client.
 ///
 /// # Errors
 /// 415 for an encoding but gzip, 413 past the bound (before or after decompression), 408 if it takes
-/// too long, 503 if too many arrive at once, 400 if it breaks off or is no gzip.
-pub(super) async fn read<'b>(
+/// too long, 503 or 429 if there is no memory for it, 400 if it breaks off or is no gzip.
+pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
     takes: Takes,
-    settings: &'b Settings,
-    bodies: &'b Bodies,
-) -> Result<Received<'b>, ApiError> {
+    settings: &Settings,
+    client: &memory::Client,
+) -> Result<Received, ApiError> {
     let largest = takes.largest(settings);
-    let read = match Encoding::of(headers) {
+    let read = match encoding_of(headers) {
         Err(()) => Err(ApiError::UnsupportedEncoding),
         Ok(_) if body.size_hint().lower() > largest.as_u64() => {
             Err(ApiError::BodyTooLarge(largest))
         }
-        Ok(encoding) => collect(&mut body, encoding, Arriving::new(takes, settings, bodies)).await,
+        Ok(encoding) => {
+            let arriving = Arriving::new(takes, settings, encoding, client);
+            collect(&mut body, arriving).await.and_then(Arriving::finish)
+        }
     };
-    if matches!(read, Err(ref refused) if !matches!(refused, ApiError::BodyTimeout(_))) {
+    let is_late =
+        |error: &ApiError| matches!(error, ApiError::BodyTimeout(_) | ApiError::BodyTooSlow);
+    if read.as_ref().is_err_and(|error| !is_late(error)) {
         discard(headers, body).await;
     }
     read
@@ -150,117 +129,177 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
 /// The whole body. Its bounds are those of one event until it shows that it is a stored session.
 async fn collect<'b>(
     body: &mut Body,
-    encoding: Encoding,
     mut arriving: Arriving<'b>,
-) -> Result<Received<'b>, ApiError> {
-    let settings = arriving.settings;
-    let timeout = tokio::time::sleep(settings.body_timeout);
-    tokio::pin!(timeout);
-    let began = timeout.deadline() - settings.body_timeout;
-    let first = tokio::select! {
-        biased;
-        first = next_data(body) => first?.unwrap_or_default(),
-        () = &mut timeout => return Err(ApiError::BodyTimeout(settings.body_timeout)),
-    };
-    let is_whole = body.is_end_stream();
-    if is_whole && encoding == Encoding::Identity {
-        arriving.learn(&first);
-        arriving.hold_to_size(first.len())?;
-        return Ok(Received { bytes: first, _room: arriving.room });
+) -> Result<Arriving<'b>, ApiError> {
+    let mut deadline = Deadline::begin(arriving.time());
+    let mut piece = deadline.within(next_data(body)).await??.unwrap_or_default();
+    if body.is_end_stream() {
+        arriving.add_all(piece)?;
+        return Ok(arriving);
     }
-    if !is_whole {
-        // Room for more is taken as it comes: who only says that much will follow must not take it from others.
-        let known = body.size_hint().exact().map(|rest| rest.saturating_add(first.len() as u64));
-        arriving.expect(to_usize(known.unwrap_or(u64::MAX)).min(FIRST_ROOM_BYTES))?;
-    }
-    let mut unpacked = Unpacked::new(encoding, arriving);
-    let (mut piece, mut arrived_bytes) = (first, 0);
+    // Room for more is taken as it comes: who only says that much will follow must not take it from others.
+    let known = body.size_hint().exact().map(|rest| rest.saturating_add(piece.len() as u64));
+    arriving.expect(to_usize(known.unwrap_or(u64::MAX)).min(FIRST_ROOM_BYTES))?;
     loop {
-        arrived_bytes += piece.len();
-        unpacked.add(&piece)?;
+        arriving.add(&piece)?;
         // A body is held to its bounds as it comes, too.
-        let known = (arrived_bytes as u64).saturating_add(body.size_hint().lower());
-        unpacked.arriving().hold_to_size(to_usize(known))?;
+        let known = (arriving.bytes.len() as u64).saturating_add(body.size_hint().lower());
+        arriving.check_size(to_usize(known))?;
         if body.is_end_stream() {
-            break;
+            return Ok(arriving);
         }
-        let time = unpacked.arriving().time();
-        if timeout.deadline() != began + time {
-            timeout.as_mut().reset(began + time);
-        }
-        let next = tokio::select! {
-            biased;
-            next = next_data(body) => next?,
-            () = &mut timeout => return Err(ApiError::BodyTimeout(time)),
-        };
-        match next {
+        deadline.extend(&arriving);
+        match deadline.within(next_data(body)).await?? {
             Some(next) => piece = next,
-            None => break,
+            None => return Ok(arriving),
         }
     }
-    let Arriving { bytes, room, .. } = unpacked.finish()?;
-    Ok(Received { bytes: bytes.freeze(), _room: room })
 }
 
-/// A body as far as it has arrived, unpacked, and what it may become.
+/// When a body must be there.
+struct Deadline {
+    began: Instant,
+    /// How long the whole body may take.
+    time: Duration,
+    /// Since when the pace is watched, and how much had arrived then; only of a stored session.
+    pace: Option<(Instant, usize)>,
+}
+
+impl Deadline {
+    fn begin(time: Duration) -> Self {
+        Self { began: Instant::now(), time, pace: None }
+    }
+
+    /// Waits for the next piece, unless the body takes too long.
+    async fn within<T>(&self, next: impl Future<Output = T>) -> Result<T, ApiError> {
+        let whole = self.began + self.time;
+        let until = self.pace.map_or(whole, |(since, _)| whole.min(since + PACE.1));
+        let waited = tokio::time::timeout_at(until, next).await;
+        waited.map_err(|_| {
+            let kept_pace = until == whole;
+            if kept_pace { ApiError::BodyTimeout(self.time) } else { ApiError::BodyTooSlow }
+        })
+    }
+
+    /// Goes on after a piece.
+    fn extend(&mut self, arriving: &Arriving<'_>) {
+        self.time = arriving.time();
+        if arriving.is_stored != Some(true) {
+            return;
+        }
+        let (now, arrived) = (Instant::now(), arriving.bytes.len());
+        let (_, before) = *self.pace.get_or_insert((now, arrived));
+        if arrived - before >= PACE.0 {
+            self.pace = Some((now, arrived));
+        }
+    }
+}
+
+/// A body as far as it has arrived, and what it may become.
 #[derive(Debug)]
 struct Arriving<'b> {
     takes: Takes,
     settings: &'b Settings,
+    encoding: Encoding,
+    client: &'b memory::Client,
+    /// As they came, packed or not.
     bytes: BytesMut,
-    room: Room<'b>,
-    /// Whether more is to come than what came with the head.
-    is_awaited: bool,
-    /// Whether it is a stored session; nothing as long as it is blank.
+    charge: Option<Charge>,
+    /// Whether it is a stored session; nothing as long as that does not show.
     is_stored: Option<bool>,
-    /// Why it grew no more while it was unpacked.
-    refused: Option<ApiError>,
+    /// How much had arrived when a packed body was last looked into.
+    looked_at: usize,
+    /// All of it, if it came in one piece.
+    whole: Option<Bytes>,
 }
 
 impl<'b> Arriving<'b> {
-    fn new(takes: Takes, settings: &'b Settings, bodies: &'b Bodies) -> Self {
+    fn new(
+        takes: Takes,
+        settings: &'b Settings,
+        encoding: Encoding,
+        client: &'b memory::Client,
+    ) -> Self {
         Self {
             takes,
             settings,
+            encoding,
+            client,
             bytes: BytesMut::new(),
-            room: Room { bodies, bytes: 0 },
-            is_awaited: false,
+            charge: None,
             is_stored: None,
-            refused: None,
+            looked_at: 0,
+            whole: None,
         }
+    }
+
+    /// Charges so many bytes in all.
+    fn charge(&mut self, bytes: usize) -> Result<(), ApiError> {
+        match &mut self.charge {
+            Some(charge) => charge.grow_to(bytes)?,
+            None => self.charge = Some(self.client.charge(Kind::Bodies, bytes)?),
+        }
+        Ok(())
     }
 
     /// Takes room for a body that will probably have so many bytes.
     fn expect(&mut self, bytes: usize) -> Result<(), ApiError> {
-        self.is_awaited = true;
+        self.charge(bytes)?;
         self.bytes.reserve(bytes);
-        self.room.grow_to(bytes, self.settings.bodies_bytes_max)
+        Ok(())
     }
 
-    /// Learns from a piece what the body is, if nothing told it before.
-    fn learn(&mut self, piece: &[u8]) {
-        if self.is_stored.is_none() && !piece.trim_ascii_start().is_empty() {
-            self.is_stored = Some(self.takes.stored_form(piece).is_some());
+    /// Takes a body that came in one piece, without a copy.
+    fn add_all(&mut self, bytes: Bytes) -> Result<(), ApiError> {
+        self.learn(&bytes);
+        self.check_size(bytes.len())?;
+        if bytes.len() > UNCHARGED_BYTES {
+            self.charge(bytes.len())?;
         }
+        self.whole = Some(bytes);
+        Ok(())
     }
 
     fn add(&mut self, piece: &[u8]) -> Result<(), ApiError> {
-        self.learn(piece);
         let bytes = self.bytes.len() + piece.len();
-        let max = self.max();
-        if bytes > max.as_usize() {
-            return Err(ApiError::BodyTooLarge(max));
-        }
-        if self.is_awaited || bytes > self.settings.event_bytes_max.as_usize() {
-            self.room.grow_to(bytes, self.settings.bodies_bytes_max)?;
+        if bytes > self.bytes.capacity() {
+            // What it grows to is known before, so that it is charged before.
+            let capacity = bytes.max(2 * self.bytes.capacity()).min(bytes + (1 << 20));
+            self.charge(capacity)?;
+            self.bytes.reserve(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(piece);
-        Ok(())
+        match self.encoding {
+            Encoding::Identity => self.learn(piece),
+            // A look begins at the front each time, so it is taken only as often as the body doubles.
+            Encoding::Gzip if self.is_stored.is_none() && bytes >= 2 * self.looked_at => {
+                self.looked_at = bytes;
+                self.is_stored = self.look(&self.bytes);
+            }
+            Encoding::Gzip => {}
+        }
+        let max = self.max();
+        if bytes > max.as_usize() { Err(ApiError::BodyTooLarge(max)) } else { Ok(()) }
+    }
+
+    /// Learns from what has arrived what the body is, if nothing told it before.
+    fn learn(&mut self, arrived: &[u8]) {
+        if self.is_stored.is_none() {
+            self.is_stored = self.look(arrived);
+        }
+    }
+
+    fn look(&self, arrived: &[u8]) -> Option<bool> {
+        if self.takes != Takes::Either {
+            let shows = first_unpacked(arrived, self.encoding, LOOK_BYTES).is_some();
+            return shows.then_some(self.takes == Takes::Stored);
+        }
+        first_unpacked(arrived, self.encoding, LOOK_BYTES).map(|first| first == b'[')
     }
 
     /// Refuses a body of which so many bytes are known, packed or not. One that is still blank may turn out to
     /// be what may be large.
-    fn hold_to_size(&self, known_bytes: usize) -> Result<(), ApiError> {
+    fn check_size(&self, known_bytes: usize) -> Result<(), ApiError> {
         let largest = self.takes.largest(self.settings);
         let max = if self.is_stored.is_some() { self.max() } else { largest };
         if known_bytes > max.as_usize() { Err(ApiError::BodyTooLarge(max)) } else { Ok(()) }
@@ -280,102 +319,39 @@ impl<'b> Arriving<'b> {
             _ => self.settings.body_timeout,
         }
     }
-}
 
-/// What unpacks a body writes here; a bomb is let go as soon as it grows too large.
-impl Write for Arriving<'_> {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        match self.add(piece) {
-            Ok(()) => Ok(piece.len()),
-            Err(refused) => {
-                self.refused = Some(refused);
-                Err(io::ErrorKind::OutOfMemory.into())
+    /// The body once all of it is there. A stored session stays packed: it is unpacked when its turn has come.
+    fn finish(mut self) -> Result<Received, ApiError> {
+        let bytes = self.whole.take().unwrap_or_else(|| std::mem::take(&mut self.bytes).freeze());
+        self.learn(&bytes);
+        let body = Packed { bytes, encoding: self.encoding };
+        // Only a body that unpacks to more blanks than a look takes has not shown what it is.
+        let stored = match (self.takes, self.is_stored) {
+            (Takes::Stored, _) => Some(StoredForm::Downloaded),
+            (Takes::Either, Some(true)) => Some(StoredForm::Sessions),
+            _ => None,
+        };
+        if stored.is_some() || self.encoding == Encoding::Identity {
+            if stored.is_none() && body.bytes.len() > self.settings.event_bytes_max.as_usize() {
+                return Err(ApiError::BodyTooLarge(self.settings.event_bytes_max));
             }
+            return Ok(Received { body, stored, charge: self.charge });
         }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A body that is unpacked as it arrives.
-enum Unpacked<'b> {
-    Identity(Arriving<'b>),
-    Gzip(Box<Gzip<'b>>),
-}
-
-impl<'b> Unpacked<'b> {
-    fn new(encoding: Encoding, arriving: Arriving<'b>) -> Self {
-        match encoding {
-            Encoding::Identity => Self::Identity(arriving),
-            Encoding::Gzip => {
-                Self::Gzip(Box::new(Gzip { member: GzDecoder::new(arriving), members: 1 }))
-            }
-        }
-    }
-
-    fn add(&mut self, piece: &[u8]) -> Result<(), ApiError> {
-        match self {
-            Self::Identity(arriving) => arriving.add(piece),
-            Self::Gzip(gzip) => gzip.add(piece).map_err(|error| {
-                let refused = gzip.member.get_mut().refused.take();
-                refused.unwrap_or_else(|| not_gzip(&error))
-            }),
-        }
-    }
-
-    fn arriving(&self) -> &Arriving<'b> {
-        match self {
-            Self::Identity(arriving) => arriving,
-            Self::Gzip(gzip) => gzip.member.get_ref(),
-        }
-    }
-
-    fn finish(self) -> Result<Arriving<'b>, ApiError> {
-        match self {
-            Self::Identity(arriving) => Ok(arriving),
-            // All of it was flushed, so it cannot grow any more.
-            Self::Gzip(gzip) => gzip.member.finish().map_err(|error| not_gzip(&error)),
-        }
-    }
-}
-
-/// A gzip, which is one member or several.
-struct Gzip<'b> {
-    member: GzDecoder<Arriving<'b>>,
-    members: usize,
-}
-
-impl Gzip<'_> {
-    fn add(&mut self, mut piece: &[u8]) -> io::Result<()> {
-        while !piece.is_empty() {
-            match self.member.write(piece)? {
-                0 => self.begin_member()?,
-                taken => piece = &piece[taken..],
-            }
-        }
-        // Without this it would keep back what tells what the body is.
-        self.member.flush()
-    }
-
-    /// A member that takes nothing more has ended.
-    fn begin_member(&mut self) -> io::Result<()> {
-        self.members += 1;
-        if self.members > GZIP_MEMBERS_MAX {
-            return Err(io::Error::other("it has too many members"));
-        }
-        let Arriving { takes, settings, room: Room { bodies, .. }, .. } = *self.member.get_ref();
-        let next = GzDecoder::new(Arriving::new(takes, settings, bodies));
-        let ended = std::mem::replace(&mut self.member, next);
-        *self.member.get_mut() = ended.finish()?;
-        Ok(())
+        let packed_bytes = body.bytes.len();
+        let max = self.settings.event_bytes_max;
+        let unpacked = body.unpack(max.as_usize(), |more| self.charge(packed_bytes + more));
+        let unpacked = unpacked.map_err(|error| match error {
+            NotUnpacked::TooLarge => ApiError::BodyTooLarge(max),
+            NotUnpacked::NotGzip(error) => not_gzip(&error),
+            NotUnpacked::NoRoom(error) => error,
+        })?;
+        let stored = self.takes.stored_form(&unpacked);
+        Ok(Received { body: Packed::plain(unpacked), stored, charge: self.charge })
     }
 }
 
 fn not_gzip(error: &io::Error) -> ApiError {
-    let message = format!("the body is not gzip, though its Content-Encoding says so: {error}");
-    ApiError::Invalid(Violations::unreadable(message))
+    ApiError::Invalid(packed::not_gzip(error))
 }
 
 fn to_usize(bytes: u64) -> usize {
@@ -413,28 +389,19 @@ fn is_misshapen(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// How a body is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Identity,
-    Gzip,
-}
-
-impl Encoding {
-    /// The one encoding that the headers name; several, one upon the other, are not understood.
-    fn of(headers: &HeaderMap) -> Result<Self, ()> {
-        let mut encoding = Self::Identity;
-        for value in headers.get_all(header::CONTENT_ENCODING) {
-            for name in value.to_str().map_err(|_| ())?.split(',') {
-                match name.trim().to_ascii_lowercase().as_str() {
-                    "" | "identity" => {}
-                    "gzip" | "x-gzip" if encoding == Self::Identity => encoding = Self::Gzip,
-                    _ => return Err(()),
-                }
+/// The one encoding that the headers name; several, one upon the other, are not understood.
+fn encoding_of(headers: &HeaderMap) -> Result<Encoding, ()> {
+    let mut encoding = Encoding::Identity;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        for name in value.to_str().map_err(|_| ())?.split(',') {
+            match name.trim().to_ascii_lowercase().as_str() {
+                "" | "identity" => {}
+                "gzip" | "x-gzip" if encoding == Encoding::Identity => encoding = Encoding::Gzip,
+                _ => return Err(()),
             }
         }
-        Ok(encoding)
     }
+    Ok(encoding)
 }
 
 #[cfg(test)]
@@ -446,7 +413,7 @@ mod tests {
         for value in values {
             headers.append(header::CONTENT_ENCODING, value.parse().unwrap());
         }
-        Encoding::of(&headers)
+        encoding_of(&headers)
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
+use crate::limits::memory::OverLimit;
 use crate::limits::{Exceeded, NotAllowed};
 use crate::live::Full;
 use crate::size::Size;
@@ -40,8 +41,10 @@ pub(super) enum ApiError {
     MethodNotAllowed,
     #[error("the body did not arrive within {}", humantime(.0))]
     BodyTimeout(Duration),
-    #[error("too many bodies arrive at once; nothing was kept, try again later")]
-    Overloaded,
+    #[error("the body of a stored session arrives too slowly")]
+    BodyTooSlow,
+    #[error("{0}; nothing was kept, try again later")]
+    Memory(#[source] OverLimit),
     #[error("other look-ups are still reading the journal; try again later")]
     LookupBusy,
     #[error("the body is larger than {0}")]
@@ -82,8 +85,15 @@ impl From<Refusal> for ApiError {
             Refusal::Unknown => Self::UnknownSession,
             Refusal::Gone => Self::SessionGone,
             Refusal::Full(full) => Self::Full(full),
+            Refusal::Memory(over) => Self::Memory(over),
             Refusal::Unavailable(unavailable) => Self::Unavailable(unavailable),
         }
+    }
+}
+
+impl From<OverLimit> for ApiError {
+    fn from(over: OverLimit) -> Self {
+        Self::Memory(over)
     }
 }
 
@@ -95,13 +105,15 @@ impl ApiError {
             }
             Self::SessionGone => StatusCode::GONE,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests(_) | Self::Memory(OverLimit::Share(_)) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout(_) | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) | Self::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
-            Self::Overloaded
+            Self::Memory(OverLimit::Full(_))
             | Self::LookupBusy
             | Self::Full(_)
             | Self::Unavailable(_)
@@ -120,8 +132,8 @@ impl ApiError {
             Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
             Self::NotAllowed(_) => Fate::Rejected(Rejected::Forbidden),
             Self::TooManyRequests(_) => Fate::Rejected(Rejected::Rate),
-            Self::BodyTimeout(_) => Fate::Rejected(Rejected::Timeout),
-            Self::Overloaded => Fate::Shed(Shed::Bodies),
+            Self::BodyTimeout(_) | Self::BodyTooSlow => Fate::Rejected(Rejected::Timeout),
+            Self::Memory(over) => Fate::Shed((*over).into()),
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),
             Self::Recovering => Fate::Shed(Shed::Starting),
@@ -150,10 +162,10 @@ impl ApiError {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             }
             // What is left of the body would be taken for the next request.
-            Self::BodyTimeout(_) => {
+            Self::BodyTimeout(_) | Self::BodyTooSlow => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Overloaded
+            Self::Memory(_)
             | Self::LookupBusy
             | Self::Full(_)
             | Self::Unavailable(_)
@@ -252,6 +264,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::limits::memory::Kind;
     use crate::wire::{Rules, openapi};
 
     /// The error after `error` in a row of all; it does not compile unless each has its place there.
@@ -263,8 +276,10 @@ mod tests {
             ApiError::NotKept => ApiError::UnknownEventType(String::new()),
             ApiError::UnknownEventType(_) => ApiError::MethodNotAllowed,
             ApiError::MethodNotAllowed => ApiError::BodyTimeout(Duration::ZERO),
-            ApiError::BodyTimeout(_) => ApiError::Overloaded,
-            ApiError::Overloaded => ApiError::LookupBusy,
+            ApiError::BodyTimeout(_) => ApiError::BodyTooSlow,
+            ApiError::BodyTooSlow => ApiError::Memory(OverLimit::Full(Kind::Bodies)),
+            ApiError::Memory(OverLimit::Full(kind)) => ApiError::Memory(OverLimit::Share(*kind)),
+            ApiError::Memory(OverLimit::Share(_)) => ApiError::LookupBusy,
             ApiError::LookupBusy => ApiError::BodyTooLarge(Size::kib(1)),
             ApiError::BodyTooLarge(_) => ApiError::TooManyEvents,
             ApiError::TooManyEvents => ApiError::UnsupportedEncoding,

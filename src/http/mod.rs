@@ -152,7 +152,6 @@ struct Shared {
     settings: Settings,
     privacy: privacy::Settings,
     rejects: Rejects,
-    bodies: body::Bodies,
     documents: documents::Documents,
     lookup: lookup::Lookup,
     series: Arc<Series>,
@@ -191,7 +190,6 @@ impl App {
     /// Handles for the handlers.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
-            bodies: body::Bodies::default(),
             documents: documents::Documents::new(parts.collector.rules()),
             lookup: lookup::Lookup::new(parts.archive),
             looks: series::Looks::default(),

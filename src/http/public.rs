@@ -1,7 +1,7 @@
 //! The players' door: start a session, send an event, send a stored session whole, CORS.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -24,11 +24,15 @@ use super::error::ApiError;
 use super::health::{self, Health, Reader, Readiness};
 use super::{App, body, documents, error, forwarded, with_common_routes};
 use crate::collector::{Client, Refusal};
+use crate::limits::memory;
 use crate::privacy::{self, NOT_SHOWN};
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
 use crate::telemetry::labels::{DataRoute, Route};
 use crate::telemetry::ticket::{Ticket, Tickets};
+
+/// Who sends a request that came by no connection.
+const UNKNOWN_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
@@ -93,7 +97,8 @@ async fn begin(
     let body = read(app, route, &head, body, takes).await;
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
-    let begun = match takes.stored_form(&body.bytes) {
+    let Received { body, stored, charge: _charge } = body;
+    let begun = match stored {
         None => app.collector().start(&body.bytes, client, &mut ticket).await,
         Some(form) => app.collector().stored(body.bytes.clone(), form, client, &mut ticket).await,
     };
@@ -117,7 +122,8 @@ async fn event(
     let (mut head, body) = request.into_parts();
     let body = admit(&app, &mut ticket, &mut head, body, Ok(())).await?;
     let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
-    let body = body.map_err(|error| unmet(&app, &mut ticket, error))?;
+    let Received { body, charge: _charge, .. } =
+        body.map_err(|error| unmet(&app, &mut ticket, error))?;
     match app.collector().event(&sid, &body.bytes, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refusal) => {
@@ -159,17 +165,24 @@ fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
     error
 }
 
-async fn read<'a>(
-    app: &'a App,
+async fn read(
+    app: &App,
     route: DataRoute,
     head: &Parts,
     body: Body,
     takes: Takes,
-) -> Result<Received<'a>, ApiError> {
-    let read = body::read(&head.headers, body, takes, &app.0.settings, &app.0.bodies).await;
-    let body = read.map_err(|error| refused(app, head, None, error))?;
-    app.series().http.body_bytes.of(route).inc_by(body.bytes.len() as u64);
-    Ok(body)
+) -> Result<Received, ApiError> {
+    let client = memory_of(app, head);
+    let read = body::read(&head.headers, body, takes, &app.0.settings, &client).await;
+    let read = read.map_err(|error| refused(app, head, None, error))?;
+    app.series().http.body_bytes.of(route).inc_by(read.body.bytes.len() as u64);
+    Ok(read)
+}
+
+/// What the client uses of the server's memory.
+fn memory_of(app: &App, head: &Parts) -> memory::Client {
+    let peer = head.extensions.get::<Peer>();
+    peer.map_or_else(|| app.memory().client(UNKNOWN_CLIENT), |peer| peer.memory.clone())
 }
 
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
@@ -177,7 +190,10 @@ async fn read<'a>(
 /// not ours to keep.
 fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> ApiError {
     let body = body.filter(|_| !matches!(error, ApiError::NotAllowed(_)));
-    let comes_again = matches!(error, ApiError::TooManyRequests(_) | ApiError::BrokenOff(_));
+    let comes_again = matches!(
+        error,
+        ApiError::TooManyRequests(_) | ApiError::Memory(_) | ApiError::BrokenOff(_)
+    );
     if error.status().is_client_error() && !comes_again {
         let client = client_of(head, &app.0.privacy);
         let redactor = app.collector().redactor();

@@ -3,6 +3,7 @@
 use axum::http::{Method, StatusCode};
 
 use crate::journal::Unavailable;
+use crate::limits::memory::OverLimit;
 use crate::live::Full;
 use crate::rejects::Class;
 use crate::session::CloseReason;
@@ -96,8 +97,10 @@ label! {
         Sessions = "sessions",
         /// Live sessions hold as much memory as they may.
         Bytes = "bytes",
-        /// Too many bodies arrive at once.
+        /// Bodies hold as much memory as they may, or as much as their client may.
         Bodies = "bodies",
+        /// There is no other memory for it, or not for its client.
+        Memory = "memory",
         /// The journal is still read back.
         Starting = "starting",
     }
@@ -118,6 +121,16 @@ impl From<&Full> for Shed {
         match full {
             Full::Sessions(_) => Self::Sessions,
             Full::Bytes(_) => Self::Bytes,
+        }
+    }
+}
+
+impl From<OverLimit> for Shed {
+    fn from(over: OverLimit) -> Self {
+        match over.kind() {
+            MemoryKind::Bodies => Self::Bodies,
+            MemoryKind::Live => Self::Bytes,
+            _ => Self::Memory,
         }
     }
 }

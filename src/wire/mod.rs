@@ -5,6 +5,8 @@
 
 mod parameters;
 
+pub mod packed;
+
 mod parse;
 
 mod validate;

@@ -1,0 +1,220 @@
+//! A body as it came, packed or not.
+//!
+//! A packed body is unpacked only once all of it is there: so what a client makes us hold while it is slow is what
+//! it has sent, and not the hundredfold of it.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use flate2::bufread::GzDecoder;
+
+use super::Violations;
+
+/// How many members, one after the other, a gzip may have. One is usual, and each costs some microseconds however
+/// short it is.
+const GZIP_MEMBERS_MAX: usize = 1_000;
+
+/// How much is unpacked at a time.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not at all.
+    #[default]
+    Identity,
+    /// As gzip, of one member or several.
+    Gzip,
+}
+
+/// A whole body as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Packed {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// How they are packed.
+    pub encoding: Encoding,
+}
+
+/// Why a body cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum NotUnpacked<E> {
+    /// It is larger than it may be.
+    #[error("it is larger than it may be")]
+    TooLarge,
+    /// It is not what it says.
+    #[error("{0}")]
+    NotGzip(io::Error),
+    /// There is no room for it.
+    #[error("there is no room for it")]
+    NoRoom(E),
+}
+
+impl Packed {
+    /// A body that is not packed.
+    pub fn plain(bytes: Bytes) -> Self {
+        Self { bytes, encoding: Encoding::Identity }
+    }
+
+    /// The body unpacked, if it has at most `bytes_max`. Before it grows, `reserve` is called with the bytes that it
+    /// is about to hold beside the packed ones.
+    ///
+    /// # Errors
+    /// [`NotUnpacked`]; whatever `reserve` says is one of them.
+    pub fn unpack<E>(
+        &self,
+        bytes_max: usize,
+        mut reserve: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Bytes, NotUnpacked<E>> {
+        if self.encoding == Encoding::Identity {
+            let fits = self.bytes.len() <= bytes_max;
+            return if fits { Ok(self.bytes.clone()) } else { Err(NotUnpacked::TooLarge) };
+        }
+        let mut unpacked = Vec::new();
+        let mut members = Members::of(&self.bytes);
+        loop {
+            if unpacked.capacity() - unpacked.len() < PIECE_BYTES {
+                let capacity =
+                    (unpacked.capacity() * 2).clamp(2 * PIECE_BYTES, bytes_max + 2 * PIECE_BYTES);
+                reserve(capacity).map_err(NotUnpacked::NoRoom)?;
+                unpacked.reserve_exact(capacity - unpacked.len());
+            }
+            let mut piece = [0; PIECE_BYTES];
+            let read = members.read(&mut piece).map_err(NotUnpacked::NotGzip)?;
+            if read == 0 {
+                return Ok(unpacked.into());
+            }
+            if unpacked.len() + read > bytes_max {
+                return Err(NotUnpacked::TooLarge);
+            }
+            unpacked.extend_from_slice(&piece[..read]);
+        }
+    }
+}
+
+/// The first byte of what a body that has not come whole yet unpacks to, blanks passed over; nothing if that cannot
+/// be told from the first `bytes_max` bytes of it.
+pub fn first_unpacked(arrived: &[u8], encoding: Encoding, bytes_max: usize) -> Option<u8> {
+    let first = |bytes: &[u8]| bytes.trim_ascii_start().first().copied();
+    if encoding == Encoding::Identity {
+        return first(arrived);
+    }
+    let mut members = Members::of(arrived);
+    let mut unpacked = 0;
+    let mut piece = [0; 512];
+    while unpacked < bytes_max {
+        match members.read(&mut piece) {
+            Ok(read) if read > 0 => {
+                if let Some(first) = first(&piece[..read]) {
+                    return Some(first);
+                }
+                unpacked += read;
+            }
+            // It may go on, or be no gzip; that shows once all of it is there.
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// What is wrong with a body that is not the gzip that it says it is.
+pub fn not_gzip(error: &io::Error) -> Violations {
+    let message = format!("the body is not gzip, though its Content-Encoding says so: {error}");
+    Violations::unreadable(message)
+}
+
+/// The members of a gzip, one after the other.
+struct Members<'b> {
+    member: GzDecoder<&'b [u8]>,
+    count: usize,
+}
+
+impl<'b> Members<'b> {
+    fn of(bytes: &'b [u8]) -> Self {
+        Self { member: GzDecoder::new(bytes), count: 1 }
+    }
+}
+
+impl Read for Members<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.member.read(piece)?;
+            let rest = *self.member.get_ref();
+            if read > 0 || rest.is_empty() {
+                return Ok(read);
+            }
+            self.count += 1;
+            if self.count > GZIP_MEMBERS_MAX {
+                return Err(io::Error::other("it has too many members"));
+            }
+            self.member = GzDecoder::new(rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpack(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
+        let packed = Packed { bytes: Bytes::copy_from_slice(bytes), encoding: Encoding::Gzip };
+        let unpacked = packed.unpack(bytes_max, |_| Ok::<(), ()>(()));
+        unpacked.map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_gzip_of_one_member_or_several_is_unpacked_up_to_its_bound() {
+        let text = b"0123456789".repeat(10_000);
+        assert_eq!(unpack(&gzip(&text), text.len()).unwrap(), text);
+        assert!(unpack(&gzip(&text), text.len() - 1).unwrap_err().contains("larger"));
+        let two = [gzip(&text[..7]), gzip(b""), gzip(&text[7..])].concat();
+        assert_eq!(unpack(&two, text.len()).unwrap(), text);
+        for broken in [&two[..two.len() - 1], &two[..5], b"", b"text", &[&two[..], b"x"].concat()] {
+            assert!(unpack(broken, text.len()).is_err());
+        }
+        let with_empty = |count| [gzip(b"").repeat(count), gzip(b"x")].concat();
+        assert_eq!(unpack(&with_empty(999), 9).unwrap(), b"x");
+        assert!(unpack(&with_empty(1_000), 9).unwrap_err().contains("too many members"));
+    }
+
+    #[test]
+    fn room_is_reserved_before_it_is_used_and_only_a_little_too_much() {
+        let text = vec![b' '; 1_000_000];
+        let packed = Packed { bytes: gzip(&text).into(), encoding: Encoding::Gzip };
+        let mut reserved = 0;
+        packed
+            .unpack(text.len(), |bytes| {
+                reserved = bytes;
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+        assert!((1_000_000..1_100_000).contains(&reserved), "{reserved}");
+        let refused =
+            packed.unpack(text.len(), |bytes| if bytes > 99_999 { Err(bytes) } else { Ok(()) });
+        assert!(matches!(refused, Err(NotUnpacked::NoRoom(131_072))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_a_body_begins_with_shows_before_all_of_it_is_there() {
+        let text = [&[b' '; 100], &b"[1,2,3]"[..]].concat();
+        let packed = [gzip(b""), gzip(&text)].concat();
+        let first = |bytes, bytes_max| first_unpacked(bytes, Encoding::Gzip, bytes_max);
+        assert_eq!(first(&packed, 1_000), Some(b'['));
+        assert_eq!(first(&packed, 50), Some(b'['), "what one look shows counts");
+        assert_eq!(first(&packed[..10], 1_000), None);
+        assert_eq!(first(b"no gzip", 1_000), None);
+        assert_eq!(first(&gzip(&[b' '; 5_000]), 1_000), None);
+        assert_eq!(first_unpacked(b" \n{", Encoding::Identity, 0), Some(b'{'));
+    }
+}
