@@ -10,13 +10,13 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
-use crate::limits::memory::OverLimit;
+use crate::limits::memory::{self, OverLimit};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
-use crate::live::{Full, Live};
+use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
-use crate::session::{Opening, Step, stored};
+use crate::session::{CloseReason, Opening, Step, stored};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
 use crate::wire::{
@@ -49,6 +49,14 @@ pub struct Client<'h> {
     pub address: Option<String>,
     /// The user agent.
     pub user_agent: Option<Cow<'h, str>>,
+    /// What it uses of the server's memory.
+    pub memory: Option<memory::Client>,
+}
+
+impl Client<'_> {
+    fn owner(&self) -> Owner {
+        self.memory.as_ref().map(Owner::of).unwrap_or_default()
+    }
 }
 
 /// Why a body was not taken.
@@ -77,13 +85,22 @@ pub enum Refusal {
     Gone,
     /// There is no room now; the player may try again.
     #[error(transparent)]
-    Full(#[from] Full),
+    Full(Full),
     /// There is no memory for it now, or not for its client; the player may try again.
     #[error(transparent)]
     Memory(#[from] OverLimit),
     /// It could not be made durable; the player may try again.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Share => Self::Memory(OverLimit::Share(memory::Kind::Live)),
+            full => Self::Full(full),
+        }
+    }
 }
 
 impl From<NotStored> for Refusal {
@@ -182,7 +199,7 @@ impl Collector {
                 let start = Start::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
                 opening = Opening::of(&start, address, user_agent);
             }
-            let room = Some(self.live.keep_room(opening.heap_bytes())?);
+            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner())?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
@@ -210,6 +227,7 @@ impl Collector {
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
         let limits = Arc::clone(&self.limits);
+        let owner = client.owner();
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
         let redactor = self.redactor.clone();
         let parsing = Arc::clone(&self.parsing).acquire_owned().await;
@@ -227,7 +245,7 @@ impl Collector {
             }
             let steps_bytes: usize =
                 steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
-            let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);
+            let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes, owner)?);
             let record = Encoded::new(Content::Batch {
                 sid: id,
                 client: address.map(Cow::Borrowed),
@@ -312,25 +330,45 @@ impl Collector {
     pub async fn close_due(&self) {
         while self.journal.is_up().is_ok() {
             let (due, all) = self.live.take_due(self.journal.now_ms(), CLOSED_AT_ONCE);
-            let mut closing = Vec::with_capacity(due.len());
-            for (id, reason) in due {
-                let record = Encoded::new(Content::Close { sid: id, reason });
-                closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
-            }
-            for (id, appended) in closing {
-                let closed = match appended {
-                    Ok(committed) => matches!(committed.await, Ok(Ok(Outcome::Closed))),
-                    Err(_) => false,
-                };
-                if !closed {
-                    self.live.put_back(id);
-                }
+            for id in self.close(due).await {
+                self.live.put_back(id);
             }
             if all {
                 return;
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Closes sessions that never sent an event, if their places are needed, each with a record.
+    pub async fn evict(&self) {
+        if self.journal.is_up().is_err() {
+            return;
+        }
+        let evictable = self.live.evictable(self.journal.now_ms(), CLOSED_AT_ONCE);
+        let closing = evictable.into_iter().map(|id| (id, CloseReason::Evicted)).collect();
+        // One that is not closed sent an event just now.
+        self.close(closing).await;
+    }
+
+    /// Closes these sessions, and gives those that were not closed.
+    async fn close(&self, sessions: Vec<(SessionId, CloseReason)>) -> Vec<SessionId> {
+        let mut closing = Vec::with_capacity(sessions.len());
+        for (id, reason) in sessions {
+            let record = Encoded::new(Content::Close { sid: id, reason });
+            closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
+        }
+        let mut left = Vec::new();
+        for (id, appended) in closing {
+            let closed = match appended {
+                Ok(committed) => matches!(committed.await, Ok(Ok(Outcome::Closed))),
+                Err(_) => false,
+            };
+            if !closed {
+                left.push(id);
+            }
+        }
+        left
     }
 }
 

@@ -232,6 +232,7 @@ fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
     Client {
         address: peer_of(head).and_then(|address| privacy.address(address)),
         user_agent: user_agent.and_then(|header| privacy.user_agent(header.as_bytes())),
+        memory: head.extensions.get::<Peer>().map(|peer| peer.memory.clone()),
     }
 }
 

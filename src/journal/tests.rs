@@ -17,7 +17,7 @@ use super::record::{Content, Record};
 use super::recovery::{Recovered, recover};
 use super::sim::SimDisk;
 use super::*;
-use crate::live::{self, Live};
+use crate::live::{self, Live, Owner};
 use crate::processor::Processor;
 use crate::report::Report;
 use crate::reporter::Reporter;
@@ -121,7 +121,7 @@ impl Rig {
         });
         let rules = Rules { profile: Profile::Open, strict: false };
         let opening = Opening::of(&crate::wire::Start::parse(body, rules).unwrap(), None, None);
-        let room = Some(self.live.keep_room(opening.heap_bytes()).unwrap());
+        let room = Some(self.live.keep_room(opening.heap_bytes(), Owner::default()).unwrap());
         Ok((id, self.journal.append(&record, Change::Start { id, opening, room })?))
     }
 

@@ -253,8 +253,14 @@ impl Memory {
             return Client(tab);
         }
         let is_unlimited = self.0.unlimited.iter().any(|network| network.contains(address));
-        let tab =
-            Arc::new(Tab { memory: self.clone(), address, is_unlimited, used: Default::default() });
+        let tab = Arc::new(Tab {
+            memory: self.clone(),
+            address,
+            // Only nobody has 0.
+            key: self.0.keys.hash_one(address).max(1),
+            is_unlimited,
+            used: Default::default(),
+        });
         clients.insert(address, Arc::downgrade(&tab));
         Client(tab)
     }
@@ -295,6 +301,7 @@ pub struct Client(Arc<Tab>);
 struct Tab {
     memory: Memory,
     address: IpAddr,
+    key: u64,
     is_unlimited: bool,
     used: [AtomicUsize; KINDS],
 }
@@ -318,6 +325,11 @@ impl Client {
     /// The address, or the network of IPv6, that is this client.
     pub fn address(&self) -> IpAddr {
         self.0.address
+    }
+
+    /// What stands for the client in this process: a hash that nobody outside can foresee, and never 0.
+    pub fn key(&self) -> u64 {
+        self.0.key
     }
 
     /// Whether this client has no share.

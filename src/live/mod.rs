@@ -8,20 +8,25 @@ mod bounds;
 
 mod deadlines;
 
+mod owners;
+
 mod shard;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::bounds::Bounds;
+use self::bounds::{Bounds, Pressure};
 use self::shard::{Hashed, Held, Shard};
+use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Closing, Counts, Facts, Opening, Session, Step, Terms};
 use crate::size::Size;
 
 pub use self::bounds::Room;
+pub use self::owners::Owner;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
@@ -39,6 +44,10 @@ const SESSION_BYTES: usize = size_of::<Held>()
 /// What an event may hold beside its fixed part and still be taken when memory is full: all but long names
 /// and metadata.
 const USUAL_STEP_BYTES: usize = 256;
+
+/// How many sessions are looked at for eviction at a time, in shards: all of them within two seconds or so, a few
+/// milliseconds of work each time.
+const EVICTION_SHARDS: usize = SHARDS / 8;
 
 /// The section `live` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,8 +72,13 @@ pub enum Full {
     #[error("{0} sessions are live, as many as live.sessions_max allows")]
     Sessions(usize),
     /// By memory.
-    #[error("live sessions hold {0}, as much as live.bytes_max allows")]
+    #[error("live sessions hold {0}, as much as live.bytes_max or memory.max allows")]
     Bytes(Size),
+    /// For this client: it has its share, and the rest is nearly used up.
+    #[error(
+        "this client has its share of the live sessions (memory.client_share), and most places are taken"
+    )]
+    Share,
 }
 
 /// The live sessions.
@@ -73,6 +87,8 @@ pub struct Live {
     bounds: Arc<Bounds>,
     shards: Box<[Mutex<Shard>]>,
     progress: Mutex<Progress>,
+    /// The shard that is looked at next for sessions that may be evicted.
+    next_eviction: AtomicUsize,
 }
 
 /// How far the journal is folded.
@@ -99,10 +115,16 @@ pub struct SavedShard {
 }
 
 impl Live {
-    /// An empty map.
+    /// An empty map, in which a client has the share that is the default.
     pub fn new(settings: Settings) -> Self {
+        Self::shared(settings, memory::Settings::default().client_share)
+    }
+
+    /// An empty map. Of what the settings allow one client may open this share once most of it is used.
+    pub fn shared(settings: Settings, client_share: f64) -> Self {
         Self {
-            bounds: Arc::new(Bounds::new(settings)),
+            bounds: Arc::new(Bounds::new(settings, client_share)),
+            next_eviction: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             progress: Mutex::default(),
         }
@@ -121,8 +143,8 @@ impl Live {
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
-    pub fn keep_room(&self, heap_bytes: usize) -> Result<Room, Full> {
-        self.bounds.keep_room(SESSION_BYTES + heap_bytes)
+    pub fn keep_room(&self, heap_bytes: usize, owner: Owner) -> Result<Room, Full> {
+        self.bounds.keep_room(SESSION_BYTES + heap_bytes, owner)
     }
 
     /// Whether an event of a live session would be taken now. One that says no more than most is taken
@@ -218,6 +240,33 @@ impl Live {
         (due, looks < enough)
     }
 
+    /// Sessions that make room when most of it is used, given the time of the server's clock in ms since the Unix
+    /// epoch: those that never sent an event, some time after their start. While some room is left, only those of
+    /// clients that have more than their share. Each must be given a `close` record.
+    ///
+    /// Looks at some of the sessions each time, and gives no more than `enough`.
+    pub fn evictable(&self, now_ms: u64, enough: usize) -> Vec<SessionId> {
+        let pressure = self.bounds.pressure();
+        let mut found = Vec::new();
+        if pressure == Pressure::None {
+            return found;
+        }
+        let up_ms = self.progress().up_ms(now_ms);
+        for _ in 0..EVICTION_SHARDS {
+            if found.len() >= enough {
+                break;
+            }
+            let row = self.next_eviction.fetch_add(1, Ordering::Relaxed) % SHARDS;
+            let shard = self.shards[row].lock();
+            let candidates = shard.sessions.iter().filter(|(_, held)| {
+                held.session.may_be_evicted(up_ms)
+                    && (pressure == Pressure::All || self.bounds.is_over_share(held.owner))
+            });
+            found.extend(candidates.map(|(id, _)| id.0).take(enough - found.len()));
+        }
+        found
+    }
+
     /// The number of live sessions whose deadline has come, given the time of the server's clock in ms since
     /// the Unix epoch. Looks at every session.
     pub fn due(&self, now_ms: u64) -> usize {
@@ -255,8 +304,8 @@ impl Live {
         if !shard.is_new(seq) {
             return;
         }
-        self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
-        shard.insert(id, session, &progress.terms);
+        let owner = self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
+        shard.insert(id, session, owner, &progress.terms);
     }
 
     /// Folds a stored session, which has ended with its last event. Gives what it counted, if it is new.
@@ -277,8 +326,8 @@ impl Live {
         if !shard.is_new(seq) {
             return None;
         }
-        self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
-        self.end(&mut shard, id, session);
+        let owner = self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
+        self.end(&mut shard, id, session, owner);
         Some(counted)
     }
 
@@ -312,7 +361,11 @@ impl Live {
         let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
         let up_ms = progress.up_ms(received_ms);
         let heard = held.session.hear(received_ms, up_ms, step, &terms);
-        self.bounds.resize(bytes_before, held.session.heap_bytes());
+        self.bounds.resize(
+            held.owner,
+            SESSION_BYTES + bytes_before,
+            SESSION_BYTES + held.session.heap_bytes(),
+        );
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
         let (deadline_up_ms, _) = held.session.deadline(&terms);
         if held.noted_up_ms.is_some_and(|noted_up_ms| deadline_up_ms < noted_up_ms) {
@@ -339,20 +392,33 @@ impl Live {
         let hashbrown::hash_map::Entry::Occupied(held) = shard.sessions.entry(Hashed(id)) else {
             return None;
         };
-        let deadline = held.get().session.deadline(&progress.terms);
-        let (deadline_up_ms, stands) = deadline;
-        if stands != reason || up_ms < deadline_up_ms {
-            return None;
-        }
-        let Held { mut session, noted_up_ms } = *held.remove();
+        let session = &held.get().session;
+        let closing = if reason == CloseReason::Evicted {
+            if !session.may_be_evicted(up_ms) {
+                return None;
+            }
+            Closing { reason, up_ms, closed_ms: received_ms }
+        } else {
+            let deadline = session.deadline(&progress.terms);
+            let (deadline_up_ms, stands) = deadline;
+            if stands != reason || up_ms < deadline_up_ms {
+                return None;
+            }
+            Closing::at(deadline, received_ms, up_ms)
+        };
+        let Held { mut session, noted_up_ms, owner } = *held.remove();
         if let Some(noted_up_ms) = noted_up_ms {
             shard.deadlines.remove(noted_up_ms, id);
         }
         let (bytes_before, counts_before) = (session.heap_bytes(), session.counts);
-        session.close(Closing::at(deadline, received_ms, up_ms));
-        self.bounds.resize(bytes_before, session.heap_bytes());
+        session.close(closing);
+        self.bounds.resize(
+            owner,
+            SESSION_BYTES + bytes_before,
+            SESSION_BYTES + session.heap_bytes(),
+        );
         let counted = session.counts.since(counts_before);
-        self.end(&mut shard, id, session);
+        self.end(&mut shard, id, session, owner);
         Some(counted)
     }
 
@@ -366,7 +432,7 @@ impl Live {
                 if let Some(noted_up_ms) = held.noted_up_ms {
                     shard.deadlines.remove(noted_up_ms, *id);
                 }
-                self.bounds.drop_live(SESSION_BYTES + held.session.heap_bytes());
+                self.bounds.drop_live(held.owner, SESSION_BYTES + held.session.heap_bytes());
                 live += 1;
             } else if let Some(session) = shard.ended.remove(&Hashed(*id)) {
                 self.bounds.drop_ended(SESSION_BYTES + session.heap_bytes());
@@ -377,8 +443,8 @@ impl Live {
     }
 
     /// A session that was counted among the live ones waits for its report from now on.
-    fn end(&self, shard: &mut Shard, id: SessionId, session: Session) {
-        self.bounds.end();
+    fn end(&self, shard: &mut Shard, id: SessionId, session: Session, owner: Owner) {
+        self.bounds.end(owner, SESSION_BYTES + session.heap_bytes());
         shard.ended.insert(Hashed(id), Arc::new(session));
     }
 
@@ -440,9 +506,9 @@ impl Live {
         let terms = self.progress().terms;
         let mut shard = self.shard(id).lock();
         if session.closing.is_some() {
-            self.end(&mut shard, id, session);
+            self.end(&mut shard, id, session, Owner::default());
         } else {
-            shard.insert(id, session, &terms);
+            shard.insert(id, session, Owner::default(), &terms);
         }
     }
 
@@ -501,14 +567,14 @@ mod tests {
     }
 
     fn live(settings: Settings) -> Arc<Live> {
-        let live = Arc::new(Live::new(settings));
+        let live = Arc::new(Live::shared(settings, 0.25));
         live.set_terms(0, 0, Terms { no_events_ms: 100, ..Terms::default() });
         live
     }
 
     fn open(live: &Arc<Live>, seq: u64, received_ms: u64, number: u8) -> Result<(), Full> {
         let opening = opening("");
-        let room = live.keep_room(opening.heap_bytes())?;
+        let room = live.keep_room(opening.heap_bytes(), Owner::default())?;
         live.open(seq, received_ms, id(number), opening, Some(room));
         Ok(())
     }
@@ -556,13 +622,69 @@ mod tests {
         let live = live(Settings { sessions_max: 2, ..Settings::default() });
         open(&live, 1, 1_000, 1).unwrap();
         assert_eq!(live.has_room(), Ok(()));
-        let room = live.keep_room(opening("").heap_bytes()).unwrap();
+        let room = live.keep_room(opening("").heap_bytes(), Owner::default()).unwrap();
         assert_eq!(live.has_room(), Err(Full::Sessions(2)));
         assert_eq!(open(&live, 2, 1_000, 3), Err(Full::Sessions(2)));
         drop(room);
         open(&live, 3, 1_000, 3).unwrap();
         assert!(live.close(4, 1_100, id(1), NO_EVENTS).is_some());
         open(&live, 5, 1_000, 4).unwrap();
+    }
+
+    #[test]
+    fn a_client_has_a_share_of_the_sessions_once_most_places_are_taken() {
+        let memory = memory::Memory::new(Size::gib(1), 0.25, &[], Vec::new());
+        let client = |address: &str| memory.client(address.parse().unwrap());
+        let (one, two) = (client("192.0.2.1"), client("192.0.2.2"));
+        let live = live(Settings { sessions_max: 20, ..Settings::default() });
+        let open = |client: &memory::Client| {
+            let room = live.keep_room(0, Owner::of(client));
+            room.map(std::mem::forget)
+        };
+        assert_eq!((0..16).filter(|_| open(&one).is_ok()).count(), 16, "nobody else needs them");
+        assert_eq!(open(&one), Err(Full::Share));
+        assert_eq!((0..4).filter(|_| open(&two).is_ok()).count(), 4);
+        assert_eq!(open(&two), Err(Full::Sessions(20)));
+    }
+
+    #[test]
+    fn sessions_that_never_sent_an_event_make_room() {
+        let memory = memory::Memory::new(Size::gib(1), 0.25, &[], Vec::new());
+        let client = |address: &str| memory.client(address.parse().unwrap());
+        let (one, two) = (client("192.0.2.1"), client("192.0.2.2"));
+        let live =
+            Arc::new(Live::shared(Settings { sessions_max: 20, ..Settings::default() }, 0.25));
+        let open = |number: u8, client: &memory::Client| {
+            let room = live.keep_room(0, Owner::of(client)).unwrap();
+            live.open(number.into(), 1_000, id(number), opening(""), Some(room));
+        };
+        let evictable = |now_ms| {
+            let mut found: Vec<_> = (0..8).flat_map(|_| live.evictable(now_ms, 99)).collect();
+            found.sort_unstable();
+            found
+        };
+        (1..=15).for_each(|number| open(number, &one));
+        (16..=17).for_each(|number| open(number, &two));
+        let play = br#"{"eventType":"play","playerTime":{"ts":1,"playhead":0}}"#;
+        let event = crate::wire::Event::parse(play, Rules::default()).unwrap();
+        assert!(live.hear(18, 1_100, id(1), Step::of(&event, play)).is_some());
+        assert_eq!(evictable(10_999), [], "they have ten seconds for it");
+        let mut of_one: Vec<_> = (2..=15).map(id).collect();
+        of_one.sort_unstable();
+        assert_eq!(evictable(11_000), of_one, "those of the client that has more than its share");
+        (18..=20).for_each(|number| {
+            let room = live.keep_room(0, Owner::of(&two)).unwrap();
+            live.open(u64::from(number) + 1, 9_000, id(number), opening(""), Some(room));
+        });
+        assert_eq!(evictable(11_000).len(), 16, "now everybody's, but none that is too young");
+        assert!(live.close(30, 10_999, id(2), CloseReason::Evicted).is_none(), "too early");
+        assert!(live.close(31, 11_000, id(1), CloseReason::Evicted).is_none(), "it has an event");
+        for number in 2..=16 {
+            let seq = 40 + u64::from(number);
+            assert!(live.close(seq, 11_000, id(number), CloseReason::Evicted).is_some());
+        }
+        assert_eq!((live.sessions(), live.unreported()), (5, 15));
+        assert_eq!(evictable(99_000), [], "there is room");
     }
 
     #[test]
@@ -583,9 +705,12 @@ mod tests {
         let bytes_max = Size::kib(16);
         let live = live(Settings { bytes_max, ..Settings::default() });
         let large = opening(&"x".repeat(12 << 10));
-        let room = live.keep_room(large.heap_bytes()).unwrap();
+        let room = live.keep_room(large.heap_bytes(), Owner::default()).unwrap();
         let before = live.bytes();
-        assert_eq!(live.keep_room(large.heap_bytes()).unwrap_err(), Full::Bytes(bytes_max));
+        assert_eq!(
+            live.keep_room(large.heap_bytes(), Owner::default()).unwrap_err(),
+            Full::Bytes(bytes_max)
+        );
         assert_eq!((live.sessions(), live.bytes()), (1, before));
         drop(room);
         assert_eq!((live.sessions(), live.bytes()), (0, 0));

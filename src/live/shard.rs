@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::deadlines::Deadlines;
+use super::owners::Owner;
 use crate::session::id::SessionId;
 use crate::session::{Session, Terms};
 
@@ -30,6 +31,8 @@ pub(super) struct Held {
     pub(super) session: Session,
     /// Under which instant its deadline is noted, never too late; none while it is taken out to be closed.
     pub(super) noted_up_ms: Option<u64>,
+    /// Who opened it.
+    pub(super) owner: Owner,
 }
 
 impl Shard {
@@ -41,9 +44,9 @@ impl Shard {
     }
 
     /// Takes a live session, and notes its deadline.
-    pub(super) fn insert(&mut self, id: SessionId, session: Session, terms: &Terms) {
+    pub(super) fn insert(&mut self, id: SessionId, session: Session, owner: Owner, terms: &Terms) {
         let (deadline_up_ms, _) = session.deadline(terms);
-        let mut held = Box::new(Held { session, noted_up_ms: None });
+        let mut held = Box::new(Held { session, noted_up_ms: None, owner });
         held.note(&mut self.deadlines, id, deadline_up_ms);
         self.sessions.insert(Hashed(id), held);
     }

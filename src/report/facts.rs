@@ -51,6 +51,8 @@ pub(super) struct Facts<'s> {
     pub(super) custom_metadata: Metadata<'s>,
     pub(super) privacy: Privacy<'s>,
     pub(super) client: Client<'s>,
+    /// Whether some of it was too large to keep.
+    pub(super) is_cut: bool,
     params: BTreeMap<&'s str, &'s RawValue>,
 }
 
@@ -86,6 +88,7 @@ impl<'s> Facts<'s> {
                 share: params.get("analytics.optOutShare").copied(),
             },
             client: Client { address: read.address, user_agent: read.user_agent },
+            is_cut: read.is_cut,
             params,
         }
     }

@@ -96,7 +96,7 @@ impl<'s> Report<'s> {
             late_count: session.counts.late,
             duplicate_count: session.counts.duplicates,
             clock_jumps: session.counts.clock_jumps,
-            truncated: truncated(session, &lists),
+            truncated: truncated(session, &lists, &facts),
             metrics: Figures::of(session, &facts),
             qoe: Qoe::of(session),
             ad_breaks: lists.ad_breaks,
@@ -114,7 +114,7 @@ impl<'s> Report<'s> {
 }
 
 /// The names of what was cut, in the order of the report.
-fn truncated(session: &Session, lists: &Lists<'_>) -> Vec<&'static str> {
+fn truncated(session: &Session, lists: &Lists<'_>, facts: &Facts<'_>) -> Vec<&'static str> {
     let quality = session.metrics.quality();
     let parts = session.metrics.parts();
     let all = [
@@ -125,7 +125,7 @@ fn truncated(session: &Session, lists: &Lists<'_>) -> Vec<&'static str> {
         ("adBreaks", parts.is_some_and(|parts| parts.breaks.is_cut())),
         ("ads", parts.is_some_and(|parts| parts.ads.is_cut())),
         ("chapters", parts.is_some_and(|parts| parts.chapters.is_cut())),
-        ("customMetadata", lists.metadata_is_cut),
+        ("customMetadata", lists.metadata_is_cut || facts.is_cut),
     ];
     all.into_iter().filter(|(_, is_cut)| *is_cut).map(|(name, _)| name).collect()
 }

@@ -1,9 +1,10 @@
 //! The listed facts of a start, an ad or a chapter, kept as they came.
 //!
 //! ```text
-//! {"address":"…","userAgent":"…","params":{"media.id":"…",…},"customMetadata":{…}}
+//! {"address":"…","userAgent":"…","params":{"media.id":"…",…},"customMetadata":{…},"isCut":true}
 //! ```
-//! One text costs one allocation, and a report repeats these facts as they are. What is empty is left out.
+//! One text costs one allocation, and a report repeats these facts as they are. What is empty is left out. It is
+//! bounded, because it is kept as long as the session: what is beyond that is in the journal alone.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::wire::{CustomMetadata, Event, Params};
+
+/// How large the facts of one start, ad or chapter may be, in bytes of JSON.
+pub(crate) const FACTS_BYTES_MAX: usize = 64 << 10;
 
 /// The listed parameters and the custom metadata, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +37,8 @@ pub(crate) struct Read<'a> {
     /// The custom metadata.
     #[serde(borrow)]
     pub(crate) custom_metadata: BTreeMap<&'a str, &'a RawValue>,
+    /// Whether some of it is left out, because it is too large to keep.
+    pub(crate) is_cut: bool,
 }
 
 impl Facts {
@@ -99,9 +105,50 @@ impl Written<'_, '_> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             serde_json::to_writer(&mut *scratch, self).expect("sound values are JSON");
+            if scratch.len() > FACTS_BYTES_MAX {
+                let cut = serde_json::to_string(&self.cut()).expect("sound values are JSON");
+                // One large body must not make this thread keep its room.
+                scratch.clear();
+                scratch.shrink_to(FACTS_BYTES_MAX);
+                return cut;
+            }
             str::from_utf8(scratch).expect("JSON is UTF-8").to_owned()
         })
     }
+
+    /// The same without what does not fit: each member is kept, in the order of the body, if there is room for it.
+    fn cut(&self) -> Cut<'_> {
+        let user_agent = self.user_agent.map(|text| &text[..text.floor_char_boundary(1 << 10)]);
+        // A user agent of nothing but quotation marks doubles; names and punctuation take some hundred bytes.
+        let mut room = FACTS_BYTES_MAX - (4 << 10);
+        let mut fitting = |key: &str, value: String| {
+            room = room.checked_sub(key.len() + value.len() + "\"\":,".len())?;
+            Some(RawValue::from_string(value).expect("it was just written as JSON"))
+        };
+        let json = |written: serde_json::Result<String>| written.expect("sound values are JSON");
+        let params = self.params.iter().filter_map(|(key, value)| {
+            Some((key, fitting(key, json(serde_json::to_string(&value)))?))
+        });
+        let params = params.collect();
+        let metadata = self.custom_metadata.iter().filter_map(|(key, value)| {
+            Some((key, fitting(key, json(serde_json::to_string(value)))?))
+        });
+        let custom_metadata = metadata.collect();
+        Cut { address: self.address, user_agent, params, custom_metadata, is_cut: true }
+    }
+}
+
+/// Facts of which some are left out.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cut<'f> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'f str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'f str>,
+    params: BTreeMap<&'f str, Box<RawValue>>,
+    custom_metadata: BTreeMap<&'f str, Box<RawValue>>,
+    is_cut: bool,
 }
 
 fn is_empty(metadata: &CustomMetadata<'_>) -> bool {
@@ -111,9 +158,15 @@ fn is_empty(metadata: &CustomMetadata<'_>) -> bool {
 /// The parameters but for those that say how well it plays.
 struct Descriptive<'f, 'a>(&'f Params<'a>);
 
+impl Descriptive<'_, '_> {
+    fn iter(&self) -> impl Iterator<Item = (&'static str, impl Serialize)> {
+        self.0.iter().filter(|(key, _)| !key.starts_with("media.qoe."))
+    }
+}
+
 impl Serialize for Descriptive<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().filter(|(key, _)| !key.starts_with("media.qoe.")))
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -138,6 +191,29 @@ mod tests {
         assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p\""));
         assert_eq!((facts.text("media.ad.length"), facts.text("media.ad.name")), (None, None));
         assert_eq!(read.custom_metadata["plan"].get(), "\"é\"");
+    }
+
+    #[test]
+    fn facts_are_bounded_and_say_that_something_is_left_out() {
+        let large = "\u{1}".repeat(8_000);
+        let metadata: Vec<_> = (0..200).map(|n| format!("\"k{n}\":{large:?}")).collect();
+        let body = format!(
+            r#"{{"eventType":"adStart","playerTime":{{"ts":5,"playhead":1.5}},"params":{{"media.ad.id":"a",
+            "media.ad.length":20,"media.ad.podPosition":1,"media.ad.name":"{}","media.ad.playerName":"p"}},
+            "customMetadata":{{"small":"x",{}}}}}"#,
+            "n".repeat(FACTS_BYTES_MAX),
+            metadata.join(",").replace("\\u{1}", "\\u0001"),
+        );
+        let event = Event::parse(body.as_bytes(), Rules::default()).unwrap();
+        let agent = "\"".repeat(30_000);
+        let facts = Facts::from_client(&event, Some("192.0.2.0"), Some(&agent));
+        assert!((1_000..=FACTS_BYTES_MAX).contains(&facts.heap_bytes()), "{}", facts.heap_bytes());
+        let read = facts.read();
+        assert!(read.is_cut);
+        assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p"), "what fits is kept");
+        assert_eq!(facts.text("media.ad.name"), None);
+        assert_eq!(read.custom_metadata["small"].get(), "\"x\"");
+        assert_eq!(read.custom_metadata.len(), 2, "of the large ones one fits");
     }
 
     #[test]

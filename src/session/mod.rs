@@ -58,6 +58,10 @@ pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Ste
 /// The least and the most that `events_max` may be set to.
 pub const EVENTS_MAX_RANGE: RangeInclusive<u32> = 10..=100_000;
 
+/// How old a session that never sent an event must be before it may be evicted, in ms of up time. Players send
+/// their first event within ten seconds.
+const EVICTION_AGE_MS: u64 = 10_000;
+
 /// A playhead that differs by more than this, in seconds, has moved.
 const MOVED_S: f64 = 0.001;
 
@@ -170,6 +174,8 @@ pub enum CloseReason {
     Lifetime,
     /// It was stored by the player and came whole.
     Downloaded,
+    /// It never sent an event, and the server needed its place for others.
+    Evicted,
 }
 
 /// How a session ended.
@@ -352,6 +358,13 @@ impl Session {
         ];
         let has_ended = end.is_some();
         end.into_iter().chain(timeouts.into_iter().filter(move |_| !has_ended))
+    }
+
+    /// Whether it may make room for others: it never sent an event, and had time to.
+    pub fn may_be_evicted(&self, up_ms: u64) -> bool {
+        let Counts { events, duplicates, beyond, .. } = self.counts;
+        let is_untouched = events + duplicates + beyond == 1 && self.window.len() == 0;
+        is_untouched && up_ms >= self.started_up_ms.saturating_add(EVICTION_AGE_MS)
     }
 
     /// How many events wait in the ordering window.

@@ -119,7 +119,7 @@ impl From<Unavailable> for Shed {
 impl From<&Full> for Shed {
     fn from(full: &Full) -> Self {
         match full {
-            Full::Sessions(_) => Self::Sessions,
+            Full::Sessions(_) | Full::Share => Self::Sessions,
             Full::Bytes(_) => Self::Bytes,
         }
     }
@@ -373,6 +373,8 @@ label! {
         Lifetime = "lifetime",
         /// It came whole.
         Downloaded = "downloaded",
+        /// It never sent an event, and its place was needed.
+        Evicted = "evicted",
         /// It was erased.
         Erased = "erased",
     }
@@ -386,6 +388,7 @@ impl From<CloseReason> for Closed {
             CloseReason::TimeoutNoPlayhead => Self::TimeoutNoPlayhead,
             CloseReason::Lifetime => Self::Lifetime,
             CloseReason::Downloaded => Self::Downloaded,
+            CloseReason::Evicted => Self::Evicted,
         }
     }
 }

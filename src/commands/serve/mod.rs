@@ -273,6 +273,7 @@ async fn tick_deadlines(app: App, _ends: Ends) {
     loop {
         ticks.tick().await;
         app.collector().close_due().await;
+        app.collector().evict().await;
     }
 }
 

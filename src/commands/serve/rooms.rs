@@ -170,7 +170,7 @@ fn open_journal(
     left_out: &Ids,
     erasing: impl FnOnce(Keeper) -> Keeper,
 ) -> anyhow::Result<(Arc<Live>, Journal, Threads)> {
-    let live = Arc::new(Live::new(config.live.clone()));
+    let live = Arc::new(Live::shared(config.live.clone(), config.memory.client_share));
     let mut processor = Processor::new(Arc::clone(&live));
     let stopwatch = Stopwatch::start();
     let recovered = recovery::recover(&*disk, &live, &mut processor, left_out)?;
