@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Encoded};
 use crate::journal::{Journal, Unavailable};
-use crate::limits::memory::{self, OverLimit};
+use crate::limits::memory::{self, Charge, Kind, OverLimit};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
 use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
@@ -28,6 +28,12 @@ const CLOSED_AT_ONCE: usize = 10_000;
 
 /// How many stored sessions are parsed at once, because a large one takes a core for a while.
 const PARSED_AT_ONCE: usize = 4;
+
+/// A body up to this is not charged for being read and for waiting.
+const SMALL_BODY_BYTES: usize = 8 << 10;
+
+/// How much memory reading a body may take for each of its bytes.
+const PARSE_BYTES_PER_BYTE_MAX: usize = 24;
 
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
@@ -54,6 +60,27 @@ pub struct Client<'h> {
 }
 
 impl Client<'_> {
+    /// Charges what is made of a body while it is read. That of a small one is little, and part of what stays for
+    /// the program: no more are read at once than there are cores.
+    fn charge_parsing(&self, body_bytes: usize) -> Result<Option<Charge>, OverLimit> {
+        self.charge(Kind::Parsing, body_bytes, PARSE_BYTES_PER_BYTE_MAX * body_bytes)
+    }
+
+    /// Charges the record of a body until it is committed. Small ones are bounded together by the journal.
+    fn charge_waiting(&self, body_bytes: usize) -> Result<Option<Charge>, OverLimit> {
+        self.charge(Kind::Journal, body_bytes, body_bytes)
+    }
+
+    fn charge(
+        &self,
+        kind: Kind,
+        body_bytes: usize,
+        bytes: usize,
+    ) -> Result<Option<Charge>, OverLimit> {
+        let memory = self.memory.as_ref().filter(|_| body_bytes > SMALL_BODY_BYTES);
+        memory.map(|client| client.charge(kind, bytes)).transpose()
+    }
+
     fn owner(&self) -> Owner {
         self.memory.as_ref().map(Owner::of).unwrap_or_default()
     }
@@ -97,7 +124,7 @@ pub enum Refusal {
 impl From<Full> for Refusal {
     fn from(full: Full) -> Self {
         match full {
-            Full::Share => Self::Memory(OverLimit::Share(memory::Kind::Live)),
+            Full::Share => Self::Memory(OverLimit::Share(Kind::Live)),
             full => Self::Full(full),
         }
     }
@@ -187,7 +214,9 @@ impl Collector {
         client: Client<'_>,
         ticket: &mut Ticket,
     ) -> Result<SessionId, Refusal> {
+        let _waiting = client.charge_waiting(body.len())?;
         let (id, committed) = {
+            let _parsing = client.charge_parsing(body.len())?;
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
             point_out(&start.event.unlisted);
             let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
@@ -276,8 +305,16 @@ impl Collector {
     ///
     /// # Errors
     /// [`Refusal`], and then nothing was acknowledged.
-    pub async fn event(&self, id: &str, body: &[u8], ticket: &mut Ticket) -> Result<(), Refusal> {
+    pub async fn event(
+        &self,
+        id: &str,
+        body: &[u8],
+        client: &Client<'_>,
+        ticket: &mut Ticket,
+    ) -> Result<(), Refusal> {
+        let _waiting = client.charge_waiting(body.len())?;
         let committed = {
+            let _parsing = client.charge_parsing(body.len())?;
             let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
             let id = self.live_id(id)?;
             self.limits.take_suites(|| self.live.facts_of(id)?.text(REPORT_SUITE))?;

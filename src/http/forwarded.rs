@@ -35,17 +35,21 @@ impl Header {
     }
 }
 
-/// Makes the [`Peer`] of a request its client. Without trusted proxies that is what it is already.
-pub(super) fn believe(head: &mut Parts, settings: &Settings) {
-    if settings.trusted_proxies.is_empty() {
-        return;
+/// Makes the [`Peer`] of a request its client. Says whether it names another client and comes from nobody who is
+/// trusted to.
+pub(super) fn resolve_client(head: &mut Parts, settings: &Settings) -> bool {
+    let trusted = &settings.trusted_proxies;
+    let Some(Peer { address: peer, memory }) = head.extensions.get::<Peer>() else { return false };
+    if !trusted.iter().any(|network| network.contains(*peer)) {
+        return head.headers.contains_key(Header::XForwardedFor.name())
+            || head.headers.contains_key(FORWARDED);
     }
-    let Some(Peer { address: peer, memory }) = head.extensions.get().cloned() else { return };
-    let address = client(peer, &head.headers, settings.forwarded_header, &settings.trusted_proxies);
-    if address != peer {
+    let address = client(*peer, &head.headers, settings.forwarded_header, trusted);
+    if address != *peer {
         let memory = memory.memory().client(address);
         head.extensions.insert(Peer { address, memory });
     }
+    false
 }
 
 /// The client of a request that came from `peer`.

@@ -12,6 +12,8 @@ use axum::routing::get;
 
 use super::App;
 use crate::journal::Unavailable;
+use crate::limits::memory::Usage;
+use crate::telemetry::labels::Label;
 
 /// The health of the server. Clones show the same health.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +86,7 @@ async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) ->
     let wrong = checks.iter().find(|check| !check.passes);
     let status = wrong.map_or(StatusCode::OK, |_| StatusCode::SERVICE_UNAVAILABLE);
     if is_verbose(query.as_deref().unwrap_or_default()) {
-        return answer(status, lines(&checks, readiness.reader));
+        return answer(status, lines(&checks, readiness.reader, &readiness.memory()));
     }
     answer(status, format!("{}\n", wrong.map_or("ok", |check| check.word)))
 }
@@ -161,6 +163,23 @@ impl Readiness {
         ]
     }
 
+    /// What outsiders make the server hold, a line a kind, for an operator.
+    fn memory(&self) -> String {
+        let app = self.app.as_ref().filter(|_| self.reader == Reader::Operator);
+        let Some(app) = app else { return String::new() };
+        let mut text = String::new();
+        for Usage { kind, used, ceiling, refused } in app.memory_usage() {
+            let (used, ceiling) = (used.div_ceil(1 << 10), ceiling >> 10);
+            let [full, share] = refused;
+            let _ = writeln!(
+                text,
+                "[i]memory {}: {used} of {ceiling} KiB used; refused: {full} for all, {share} for a client's share",
+                kind.text(),
+            );
+        }
+        text
+    }
+
     /// Whether new sessions find room. It never turns readiness red: the events of live sessions are taken all
     /// the same, and a load balancer that sends them elsewhere, or nowhere, would end those sessions.
     fn sessions(&self) -> Check {
@@ -174,7 +193,7 @@ impl Readiness {
 }
 
 /// In the manner of Kubernetes.
-fn lines(checks: &[Check], reader: Reader) -> String {
+fn lines(checks: &[Check], reader: Reader, memory: &str) -> String {
     let mut text = String::new();
     for Check { name, passes, word, meaning } in checks {
         let sign = if *passes { '+' } else { '-' };
@@ -184,6 +203,7 @@ fn lines(checks: &[Check], reader: Reader) -> String {
         }
         text.push('\n');
     }
+    text.push_str(memory);
     let passed = checks.iter().all(|check| check.passes);
     text.push_str(if passed { "readyz check passed\n" } else { "readyz check failed\n" });
     text
@@ -215,7 +235,7 @@ mod tests {
         let readiness = Readiness::recovering(health.clone(), Reader::Anybody);
         let first = || readiness.checks().into_iter().find(|check| !check.passes).unwrap().word;
         assert_eq!(first(), "recovering");
-        let text = lines(&readiness.checks(), Reader::Anybody);
+        let text = lines(&readiness.checks(), Reader::Anybody, "");
         let expected = "[+]draining ok\n[-]recovery recovering\n[-]disk unknown\n[-]room unknown\n\
                         [+]sessions unknown\nreadyz check failed\n";
         assert_eq!(text, expected);

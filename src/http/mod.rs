@@ -51,10 +51,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::collector::Collector;
 use crate::journal::archive::Archive;
 use crate::journal::segment::LINE_BYTES_MAX;
-use crate::limits::memory::Memory;
+use crate::limits::memory::{Kind, Memory, Usage};
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
+use crate::telemetry::labels::Label;
 use crate::telemetry::series::Series;
 use connections::Counts;
 pub use gate::Gate;
@@ -212,6 +213,15 @@ impl App {
     /// The account of memory.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    /// What outsiders make the server hold, by kind. What is bounded elsewhere is read there.
+    pub fn memory_usage(&self) -> Vec<Usage> {
+        let collector = self.collector();
+        let mut usage: Vec<_> = self.memory().usage().collect();
+        usage[Kind::Live.row()].used = collector.live().bytes();
+        usage[Kind::Journal.row()].used = collector.journal().uncommitted_bytes().0;
+        usage
     }
 
     /// What was refused.

@@ -24,7 +24,9 @@ use super::error::ApiError;
 use super::health::{self, Health, Reader, Readiness};
 use super::{App, body, documents, error, forwarded, with_common_routes};
 use crate::collector::{Client, Refusal};
-use crate::limits::memory;
+use crate::journal::Unavailable;
+use crate::limits::memory::{self, Kind, OverLimit};
+use crate::live::Full;
 use crate::privacy::{self, NOT_SHOWN};
 use crate::rejects::Reject;
 use crate::session::id::SessionId;
@@ -124,7 +126,8 @@ async fn event(
     let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
     let Received { body, charge: _charge, .. } =
         body.map_err(|error| unmet(&app, &mut ticket, error))?;
-    match app.collector().event(&sid, &body.bytes, &mut ticket).await {
+    let client = Client { memory: Some(memory_of(&app, &head)), ..Client::default() };
+    match app.collector().event(&sid, &body.bytes, &client, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refusal) => {
             let error = refused(&app, &head, Some(&body.bytes), refusal.into());
@@ -142,7 +145,7 @@ async fn admit(
     body: Body,
     room: Result<(), Refusal>,
 ) -> Result<Body, ApiError> {
-    forwarded::believe(head, &app.0.settings);
+    identify(app, head);
     let rate = || app.collector().limits().take_client(|| peer_of(head)).map_err(Refusal::from);
     match room.and_then(|()| rate()) {
         Ok(()) => Ok(body),
@@ -154,9 +157,41 @@ async fn admit(
     }
 }
 
+/// Finds out whom a request is from, and warns where players cannot be told apart.
+fn identify(app: &App, head: &mut Parts) {
+    let concentration = &app.collector().limits().concentration;
+    let shown = |address| app.0.privacy.address(address).unwrap_or_else(|| NOT_SHOWN.to_owned());
+    if forwarded::resolve_client(head, &app.0.settings) && concentration.count_untrusted() {
+        let peer = peer_of(head).map(shown).unwrap_or_default();
+        tracing::warn!(
+            peer,
+            "requests name another client (X-Forwarded-For or Forwarded), and their sender is not in \
+             http.trusted_proxies: if it is your proxy, name it there, or all players behind it are one client"
+        );
+    }
+    let client = head.extensions.get::<Peer>().map(|peer| &peer.memory);
+    if let Some((address, permille)) = client.and_then(|client| concentration.count(client)) {
+        tracing::warn!(
+            client = shown(address),
+            percent = permille / 10,
+            "one client sends more than half of all requests: if it is your proxy, name it in \
+             http.trusted_proxies, or all players behind it share the bounds of one client"
+        );
+    }
+}
+
 /// Counts a refusal. What the journal has taken it settles itself.
 fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
     ticket.settle(error.fate());
+    match &error {
+        // What is bounded outside of the account of memory is counted here.
+        ApiError::Memory(over) if over.kind() == Kind::Live => app.memory().count_refused(*over),
+        ApiError::Full(Full::Bytes(_)) => app.memory().count_refused(OverLimit::Full(Kind::Live)),
+        ApiError::Unavailable(Unavailable::Busy) => {
+            app.memory().count_refused(OverLimit::Full(Kind::Journal));
+        }
+        _ => {}
+    }
     if let ApiError::Invalid(violations) = &error {
         for violation in violations.listed() {
             app.series().http.violations.of(violation.code).inc();

@@ -97,6 +97,10 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
             dropped: app.rejects().dropped(),
             skipped: app.rejects().gone_skipped(),
         },
+        memory: app.memory_usage(),
+        memory_max: app.memory().max().as_u64(),
+        largest_client: app.collector().limits().concentration.largest_ratio(),
+        untrusted_forwards: app.collector().limits().concentration.untrusted(),
         sessions: now::Sessions {
             live: live.begun(),
             live_max,

@@ -3,6 +3,8 @@
 //! Nothing is limited unless it is set, and what is not set costs nothing. Rates are held by [`rate`]; the lists
 //! of who is collected for are kept here.
 
+pub mod concentration;
+
 mod machine;
 
 pub mod memory;
@@ -16,6 +18,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use self::concentration::Concentration;
 use self::rate::Rate;
 use crate::clock::Clock;
 use crate::session::Facts;
@@ -99,6 +102,8 @@ impl Settings {
 /// The limits of one server.
 #[derive(Debug)]
 pub struct Limits {
+    /// Who sends the requests.
+    pub concentration: Concentration,
     clients: Option<Rate>,
     suites: Option<Rate>,
     organizations: HashSet<String>,
@@ -197,6 +202,7 @@ impl Limits {
         let rate =
             |per_second, burst| Some(Rate::new(NonZeroU32::new(per_second)?, burst, clock.clone()));
         Self {
+            concentration: Concentration::new(clock),
             clients: rate(settings.client_requests_per_second, settings.client_burst),
             suites: rate(settings.report_suite_requests_per_second, settings.report_suite_burst),
             organizations: settings.organizations.iter().cloned().collect(),

@@ -14,11 +14,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Form, Label, Labels, Listener, Refused};
+use super::labels::{Form, Label, Labels, Listener, MemoryReason, Refused};
 use super::process::Process;
 use super::series::{PREFIX, Series};
 use crate::http::connections::Counts;
 use crate::journal::disk::Space;
+use crate::limits::memory::Usage;
 use crate::rejects::Class;
 
 /// The state of the server at one time.
@@ -37,6 +38,14 @@ pub struct Now {
 pub struct Rooms {
     /// What was refused.
     pub rejects: Rejects,
+    /// What outsiders make the server hold, by kind.
+    pub memory: Vec<Usage>,
+    /// How much memory the process may take.
+    pub memory_max: u64,
+    /// The part of the requests that the largest client sends, if it is more than half.
+    pub largest_client: f64,
+    /// Requests in which somebody who is not trusted named another client.
+    pub untrusted_forwards: u64,
     /// The live sessions.
     pub sessions: Sessions,
     /// The journal.
@@ -117,6 +126,8 @@ impl Collector for Now {
         self.of_connections(&mut names)?;
         if let Some(rooms) = &self.rooms {
             rooms.of_rejects(&mut names)?;
+            rooms.of_memory(&mut names)?;
+            rooms.of_clients(&mut names)?;
             rooms.of_sessions(&mut names)?;
             rooms.of_journal(&mut names)?;
             rooms.of_disk(&mut names)?;
@@ -193,6 +204,31 @@ impl Rooms {
         names.counter("rejects_dropped", help, None, dropped)?;
         let help = "Refused events of sessions that are not there, which were only counted";
         names.counter("rejects_skipped", help, None, skipped)
+    }
+
+    fn of_memory(&self, names: &mut Names<'_>) -> fmt::Result {
+        let bytes = Some(&Unit::Bytes);
+        let each = |read: fn(&Usage) -> usize| {
+            self.memory.iter().map(move |usage| (usage.kind, ConstGauge::new(read(usage) as u64)))
+        };
+        let help = "Memory that outsiders make the server hold, by kind";
+        names.each("memory_used", help, bytes, each(|usage| usage.used))?;
+        let help = "Memory that each kind may use";
+        names.each("memory_ceiling", help, bytes, each(|usage| usage.ceiling))?;
+        let help = "How often there was no memory left, by kind and reason";
+        let refused = self.memory.iter().flat_map(|usage| {
+            let reasons = MemoryReason::ALL.iter().zip(usage.refused);
+            reasons.map(|(reason, count)| ((usage.kind, *reason), ConstCounter::new(count)))
+        });
+        names.each("memory_refused", help, None, refused)?;
+        names.gauge("memory_max", "Memory that the process may take", bytes, &self.memory_max)
+    }
+
+    fn of_clients(&self, names: &mut Names<'_>) -> fmt::Result {
+        let help = "Part of the requests that the largest client sent in the last minute; 0 if no more than half";
+        names.gauge("largest_client_requests", help, Some(&Unit::Ratios), &self.largest_client)?;
+        let help = "Requests that name another client and come from no trusted proxy";
+        names.counter("forwarded_untrusted", help, None, &self.untrusted_forwards)
     }
 
     fn of_sessions(&self, names: &mut Names<'_>) -> fmt::Result {
