@@ -26,8 +26,9 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 /// How much room a body gets before it has come. Most events need no more.
 const FIRST_ROOM_BYTES: usize = 4 << 10;
 
-/// A body that came whole with its head, and is no larger, is part of what its connection and its head are charged.
-const UNCHARGED_BYTES: usize = 512;
+/// A body that came whole with its head, and is no larger, is not charged: it is answered as soon as its record is
+/// committed, and the journal bounds what waits for that. So whatever else arrives, small bodies are taken.
+const UNCHARGED_BYTES: usize = 8 << 10;
 
 /// How much of a packed body is unpacked to see whether it is an array.
 const LOOK_BYTES: usize = 4 << 10;

@@ -409,6 +409,7 @@ async fn an_answer_is_not_many_times_larger_than_its_request() {
 async fn bodies_that_arrive_slowly_are_bounded_together() {
     let server = TestServer::with(|config| {
         config.http.bodies_bytes_max = Size::kib(256);
+        config.memory.client_share = 1.0;
         config.http.body_timeout = FOREVER;
     })
     .await;
@@ -497,10 +498,14 @@ async fn live_sessions_are_bounded_and_the_end_of_one_makes_room() {
 
 #[tokio::test]
 async fn the_memory_of_live_sessions_is_bounded() {
-    let server = TestServer::with(|config| config.live.bytes_max = Size::mib(1)).await;
+    let server = TestServer::with(|config| {
+        config.live.bytes_max = Size::mib(1);
+        config.memory.client_share = 1.0;
+    })
+    .await;
     let metadata = format!(
         "{{\"customMetadata\":{{\"k\":\"{}\"}},{}",
-        "v".repeat(100_000),
+        "v".repeat(50_000),
         &SAMPLE.trim_start()[1..]
     );
     let mut taken = 0;
@@ -512,6 +517,6 @@ async fn the_memory_of_live_sessions_is_bounded() {
         assert_eq!(status, 201);
         taken += 1;
     }
-    assert_eq!(taken, 10, "each holds some 100 000 bytes of 1 MiB");
+    assert_eq!(taken, 20, "each holds some 50 000 bytes of 1 MiB");
     assert!(server.live().bytes() <= 1 << 20);
 }

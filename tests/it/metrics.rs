@@ -37,6 +37,12 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_rejects_total", "counter"),
     ("mediatally_rejects_dropped_total", "counter"),
     ("mediatally_rejects_skipped_total", "counter"),
+    ("mediatally_memory_used_bytes", "gauge"),
+    ("mediatally_memory_ceiling_bytes", "gauge"),
+    ("mediatally_memory_refused_total", "counter"),
+    ("mediatally_memory_max_bytes", "gauge"),
+    ("mediatally_largest_client_requests_ratios", "gauge"),
+    ("mediatally_forwarded_untrusted_total", "counter"),
     ("mediatally_live_sessions", "gauge"),
     ("mediatally_live_sessions_max", "gauge"),
     ("mediatally_live_bytes", "gauge"),
@@ -491,6 +497,8 @@ async fn what_came_in_is_what_came_out_however_clients_behave() {
     println!("seed {seed}");
     let server = TestServer::with(|config| {
         config.live.sessions_max = 25;
+        // All of them are one client.
+        config.memory.client_share = 1.0;
         config.http.event_bytes_max = Size::kib(4);
         config.http.body_timeout = Duration::from_secs(2);
         config.http.stored_timeout = Duration::from_secs(2);
