@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::size::Size;
-use crate::{http, journal, limits, live, privacy, rejects, session, telemetry, wire};
+use crate::{data_dir, http, journal, limits, live, privacy, rejects, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -65,6 +65,8 @@ pub struct Config {
     pub live: live::Settings,
     /// The journal.
     pub journal: journal::Settings,
+    /// The data folder.
+    pub storage: data_dir::Settings,
     /// What is kept of a person.
     pub privacy: privacy::Settings,
     /// The bodies that were refused.
@@ -88,6 +90,7 @@ impl Default for Config {
             limits: limits::Settings::default(),
             live: live::Settings::default(),
             journal: journal::Settings::default(),
+            storage: data_dir::Settings::default(),
             privacy: privacy::Settings::default(),
             rejects: rejects::Settings::default(),
             log: telemetry::Settings::default(),

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::files;
+
 /// A folder whose changes are durable when a call returns.
 pub trait Disk: Send + Sync {
     /// The names and sizes of its files.
@@ -244,11 +246,11 @@ impl Disk for Folder {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(File::open(self.path.join(name))?))
+        Ok(Box::new(files::open(&self.path.join(name))?))
     }
 
     fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        let file = files::open_to_write(&self.path.join(name), OpenOptions::new().write(true))?;
         file.set_len(bytes)?;
         file.sync_all()
     }
@@ -264,7 +266,7 @@ impl Disk for Folder {
     }
 
     fn mark(&self, name: &str) -> io::Result<Mark> {
-        Ok(mark_of(&std::fs::metadata(self.path.join(name))?))
+        Ok(mark_of(&std::fs::symlink_metadata(self.path.join(name))?))
     }
 
     fn own_mark(&self) -> io::Result<Mark> {
@@ -301,7 +303,7 @@ impl DiskFile for FolderFile {
     }
 
     fn still_there(&self) -> io::Result<()> {
-        let (open, found) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        let (open, found) = (self.file.metadata()?, std::fs::symlink_metadata(&self.path)?);
         if (open.dev(), open.ino()) == (found.dev(), found.ino()) {
             return Ok(());
         }
