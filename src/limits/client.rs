@@ -21,7 +21,7 @@ const NETWORK_BITS: u32 = 48;
 
 /// The client behind an address: an IPv4 address, or the first address of an IPv6 network of 64 bits. An IPv4
 /// address that is mapped or in a 6to4 address is the client, because its owner has all of these.
-pub fn client_of(address: IpAddr) -> IpAddr {
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match plain(address) {
         IpAddr::V6(address) => prefix(address, CLIENT_BITS).into(),
         address @ IpAddr::V4(_) => address,
@@ -30,7 +30,7 @@ pub fn client_of(address: IpAddr) -> IpAddr {
 
 /// The first address of the wider network of a client, of 48 bits, which may hold 65 536 clients of one owner;
 /// nothing of IPv4.
-pub fn network_of(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn network_of(address: IpAddr) -> Option<IpAddr> {
     match plain(address) {
         IpAddr::V6(address) => Some(prefix(address, NETWORK_BITS).into()),
         IpAddr::V4(_) => None,
