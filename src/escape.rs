@@ -59,13 +59,11 @@ pub fn json(json: &str) -> Cow<'_, str> {
         return Cow::Borrowed(json);
     }
     // In strings, JSON has C0 characters as escapes only.
-    let json = match json.contains('\r') {
-        true => Cow::Owned(json.replace('\r', " ")),
-        false => Cow::Borrowed(json),
-    };
-    match json {
-        Cow::Borrowed(json) => text(json, &['\n', '\t']),
-        Cow::Owned(json) => Cow::Owned(text(&json, &['\n', '\t']).into_owned()),
+    if json.contains('\r') {
+        let json = json.replace('\r', " ");
+        Cow::Owned(text(&json, &['\n', '\t']).into_owned())
+    } else {
+        text(json, &['\n', '\t'])
     }
 }
 

@@ -47,7 +47,7 @@ impl From<Unsafe> for io::Error {
 
 /// Whether an error says that a file must not be used, rather than that it cannot be.
 pub fn is_unsafe(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Unsafe>())
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Unsafe>()).is_some()
 }
 
 /// Opens a file to read it.

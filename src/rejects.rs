@@ -964,7 +964,7 @@ mod tests {
         let current = read(CURRENT).unwrap();
         assert!(current.contains("the one"));
         assert!((7 << 10..=9 << 10).contains(&current.len()), "{}", current.len());
-        assert_eq!(rejects.over_share() as usize + current.lines().count(), 1_001);
+        assert_eq!(rejects.over_share() + current.lines().count() as u64, 1_001);
         assert_eq!(rejects.dropped(), 0);
         // Others still find room, and once the file is full the client has a share of the next one.
         for client in 10..17 {
@@ -972,12 +972,12 @@ mod tests {
             write();
         }
         let is_in = |name: &str, body: u8| {
-            read(name).is_ok_and(|text| text.contains(&str::from_utf8(&[body; 99]).unwrap()))
+            read(name).is_ok_and(|text| text.contains(str::from_utf8(&[body; 99]).unwrap()))
         };
         assert!(!is_in(PREVIOUS, b'z'));
-        (20..24).for_each(|client| {
-            (0..6).for_each(|_| keep_of(&rejects, client, 400, Some(&[b'w'; 1_000])))
-        });
+        for client in 20..24 {
+            (0..6).for_each(|_| keep_of(&rejects, client, 400, Some(&[b'w'; 1_000])));
+        }
         write();
         assert!(is_in(PREVIOUS, b'z'), "it is full");
         let before = rejects.over_share();

@@ -137,17 +137,11 @@ fn shown(line: &str, is_coloured: bool) -> Cow<'_, str> {
     let mut pieces = text.split('\u{1b}');
     shown.push_str(&escape::text(pieces.next().unwrap_or_default(), &[]));
     for piece in pieces {
-        match colour_of(piece).filter(|_| is_coloured) {
-            Some(colour) => {
-                shown.push('\u{1b}');
-                shown.push_str(colour);
-                shown.push_str(&escape::text(&piece[colour.len()..], &[]));
-            }
-            None => {
-                shown.push_str("\\u001b");
-                shown.push_str(&escape::text(piece, &[]));
-            }
-        }
+        let colour = colour_of(piece).filter(|_| is_coloured);
+        shown.push_str(if colour.is_some() { "\u{1b}" } else { "\\u001b" });
+        let colour = colour.unwrap_or_default();
+        shown.push_str(colour);
+        shown.push_str(&escape::text(&piece[colour.len()..], &[]));
     }
     shown.push_str(end);
     Cow::Owned(shown)
