@@ -1,15 +1,23 @@
 //! Opens the files of the data folder: regular files, and those that are written only if they are ours.
 //!
 //! Whoever else can write to the folder could put a link there that leads to another file, a FIFO that nobody
-//! reads, or a file of their own. So no link is followed, no open waits, and what is found is checked before it
+//! reads, or a file of their own. So no link is followed, no open waits for a stranger, and what is found is checked before it
 //! is used. The data folder itself may be a link.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
+
+/// How long an open waits for a lease: a file server that exports the folder may have one on a file.
+const LEASE_WAIT: Duration = Duration::from_mins(1);
+
+/// How often it is tried again meanwhile.
+const LEASE_LOOK: Duration = Duration::from_millis(10);
 
 /// A file of the data folder that must not be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +112,15 @@ fn is_ours(path: &Path, owner: u32) -> bool {
 fn opened(path: &Path, options: &mut OpenOptions) -> io::Result<(File, Metadata)> {
     // The first opens no link, the second does not wait for the other end of a FIFO.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    let file = options.custom_flags(flags.cast_signed()).open(path).map_err(|error| {
+    options.custom_flags(flags.cast_signed());
+    let mut opened = options.open(path);
+    let mut waited = Duration::ZERO;
+    while waited < LEASE_WAIT && is_leased(path, &opened) {
+        thread::sleep(LEASE_LOOK);
+        waited += LEASE_LOOK;
+        opened = options.open(path);
+    }
+    let file = opened.map_err(|error| {
         // Some of what must not be used cannot be opened like this.
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_symlink() => refused(path, Problem::Link),
@@ -114,6 +130,15 @@ fn opened(path: &Path, options: &mut OpenOptions) -> io::Result<(File, Metadata)
     })?;
     let found = file.metadata()?;
     if found.is_file() { Ok((file, found)) } else { Err(refused(path, Problem::NotRegular)) }
+}
+
+/// Whether somebody has a lease on a file of ours, which the system takes back in a while (45 s unless it is set
+/// otherwise). Others can have none on it, and with a file of their own they must not hold us up.
+fn is_leased<T>(path: &Path, opened: &io::Result<T>) -> bool {
+    let is_blocked = opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    let is_file_of_ours =
+        |found: Metadata| found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+    is_blocked && std::fs::symlink_metadata(path).is_ok_and(is_file_of_ours)
 }
 
 fn refused(path: &Path, problem: Problem) -> io::Error {

@@ -191,7 +191,7 @@ const FOLDER_MODE: u32 = 0o750;
 const PRIVATE_MODE: u32 = 0o600;
 
 impl Folder {
-    /// Opens a folder, and makes it if it is missing.
+    /// Opens a folder, and makes it if it is missing. A link in its place must be ours.
     pub fn make(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             DirBuilder::new().mode(FOLDER_MODE).create(path)?;
@@ -199,6 +199,7 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
+        files::check_folder(path)?;
         Ok(Self::at(path))
     }
 
