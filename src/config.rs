@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use crate::limits::memory::{Kind, Memory, Origin};
 use crate::size::Size;
-use crate::{http, journal, limits, live, privacy, rejects, session, telemetry, wire};
+use crate::{data_dir, http, journal, limits, live, privacy, rejects, session, telemetry, wire};
 
 /// Read if no other file is named.
 pub const DEFAULT_FILE: &str = "config/mediatally.toml";
@@ -68,6 +68,8 @@ pub struct Config {
     pub live: live::Settings,
     /// The journal.
     pub journal: journal::Settings,
+    /// The data folder.
+    pub storage: data_dir::Settings,
     /// What is kept of a person.
     pub privacy: privacy::Settings,
     /// The bodies that were refused.
@@ -92,6 +94,7 @@ impl Default for Config {
             memory: limits::memory::Settings::default(),
             live: live::Settings::default(),
             journal: journal::Settings::default(),
+            storage: data_dir::Settings::default(),
             privacy: privacy::Settings::default(),
             rejects: rejects::Settings::default(),
             log: telemetry::Settings::default(),
@@ -344,7 +347,8 @@ impl Config {
             (Kind::Journal, self.journal.uncommitted_bytes_max),
             (Kind::Live, self.live.bytes_max),
         ];
-        let unlimited = self.http.trusted_proxies.clone();
+        let trusted = &self.http.trusted_proxies;
+        let unlimited = trusted.iter().chain(&self.limits.unlimited_addresses).copied().collect();
         (Memory::new(max, self.memory.client_share, &caps, unlimited), origin)
     }
 }

@@ -1,12 +1,14 @@
 //! The data folder: what survives a restart.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::journal::disk::{Folder, write_whole};
 use crate::session::id::Key;
 
@@ -19,8 +21,19 @@ pub const LOCK_FILE: &str = "lock";
 /// The folder of the journal.
 pub const JOURNAL: &str = "journal";
 
+/// The folder of refused bodies.
+pub const REJECTS: &str = "rejects";
+
 /// The folder of the journal in a backup that is not finished.
 pub const UNFINISHED_BACKUP: &str = "journal.unfinished";
+
+/// The section `storage` of the configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Whether a data folder that everybody can write to stops the start, rather than being warned of.
+    pub strict_permissions: bool,
+}
 
 /// The data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +50,25 @@ pub enum DataDirError {
         uid: u32,
         /// Why not.
         source: io::Error,
+    },
+    /// What is in the place of its lock must not be used.
+    #[error("cannot lock the data folder {}", path.display())]
+    Lock {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Everybody can write to it, and `storage.strict_permissions` is set.
+    #[error(
+        "everybody can write to {} (mode {mode:04o}), and storage.strict_permissions is set; chmod o-w it, \
+         and look for files in it that are not the server's", path.display()
+    )]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// Another process has it.
     #[error(
@@ -100,12 +132,44 @@ impl DataDir {
         if path.join(UNFINISHED_BACKUP).is_dir() {
             return Err(DataDirError::Unfinished { path });
         }
-        let lock = make(&path).map_err(|error| not_writable(&path, error))?;
+        let lock = make(&path).map_err(|error| {
+            if files::is_unsafe(&error) {
+                DataDirError::Lock { path: path.clone(), source: error }
+            } else {
+                not_writable(&path, error)
+            }
+        })?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path }),
             Err(TryLockError::Error(error)) => Err(not_writable(&path, error)),
         }
+    }
+
+    /// Warns of folders that everybody can write to, or refuses them. That the group can is fine: Kubernetes
+    /// gives volumes to one (`fsGroup`).
+    ///
+    /// # Errors
+    /// [`DataDirError::Open`].
+    pub fn check_permissions(&self, settings: &Settings) -> Result<(), DataDirError> {
+        const OTHERS_WRITE: u32 = 0o002;
+        const STICKY: u32 = 0o1000;
+        for path in [self.path.clone(), self.journal(), self.path.join(REJECTS)] {
+            let Ok(found) = std::fs::metadata(&path) else { continue };
+            let mode = found.permissions().mode() & 0o7777;
+            if mode & OTHERS_WRITE == 0 || mode & STICKY != 0 {
+                continue;
+            }
+            if settings.strict_permissions {
+                return Err(DataDirError::Open { path, mode });
+            }
+            tracing::warn!(
+                path = %path.display(),
+                mode = %format_args!("{mode:04o}"),
+                "everybody can write to a folder of the data; chmod o-w it"
+            );
+        }
+        Ok(())
     }
 
     /// Where the folder is.
@@ -125,7 +189,7 @@ impl DataDir {
     /// [`DataDirError`].
     pub fn session_key(&self) -> Result<Key, DataDirError> {
         let path = self.path.join(SESSION_KEY);
-        match std::fs::read_to_string(&path) {
+        match files::read_to_string(&path) {
             Ok(text) => {
                 warn_if_others_can_read(&path);
                 Key::from_hex(text.trim_ascii()).ok_or(DataDirError::KeyMalformed { path })
@@ -168,8 +232,16 @@ fn make(path: &Path) -> io::Result<File> {
             File::open(parent)?.sync_all()?;
         }
     }
-    File::create(path.join(LOCK_FILE))
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(LOCK_MODE);
+    let lock = files::open_to_write(&path.join(LOCK_FILE), &mut options)?;
+    // Earlier versions made it readable to others. Whose it is, and not ours, stays as it is.
+    let _ = lock.set_permissions(Permissions::from_mode(LOCK_MODE));
+    Ok(lock)
 }
+
+/// Nobody else needs to open the lock: who can open it can hold it.
+const LOCK_MODE: u32 = 0o600;
 
 fn not_writable(path: &Path, source: io::Error) -> DataDirError {
     let uid = rustix::process::geteuid().as_raw();
@@ -224,6 +296,72 @@ mod tests {
         std::fs::remove_file(parent.path().join(SESSION_KEY)).unwrap();
         let error = folder.session_key().unwrap_err();
         assert!(matches!(error, DataDirError::KeyLost { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_in_the_place_of_a_file_and_is_none_of_ours_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, other) = (parent.path().join("data"), parent.path().join("other"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(&other, "ab".repeat(32)).unwrap();
+        for (name, is_link) in
+            [(LOCK_FILE, true), (LOCK_FILE, false), (SESSION_KEY, true), (SESSION_KEY, false)]
+        {
+            let file = path.join(name);
+            if is_link {
+                std::os::unix::fs::symlink(&other, &file).unwrap();
+            } else {
+                let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o666));
+                rustix::fs::mknodat(rustix::fs::CWD, &file, fifo, mode, 0).unwrap();
+            }
+            let opened = DataDir::open(&path).and_then(|folder| folder.session_key());
+            let error = anyhow::Error::from(opened.unwrap_err());
+            let said = format!("{error:#}");
+            let problem = if is_link { "is a symbolic link" } else { "is not a regular file" };
+            assert!(said.contains(&format!("/data/{name} {problem}")), "{said}");
+            std::fs::remove_file(&file).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "ab".repeat(32));
+    }
+
+    #[test]
+    fn the_data_folder_may_be_a_link_and_its_lock_is_for_the_server_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, link) = (parent.path().join("data"), parent.path().join("link"));
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let lock = path.join(LOCK_FILE);
+        std::fs::write(&lock, "").unwrap();
+        std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        let folder = DataDir::open(&link).unwrap();
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
+        assert_eq!(std::fs::metadata(&lock).unwrap().permissions().mode() & 0o777, 0o600);
+        folder.session_key().unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_everybody_can_write_to_is_refused_if_that_is_set() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataDir::open(&parent.path().join("data")).unwrap();
+        let journal = folder.journal();
+        std::fs::create_dir(&journal).unwrap();
+        let of = |path: &Path, mode: u32, strict_permissions: bool| {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            let checked = folder.check_permissions(&Settings { strict_permissions });
+            std::fs::set_permissions(path, Permissions::from_mode(0o750)).unwrap();
+            checked.map_err(|error| error.to_string())
+        };
+        for path in [folder.path(), &*journal] {
+            for (mode, is_refused) in
+                [(0o750, false), (0o2775, false), (0o1777, false), (0o777, true), (0o702, true)]
+            {
+                assert_eq!(of(path, mode, true).is_err(), is_refused, "{mode:o}");
+                assert_eq!(of(path, mode, false), Ok(()), "{mode:o}");
+            }
+        }
+        let said = of(&journal, 0o777, true).unwrap_err();
+        let expected = format!("everybody can write to {} (mode 0777)", journal.display());
+        assert!(said.starts_with(&expected) && said.contains("chmod o-w"), "{said}");
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub mod size;
 
 pub mod clock;
 
+pub mod files;
+
+pub mod escape;
+
 pub mod data_dir;
 
 pub mod telemetry;

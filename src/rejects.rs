@@ -5,6 +5,9 @@
 //! [class](Class), so that a flood of one does not push out the others. Nothing waits for this: what
 //! comes faster than the disk takes it is counted and dropped.
 //!
+//! No client pushes out the others: a ring that is full loses the oldest line of the client that has the most
+//! there, and a file takes of one client no more than a [share](FILE_SHARE).
+//!
 //! They are not kept for ever. By their first lines, which are the oldest:
 //!
 //! ```text
@@ -12,9 +15,11 @@
 //!    ├── current.ndjson ──┼────── previous.ndjson ──────┤ removed
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,13 +31,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::data_dir::REJECTS as FOLDER;
+use crate::files;
 use crate::journal::disk::{Disk, Folder, is_unfinished, unless_missing};
 use crate::journal::erase::{self, Judge, Meter, Pace, Purged};
+use crate::limits::client::{client_of, network_of};
 use crate::size::Size;
 use crate::wire::Violations;
-
-/// The folder of the files.
-const FOLDER: &str = "rejects";
 
 /// The file that is written, and the one before it.
 const CURRENT: &str = "current.ndjson";
@@ -55,6 +60,12 @@ const RING_BYTES_MAX: usize = 4 << 20;
 /// How much of a body a ring shows, so that one stored session does not push out all others. The files have
 /// the whole body.
 const RING_BODY_BYTES_MAX: usize = 256 << 10;
+
+/// Which part of the current file one client may fill: an eighth.
+const FILE_SHARE: u64 = 8;
+
+/// Of how many clients it is known how much of the file they fill. All others share one entry.
+const SHARES_MAX: usize = 4_096;
 
 /// How many events for sessions that are not there are kept in any one second; the others are counted.
 /// A player that goes on after its session has ended sends the same thing for hours.
@@ -91,6 +102,8 @@ pub struct Reject<'r> {
     pub path: &'r str,
     /// The client's address, as far as the privacy settings keep it.
     pub client: Option<&'r str>,
+    /// Whose share of the room it takes; see [`Rejects::client_key`].
+    pub client_key: u64,
     /// The client's user agent, likewise.
     pub user_agent: Option<&'r str>,
     /// Why it was refused, if its body broke rules.
@@ -132,6 +145,10 @@ pub struct Rejects {
     queue: SyncSender<Word>,
     queued_bytes: Arc<AtomicUsize>,
     line_bytes_max: u64,
+    shares: Arc<Mutex<Shares>>,
+    /// Makes of a client what nobody outside can foresee.
+    clients: RandomState,
+    over_share: AtomicU64,
     dropped: AtomicU64,
     gone_sample: Mutex<Sample>,
     gone_skipped: AtomicU64,
@@ -251,38 +268,122 @@ impl Sample {
     }
 }
 
-#[derive(Debug, Default)]
-struct Ring {
-    /// When each was received, and what is told of it.
-    lines: VecDeque<(u64, String)>,
-    bytes: usize,
+/// How much of the current file each client fills.
+#[derive(Debug)]
+struct Shares {
+    /// How much one may fill.
+    bytes_max: u64,
+    /// By client; the others are at nothing.
+    filled: HashMap<Option<u64>, u64>,
 }
 
-impl Ring {
-    fn push(&mut self, received_ms: u64, line: String) {
-        self.bytes += line.len();
-        self.lines.push_back((received_ms, line));
-        while self.lines.len() > RING_LINES_MAX || self.bytes > RING_BYTES_MAX {
-            self.pop();
+impl Shares {
+    /// Whether a line of a client still fits into its share, which then is counted. One line fits in any case, so
+    /// that a long stored session can be kept; the client pays for it in the files after this one.
+    fn take(&mut self, client_key: u64, bytes: u64) -> bool {
+        let known = self.filled.contains_key(&Some(client_key));
+        let entry = (known || self.filled.len() < SHARES_MAX).then_some(client_key);
+        let filled = self.filled.entry(entry).or_default();
+        let fits = *filled == 0 || *filled + bytes <= self.bytes_max;
+        if fits {
+            *filled += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what was taken for a line that is not written after all.
+    fn give_back(&mut self, client_key: u64, bytes: u64) {
+        let known = self.filled.contains_key(&Some(client_key));
+        if let Some(filled) = self.filled.get_mut(&known.then_some(client_key)) {
+            *filled = filled.saturating_sub(bytes);
         }
     }
 
-    fn pop(&mut self) {
-        self.bytes -= self.lines.pop_front().map_or(0, |(_, line)| line.len());
+    /// Begins a new file.
+    fn rotate(&mut self) {
+        let bytes_max = self.bytes_max;
+        self.filled.retain(|_, filled| {
+            *filled = filled.saturating_sub(bytes_max);
+            *filled > 0
+        });
+    }
+}
+
+/// A line of a ring.
+#[derive(Debug)]
+struct Shown {
+    received_ms: u64,
+    client_key: u64,
+    line: String,
+}
+
+/// The last lines of a class, the oldest first.
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<Shown>,
+    bytes: usize,
+    /// How many lines, and bytes of them, each client has.
+    clients: HashMap<u64, (usize, usize)>,
+}
+
+impl Ring {
+    fn push(&mut self, received_ms: u64, client_key: u64, line: String) {
+        self.count(client_key, line.len());
+        self.lines.push_back(Shown { received_ms, client_key, line });
+        while self.lines.len() > RING_LINES_MAX {
+            self.remove_of_largest(|(lines, _)| lines);
+        }
+        while self.bytes > RING_BYTES_MAX {
+            self.remove_of_largest(|(_, bytes)| bytes);
+        }
+    }
+
+    fn count(&mut self, client_key: u64, bytes: usize) {
+        self.bytes += bytes;
+        let (lines_of_it, bytes_of_it) = self.clients.entry(client_key).or_default();
+        *lines_of_it += 1;
+        *bytes_of_it += bytes;
+    }
+
+    /// Removes the oldest line of the client that has the most; of several, the oldest of all.
+    fn remove_of_largest(&mut self, measure: impl Fn((usize, usize)) -> usize) {
+        let of = |shown: &Shown| {
+            measure(self.clients.get(&shown.client_key).copied().unwrap_or_default())
+        };
+        // The last of several that are equal is taken, which from this end is the oldest.
+        let largest = self.lines.iter().enumerate().rev().max_by_key(|(_, shown)| of(shown));
+        if let Some(index) = largest.map(|(index, _)| index) {
+            self.remove(index);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        let Some(Shown { client_key, line, .. }) = self.lines.remove(index) else { return };
+        self.bytes -= line.len();
+        if let Some((lines_of_it, bytes_of_it)) = self.clients.get_mut(&client_key) {
+            *lines_of_it -= 1;
+            *bytes_of_it -= line.len();
+            if *lines_of_it == 0 {
+                self.clients.remove(&client_key);
+            }
+        }
     }
 
     /// Removes what was received until then.
     fn retain_after(&mut self, ms: u64) {
-        while self.lines.front().is_some_and(|(received_ms, _)| *received_ms <= ms) {
-            self.pop();
+        while self.lines.front().is_some_and(|shown| shown.received_ms <= ms) {
+            self.remove(0);
         }
     }
 
     /// Removes the lines that go, and says how many those are.
     fn purge(&mut self, judge: &Judge) -> u64 {
         let before = self.lines.len();
-        self.lines.retain(|(_, line)| !judge.condemns_refused(line.as_bytes()));
-        self.bytes = self.lines.iter().map(|(_, line)| line.len()).sum();
+        for index in (0..before).rev() {
+            if judge.condemns_refused(self.lines[index].line.as_bytes()) {
+                self.remove(index);
+            }
+        }
         (before - self.lines.len()) as u64
     }
 }
@@ -294,11 +395,14 @@ impl Rejects {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let file_bytes_max = settings.bytes_max.as_u64() / 2;
         let rings: Arc<[Mutex<Ring>; 3]> = Arc::default();
+        let shares = Shares { bytes_max: file_bytes_max / FILE_SHARE, filled: HashMap::new() };
+        let shares = Arc::new(Mutex::new(shares));
         let retention_ms = u64::try_from(settings.retention.as_millis()).unwrap_or(u64::MAX);
         let writer = Writer {
             words,
             queued_bytes: Arc::clone(&queued_bytes),
             rings: Arc::clone(&rings),
+            shares: Arc::clone(&shares),
             data_dir: data_dir.to_owned(),
             file_bytes_max,
             retention_ms: (retention_ms > 0).then_some(retention_ms),
@@ -312,6 +416,9 @@ impl Rejects {
             queue,
             queued_bytes,
             line_bytes_max: file_bytes_max,
+            shares,
+            clients: RandomState::new(),
+            over_share: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             gone_sample: Mutex::default(),
             gone_skipped: AtomicU64::new(0),
@@ -324,6 +431,13 @@ impl Rejects {
         Purger { rings: Arc::clone(&self.rings), queue: self.queue.clone() }
     }
 
+    /// Whose share a refusal takes: that of a client, and of IPv6 that of its network of 48 bits, because one owner
+    /// may have 65 536 clients there. It says nothing of the address, and another process gives others.
+    pub fn client_key(&self, address: Option<IpAddr>) -> u64 {
+        let client = address.map(|address| network_of(address).unwrap_or(client_of(address)));
+        self.clients.hash_one(client)
+    }
+
     /// Keeps one refusal.
     pub fn keep(&self, reject: &Reject<'_>) {
         let class = Class::of(reject);
@@ -333,7 +447,7 @@ impl Rejects {
             return;
         }
         let mut line = line_of(reject, RING_BODY_BYTES_MAX);
-        self.rings[class as usize].lock().push(reject.received_ms, line.clone());
+        self.rings[class as usize].lock().push(reject.received_ms, reject.client_key, line.clone());
         // A body that is not kept has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
         if class != Class::Invalid || self.line_bytes_max == 0 {
@@ -342,15 +456,21 @@ impl Rejects {
         if reject.body.is_some_and(|body| body.len() > RING_BODY_BYTES_MAX) {
             line = line_of(reject, usize::MAX);
         }
+        if line.len() as u64 >= self.line_bytes_max {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let bytes = line.len();
+        if !self.shares.lock().take(reject.client_key, bytes as u64 + 1) {
+            self.over_share.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         // A stored session may be as large as the bound, and then it waits alone.
         let full = before > 0 && before + bytes > QUEUE_BYTES_MAX;
-        if full
-            || bytes as u64 >= self.line_bytes_max
-            || self.queue.try_send(Word::Line(line)).is_err()
-        {
+        if full || self.queue.try_send(Word::Line(line)).is_err() {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shares.lock().give_back(reject.client_key, bytes as u64 + 1);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -363,7 +483,7 @@ impl Rejects {
 
     /// The last refusals of a class, the oldest first, each as JSON.
     pub fn last(&self, class: Class) -> Vec<String> {
-        self.rings[class as usize].lock().lines.iter().map(|(_, line)| line.clone()).collect()
+        self.rings[class as usize].lock().lines.iter().map(|shown| shown.line.clone()).collect()
     }
 
     /// How many refusals of each class there were, in their order.
@@ -374,6 +494,11 @@ impl Rejects {
     /// How many events for sessions that are not there were only counted.
     pub fn gone_skipped(&self) -> u64 {
         self.gone_skipped.load(Ordering::Relaxed)
+    }
+
+    /// How many were not written because their client has filled its share of the file.
+    pub fn over_share(&self) -> u64 {
+        self.over_share.load(Ordering::Relaxed)
     }
 
     /// How many were not written because they came too fast.
@@ -431,6 +556,7 @@ pub struct Writer {
     words: Receiver<Word>,
     queued_bytes: Arc<AtomicUsize>,
     rings: Arc<[Mutex<Ring>; 3]>,
+    shares: Arc<Mutex<Shares>>,
     data_dir: PathBuf,
     file_bytes_max: u64,
     /// How old a line may grow, in ms; nothing sets no bound.
@@ -490,13 +616,16 @@ impl Writer {
         if self.open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
             self.open = None;
             std::fs::rename(&current, folder.join(PREVIOUS))?;
+            self.shares.lock().rotate();
         }
         let (file, size) = match &mut self.open {
             Some(open) => open,
             none => {
                 DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-                let file =
-                    OpenOptions::new().append(true).create(true).mode(0o640).open(&current)?;
+                files::check_folder(&folder)?;
+                let mut options = OpenOptions::new();
+                options.append(true).create(true).mode(0o640);
+                let file = files::open_to_write(&current, &mut options)?;
                 let size = file.metadata()?.len();
                 self.due_ms = 0;
                 none.insert((file, size))
@@ -536,10 +665,12 @@ impl Writer {
             if is_due(first_ms, retention_ms) {
                 self.open = None;
                 std::fs::remove_file(&current)?;
+                self.shares.lock().rotate();
             } else if is_due(first_ms, moved_ms) {
                 self.open = None;
                 // What is in the one before is older than half of the time too, if it is still there.
                 std::fs::rename(&current, &previous)?;
+                self.shares.lock().rotate();
                 due_ms = first_ms.saturating_add(retention_ms);
             } else {
                 due_ms = due_ms.min(first_ms.saturating_add(moved_ms));
@@ -552,7 +683,7 @@ impl Writer {
 
 /// When the first line of a file was received that tells it: 0 if none does, nothing if there is no file.
 fn first_received_ms(path: &Path) -> io::Result<Option<u64>> {
-    let Some(file) = unless_missing(File::open(path))? else { return Ok(None) };
+    let Some(file) = unless_missing(files::open(path))? else { return Ok(None) };
     let mut lines = BufReader::new(file);
     let mut begin = Vec::new();
     loop {
@@ -588,6 +719,7 @@ mod tests {
             status: 400,
             path: "/api/v1/sessions",
             client: Some("203.0.113.0"),
+            client_key: 1,
             user_agent: None,
             violations: None,
             message: "Request had improper format.",
@@ -597,12 +729,17 @@ mod tests {
     }
 
     fn keep(rejects: &Rejects, status: u16, body: Option<&[u8]>) {
+        keep_of(rejects, 1, status, body);
+    }
+
+    fn keep_of(rejects: &Rejects, client_key: u64, status: u16, body: Option<&[u8]>) {
         let violations = Violations::unreadable("broken".into());
         rejects.keep(&Reject {
             received_ms: 5,
             status,
             path: "/api/v1/sessions",
             client: Some("203.0.113.0"),
+            client_key,
             user_agent: None,
             violations: body.map(|_| &violations),
             message: "Request had improper format.",
@@ -646,6 +783,7 @@ mod tests {
             status: 400,
             path: "/api/v1/sessions",
             client: None,
+            client_key: 1,
             user_agent: None,
             violations: Some(&Violations::unreadable("broken".into())),
             message: "Request had improper format.",
@@ -672,8 +810,8 @@ mod tests {
         assert!(rejects.last(Class::Invalid)[0].contains("the one"));
         assert_eq!(rejects.last(Class::Unread).len(), RING_LINES_MAX);
         assert_eq!(rejects.dropped(), 0);
-        for _ in 0..300 {
-            keep(&rejects, 400, Some(&vec![b'x'; 100_000]));
+        for client in 0..300 {
+            keep_of(&rejects, client, 400, Some(&vec![b'x'; 100_000]));
         }
         assert!(rejects.dropped() > 100, "nothing waits for the disk");
         assert!(rejects.queued_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
@@ -691,6 +829,7 @@ mod tests {
                 status: 410,
                 path: "/api/v1/sessions/x/events",
                 client: None,
+                client_key: 1,
                 user_agent: None,
                 violations: None,
                 message: "this session is over",
@@ -716,7 +855,7 @@ mod tests {
             Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"the one"));
         let text = "é".repeat(QUEUE_BYTES_MAX / 2);
-        keep(&rejects, 400, Some(text.as_bytes()));
+        keep_of(&rejects, 2, 400, Some(text.as_bytes()));
         keep(&rejects, 413, Some(b"a stored session that is too long"));
         let last = rejects.last(Class::Invalid);
         assert_eq!(last.len(), 3);
@@ -775,9 +914,136 @@ mod tests {
     fn a_ring_is_bounded_by_bytes() {
         let mut ring = Ring::default();
         for _ in 0..50 {
-            ring.push(5, "y".repeat(1 << 20));
+            ring.push(5, 1, "y".repeat(1 << 20));
         }
         assert_eq!((ring.lines.len(), ring.bytes), (4, RING_BYTES_MAX));
+        // Who has the most bytes makes room, whoever has the most lines.
+        for number in 0..50 {
+            ring.push(6, 2, number.to_string());
+        }
+        assert_eq!((ring.lines.len(), ring.clients[&1].0), (53, 3));
+    }
+
+    #[test]
+    fn a_flood_of_one_client_leaves_the_lines_of_others_in_a_ring() {
+        let mut ring = Ring::default();
+        for client in 0..20 {
+            ring.push(5, client, format!("of {client}"));
+        }
+        for number in 0..1_000 {
+            ring.push(6, 99, format!("flood {number}"));
+        }
+        let lines: Vec<_> = ring.lines.iter().map(|shown| shown.line.as_str()).collect();
+        assert_eq!((lines.len(), lines[0], lines[19]), (RING_LINES_MAX, "of 0", "of 19"));
+        assert_eq!((lines[20], lines[99]), ("flood 920", "flood 999"), "of it the last");
+        // Of those who have one each, the oldest goes.
+        (100..220).for_each(|client| ring.push(7, client, String::new()));
+        assert_eq!(ring.lines.len(), RING_LINES_MAX);
+        assert!(ring.lines.iter().all(|shown| shown.received_ms == 7));
+        ring.retain_after(7);
+        assert_eq!((ring.lines.len(), ring.bytes, ring.clients.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_flood_of_one_client_fills_its_share_of_a_file_and_leaves_the_lines_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { bytes_max: Size::kib(128), ..Settings::default() };
+        let (rejects, mut writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
+        let mut write = || {
+            while let Ok(Word::Line(line)) = writer.words.try_recv() {
+                writer.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                writer.write(&line).unwrap();
+            }
+        };
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(FOLDER).join(name));
+        keep_of(&rejects, 2, 400, Some(b"the one"));
+        for _ in 0..1_000 {
+            keep_of(&rejects, 1, 400, Some(&[b'x'; 1_000]));
+            write();
+        }
+        let current = read(CURRENT).unwrap();
+        assert!(current.contains("the one"));
+        assert!((7 << 10..=9 << 10).contains(&current.len()), "{}", current.len());
+        assert_eq!(rejects.over_share() + current.lines().count() as u64, 1_001);
+        assert_eq!(rejects.dropped(), 0);
+        // Others still find room, and once the file is full the client has a share of the next one.
+        for client in 10..17 {
+            (0..6).for_each(|_| keep_of(&rejects, client, 400, Some(&[b'z'; 1_000])));
+            write();
+        }
+        let is_in = |name: &str, body: u8| {
+            read(name).is_ok_and(|text| text.contains(str::from_utf8(&[body; 99]).unwrap()))
+        };
+        assert!(!is_in(PREVIOUS, b'z'));
+        for client in 20..24 {
+            (0..6).for_each(|_| keep_of(&rejects, client, 400, Some(&[b'w'; 1_000])));
+        }
+        write();
+        assert!(is_in(PREVIOUS, b'z'), "it is full");
+        let before = rejects.over_share();
+        keep_of(&rejects, 1, 400, Some(b"again"));
+        write();
+        assert!(read(CURRENT).unwrap().contains("again"));
+        assert_eq!(rejects.over_share(), before);
+    }
+
+    #[test]
+    fn a_long_line_fits_once_and_is_paid_for() {
+        let mut shares = Shares { bytes_max: 100, filled: HashMap::new() };
+        assert!(shares.take(1, 250));
+        assert!(!shares.take(1, 1));
+        for _ in 0..2 {
+            shares.rotate();
+            assert!(!shares.take(1, 99));
+        }
+        shares.rotate();
+        assert!(shares.take(1, 99) && shares.take(1, 1) && !shares.take(1, 1));
+        // Those who are too many are one.
+        (0..SHARES_MAX as u64 * 2).for_each(|client| {
+            shares.take(client + 10, 60);
+        });
+        assert_eq!(shares.filled.len(), SHARES_MAX + 1);
+        assert!(!shares.take(9_999_999, 60), "the share of all others is full");
+        assert!(shares.take(11, 40), "who is known has its own");
+    }
+
+    #[test]
+    fn a_client_is_known_by_its_network_and_not_by_its_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = || Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5)).0;
+        let (rejects, other) = (new(), new());
+        let key = |text: &str| rejects.client_key(text.parse().ok());
+        assert_eq!(key("2001:db8:1:2::3"), key("2001:db8:1:4::5"));
+        assert_ne!(key("2001:db8:1:2::3"), key("2001:db8:2:2::3"));
+        assert_eq!(key("203.0.113.7"), key("::ffff:203.0.113.7"));
+        assert_ne!(key("203.0.113.7"), key("203.0.113.8"));
+        assert_ne!(key("203.0.113.7"), other.client_key("203.0.113.7".parse().ok()));
+    }
+
+    #[test]
+    fn a_fifo_or_a_link_in_the_place_of_a_file_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let rejects_folder = folder.path().join(FOLDER);
+        std::fs::create_dir(&rejects_folder).unwrap();
+        let fifo = rejects_folder.join(CURRENT);
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o666));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        let target = folder.path().join("target");
+        std::fs::write(&target, "").unwrap();
+        for is_link in [false, true] {
+            if is_link {
+                std::fs::remove_file(&fifo).unwrap();
+                std::os::unix::fs::symlink(&target, &fifo).unwrap();
+            }
+            let (rejects, writer) =
+                Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
+            keep(&rejects, 400, Some(b"{}"));
+            rejects.close();
+            // It ends, although nobody reads the FIFO.
+            writer.run();
+            assert_eq!(rejects.last(Class::Invalid).len(), 1);
+        }
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "");
     }
 
     #[test]
@@ -851,8 +1117,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { bytes_max: Size::kib(64), ..Settings::default() };
         let (rejects, writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
-        for _ in 0..200 {
-            keep(&rejects, 400, Some(&[b'x'; 1_000]));
+        for client in 0..200 {
+            keep_of(&rejects, client, 400, Some(&[b'x'; 1_000]));
         }
         rejects.close();
         writer.run();

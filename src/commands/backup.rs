@@ -17,6 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{journal_of, verify};
 use crate::data_dir::{JOURNAL, LOCK_FILE, SESSION_KEY, UNFINISHED_BACKUP};
+use crate::files;
 use crate::journal::copy::{self, Copied, Source};
 use crate::journal::disk::{Folder, is_unfinished};
 use crate::journal::erase::order::ORDER_FILE;
@@ -162,12 +163,9 @@ impl Others {
         Ok(())
     }
 
-    /// Copies the session key, be it only a link that leads to it.
+    /// Copies the session key; a link in its place is an error, as it is for the server.
     fn key(&mut self, source: &Path, target: &Path) -> anyhow::Result<()> {
-        if !copy_file(source, target, 0o600)? {
-            bail!("it leads to a file that is not there");
-        }
-        self.copied += 1;
+        self.copied += usize::from(copy_file(source, target, 0o600)?);
         Ok(())
     }
 
@@ -191,7 +189,7 @@ impl Others {
 
 /// Copies a file as long as it is now; false if it was removed.
 fn copy_file(from: &Path, to: &Path, mode: u32) -> io::Result<bool> {
-    let from = match File::open(from) {
+    let from = match files::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         opened => opened?,
     };

@@ -21,6 +21,7 @@ use super::verify::time;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError, JOURNAL, SESSION_KEY};
+use crate::files;
 use crate::journal::disk::{Folder, unless_missing};
 use crate::journal::erase::order::{self, Evidence, Order, State, Word};
 use crate::journal::erase::wait::{LOOK, Standing, Wait};
@@ -167,7 +168,7 @@ impl Options {
 /// the data folder, which a server may be using. One of them must have signed the newest session.
 fn hashers(config: &Config, disk: &Folder) -> anyhow::Result<Vec<Hasher>> {
     let path = config.data_dir.join(SESSION_KEY);
-    let found = unless_missing(std::fs::read_to_string(&path))
+    let found = unless_missing(files::read_to_string(&path))
         .with_context(|| format!("cannot read the session key {}", path.display()))?;
     let found = match found {
         Some(text) => {

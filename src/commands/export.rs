@@ -1,5 +1,6 @@
 //! The journal to standard output.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,8 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::table::{ReportTable, io_error};
+use super::table::{CellText, ReportTable, io_error};
 use super::{journal_of, progress_over};
+use crate::escape;
 use crate::journal::record::{Content, Record};
 use crate::journal::segment;
 use crate::session::CloseReason;
@@ -29,6 +31,10 @@ pub(super) struct Options {
     /// How they are written
     #[arg(long, value_enum, default_value_t = Format::Ndjson)]
     format: Format,
+    /// In a table, write text as it is that a spreadsheet would compute: text that begins with =, +, - or @, or
+    /// with a tab or line end. Without this an apostrophe stands before it. Numbers have none
+    #[arg(long)]
+    keep_formulas: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,7 +66,8 @@ impl Kind {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// The lines of the journal as they are; of reports alone, the reports
+    /// The lines of the journal; of reports alone, the reports. Characters that a terminal would obey are JSON
+    /// escapes there, with which the value is the same
     Ndjson,
     /// A table with a line of headings; the body is JSON in a column. Of reports alone, a column for
     /// each fact and figure; lists are JSON
@@ -85,7 +92,8 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
     let mut progress = progress_over(&disk)?;
     let reports_only = !options.kind.is_empty() && options.kind.iter().all(|k| *k == Kind::Report);
     let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
-    let mut out = match Out::new(options.format, reports_only, out) {
+    let text = if options.keep_formulas { CellText::AsItIs } else { CellText::NoFormulas };
+    let mut out = match Out::new(options.format, reports_only, text, out) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         out => out?,
     };
@@ -111,7 +119,7 @@ fn wanted(record: &Record<'_>, options: &Options) -> bool {
 
 enum Out<W: Write> {
     Records(W),
-    RecordTable(Box<csv::Writer<W>>),
+    RecordTable(Box<csv::Writer<W>>, CellText),
     Reports(W),
     ReportTable(Box<ReportTable<W>>),
 }
@@ -123,8 +131,8 @@ struct Row<'r> {
     received_ms: u64,
     kind: &'static str,
     sid: Option<SessionId>,
-    client: Option<&'r str>,
-    user_agent: Option<&'r str>,
+    client: Option<Cow<'r, str>>,
+    user_agent: Option<Cow<'r, str>>,
     reason: Option<CloseReason>,
     no_events_ms: Option<u64>,
     no_playhead_ms: Option<u64>,
@@ -134,12 +142,13 @@ struct Row<'r> {
     count: Option<u64>,
     until_ms: Option<u64>,
     erased_ms: Option<u64>,
-    body: Option<&'r str>,
-    report: Option<&'r str>,
+    body: Option<Cow<'r, str>>,
+    report: Option<Cow<'r, str>>,
 }
 
 impl<'r> Row<'r> {
-    fn of(record: &'r Record<'_>) -> Self {
+    fn of(record: &'r Record<'_>, text: CellText) -> Self {
+        let json = |bytes: &'r [u8]| str::from_utf8(bytes).ok().map(escape::json);
         let content = &record.content;
         let mut row = Self {
             seq: record.seq,
@@ -163,12 +172,12 @@ impl<'r> Row<'r> {
         match content {
             Content::Start { client, user_agent, body, .. }
             | Content::Batch { client, user_agent, body, .. } => {
-                row.client = client.as_deref();
-                row.user_agent = user_agent.as_deref();
-                row.body = str::from_utf8(body).ok();
+                row.client = client.as_deref().map(|client| text.of(client));
+                row.user_agent = user_agent.as_deref().map(|user_agent| text.of(user_agent));
+                row.body = json(body);
             }
-            Content::Event { body, .. } => row.body = str::from_utf8(body).ok(),
-            Content::Report { report, .. } => row.report = str::from_utf8(report).ok(),
+            Content::Event { body, .. } => row.body = json(body),
+            Content::Report { report, .. } => row.report = json(report),
             Content::Close { reason, .. } => row.reason = Some(*reason),
             Content::Settings { terms } => {
                 row.no_events_ms = Some(terms.no_events_ms);
@@ -187,26 +196,24 @@ impl<'r> Row<'r> {
 }
 
 impl<W: Write> Out<W> {
-    fn new(format: Format, reports_only: bool, out: W) -> io::Result<Self> {
+    fn new(format: Format, reports_only: bool, text: CellText, out: W) -> io::Result<Self> {
         Ok(match (format, reports_only) {
             (Format::Ndjson, false) => Self::Records(out),
-            (Format::Csv, false) => Self::RecordTable(Box::new(csv::Writer::from_writer(out))),
+            (Format::Csv, false) => {
+                Self::RecordTable(Box::new(csv::Writer::from_writer(out)), text)
+            }
             (Format::Ndjson, true) => Self::Reports(out),
-            (Format::Csv, true) => Self::ReportTable(Box::new(ReportTable::new(out)?)),
+            (Format::Csv, true) => Self::ReportTable(Box::new(ReportTable::new(out, text)?)),
         })
     }
 
     fn put(&mut self, line: &[u8], record: &Record<'_>) -> io::Result<()> {
         match (self, &record.content) {
-            (Self::Records(out), _) => {
-                out.write_all(line)?;
-                out.write_all(b"\n")
+            (Self::Records(out), _) => put_line(out, line),
+            (Self::RecordTable(table, text), _) => {
+                table.serialize(Row::of(record, *text)).map_err(io_error)
             }
-            (Self::RecordTable(table), _) => table.serialize(Row::of(record)).map_err(io_error),
-            (Self::Reports(out), Content::Report { report, .. }) => {
-                out.write_all(report)?;
-                out.write_all(b"\n")
-            }
+            (Self::Reports(out), Content::Report { report, .. }) => put_line(out, report),
             (Self::ReportTable(table), Content::Report { report, .. }) => table.put(report),
             (Self::Reports(_) | Self::ReportTable(_), _) => Ok(()),
         }
@@ -215,8 +222,18 @@ impl<W: Write> Out<W> {
     fn finish(self) -> io::Result<()> {
         match self {
             Self::Records(mut out) | Self::Reports(mut out) => out.flush(),
-            Self::RecordTable(mut table) => table.flush(),
+            Self::RecordTable(mut table, _) => table.flush(),
             Self::ReportTable(mut table) => table.table.flush(),
         }
     }
+}
+
+/// Writes a line of JSON so that it does nothing to a terminal.
+fn put_line(out: &mut impl Write, json: &[u8]) -> io::Result<()> {
+    match str::from_utf8(json) {
+        Ok(json) => out.write_all(escape::json(json).as_bytes())?,
+        // No record is like this.
+        Err(_) => out.write_all(json)?,
+    }
+    out.write_all(b"\n")
 }

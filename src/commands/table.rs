@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::escape;
 use crate::report::Report;
 use crate::session::id::{Key, SessionId};
 use crate::session::{Opening, Session};
@@ -28,11 +29,32 @@ pub(super) struct ReportTable<W: Write> {
     pub(super) table: csv::Writer<W>,
     /// The headings, once there is a report.
     columns: Vec<String>,
+    /// How text is written.
+    text: CellText,
+}
+
+/// How text stands in a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CellText {
+    /// With an apostrophe before what a spreadsheet would compute.
+    NoFormulas,
+    /// Without.
+    AsItIs,
+}
+
+impl CellText {
+    /// A text as it stands in a cell; control characters are visible in any case.
+    pub(super) fn of(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::NoFormulas => escape::cell(text),
+            Self::AsItIs => escape::visible_cell(text),
+        }
+    }
 }
 
 impl<W: Write> ReportTable<W> {
     /// Writes the headings.
-    pub(super) fn new(out: W) -> io::Result<Self> {
+    pub(super) fn new(out: W, text: CellText) -> io::Result<Self> {
         let layout = empty_report();
         let members: Members<'_> = serde_json::from_slice(&layout)?;
         let facts = members.cells()?.into_iter().map(|(name, _)| name.into_owned());
@@ -41,7 +63,7 @@ impl<W: Write> ReportTable<W> {
         let columns: Vec<_> = facts.filter(parts).chain(parameters).collect();
         let mut table = csv::Writer::from_writer(out);
         table.write_record(&columns).map_err(io_error)?;
-        Ok(Self { table, columns })
+        Ok(Self { table, columns, text })
     }
 
     /// Writes one report. What another version has beyond the layout of this one is not written.
@@ -49,7 +71,9 @@ impl<W: Write> ReportTable<W> {
         let members: Members<'_> = serde_json::from_slice(report)?;
         let values: HashMap<_, _> = members.cells()?.into_iter().collect();
         for column in &self.columns {
-            let cell = values.get(column.as_str()).map_or(Ok(Cow::Borrowed("")), |v| cell(v))?;
+            let cell = values
+                .get(column.as_str())
+                .map_or(Ok(Cow::Borrowed("")), |v| cell(v, self.text))?;
             self.table.write_field(cell.as_ref()).map_err(io_error)?;
         }
         self.table.write_record(None::<&[u8]>).map_err(io_error)
@@ -68,12 +92,15 @@ fn empty_report() -> Vec<u8> {
     serde_json::to_vec(&Report::of(id, &session)).expect("text and finite numbers are JSON")
 }
 
-/// A value as it stands in a table.
-fn cell(value: &RawValue) -> io::Result<Cow<'_, str>> {
+/// A value as it stands in a table. Numbers and what is JSON are no text.
+fn cell(value: &RawValue, text: CellText) -> io::Result<Cow<'_, str>> {
     match value.get() {
         "null" => Ok("".into()),
-        text if text.starts_with('"') => Ok(serde_json::from_str::<String>(text)?.into()),
-        other => Ok(other.into()),
+        string if string.starts_with('"') => {
+            let value = serde_json::from_str::<Cow<'_, str>>(string)?;
+            Ok(text.of(&value).into_owned().into())
+        }
+        other => Ok(escape::json(other)),
     }
 }
 
@@ -133,7 +160,7 @@ mod tests {
 
     #[test]
     fn each_fact_and_figure_has_its_column() {
-        let mut table = ReportTable::new(Vec::new()).unwrap();
+        let mut table = ReportTable::new(Vec::new(), CellText::NoFormulas).unwrap();
         let first = r#"{"version":1,"sessionId":"s","closeReason":null,"client":{"address":"a, \"b\""},
             "content":{"media.id":"film"},"visitor":{"analytics.visitorId":"v"},"analytics":{},
             "customMetadata":{"k":"v"},"privacy":{},"metrics":{"timePlayed":1.5,"isPlayed":true},"qoe":{},
@@ -172,5 +199,28 @@ mod tests {
             names.iter().take(4).collect::<Vec<_>>(),
             ["version", "sessionId", "status", "closeReason"]
         );
+    }
+
+    #[test]
+    fn text_of_outsiders_is_no_formula_and_hides_nothing() {
+        let report = r#"{"version":1,"sessionId":"s","client":{"userAgent":"+1+1"},
+            "content":{"media.id":"=1+1","media.name":"a\u0000\u001b[2J\u202e","media.length":-5},
+            "customMetadata":{"k":"=1RLO"},"metrics":{"timePlayed":-1.5}}"#;
+        let report = report.replace("RLO", "\u{202e}");
+        for (text, id, agent) in
+            [(CellText::NoFormulas, "'=1+1", "'+1+1"), (CellText::AsItIs, "=1+1", "+1+1")]
+        {
+            let mut table = ReportTable::new(Vec::new(), text).unwrap();
+            table.put(report.as_bytes()).unwrap();
+            let written = String::from_utf8(table.table.into_inner().unwrap()).unwrap();
+            let mut rows = csv::Reader::from_reader(written.as_bytes());
+            let names = rows.headers().unwrap().clone();
+            let row = rows.records().next().unwrap().unwrap();
+            let of = |column| row.get(names.iter().position(|name| name == column).unwrap());
+            assert_eq!((of("media.id"), of("userAgent")), (Some(id), Some(agent)));
+            assert_eq!(of("media.name"), Some("a\\u0000\\u001b[2J\\u202e"));
+            assert_eq!((of("media.length"), of("timePlayed")), (Some("-5"), Some("-1.5")));
+            assert_eq!(of("customMetadata"), Some(r#"{"k":"=1\u202e"}"#));
+        }
     }
 }

@@ -57,14 +57,15 @@ pub(super) fn secured<B>(mut response: Response<B>) -> Response<B> {
 }
 
 /// The last refusals, the oldest first:
-/// `{"invalid":[…],"unread":[…],"gone":[…],"gone_skipped":0,"dropped":0}`.
+/// `{"invalid":[…],"unread":[…],"gone":[…],"gone_skipped":0,"dropped":0,"over_share":0}`.
 async fn rejects(State(app): State<App>) -> Response {
     let list = |class| app.rejects().last(class).join(",");
     let (invalid, unread, gone) = (list(Class::Invalid), list(Class::Unread), list(Class::Gone));
     let (skipped, dropped) = (app.rejects().gone_skipped(), app.rejects().dropped());
+    let over_share = app.rejects().over_share();
     let body = format!(
         "{{\"invalid\":[{invalid}],\"unread\":[{unread}],\"gone\":[{gone}],\
-         \"gone_skipped\":{skipped},\"dropped\":{dropped}}}\n"
+         \"gone_skipped\":{skipped},\"dropped\":{dropped},\"over_share\":{over_share}}}\n"
     );
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

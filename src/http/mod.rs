@@ -26,8 +26,6 @@ mod health;
 
 mod lookup;
 
-mod network;
-
 mod public;
 
 mod series;
@@ -52,6 +50,7 @@ use crate::collector::Collector;
 use crate::journal::archive::Archive;
 use crate::journal::segment::LINE_BYTES_MAX;
 use crate::limits::memory::{Kind, Memory, Usage};
+pub use crate::limits::{Network, NoNetwork};
 use crate::privacy;
 use crate::rejects::Rejects;
 use crate::size::Size;
@@ -62,7 +61,6 @@ pub use gate::Gate;
 pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local};
 pub use health::Health;
 use health::Readiness;
-pub use network::{Network, NoNetwork};
 pub use series::counted;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.

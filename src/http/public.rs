@@ -251,6 +251,7 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
             status: error.status().as_u16(),
             path: head.uri.path(),
             client: client.address.as_deref(),
+            client_key: app.rejects().client_key(peer_of(head)),
             user_agent: client.user_agent.as_deref(),
             violations: told.as_ref().or(violations),
             message: &message,

@@ -95,6 +95,7 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
         rejects: now::Rejects {
             by_class: app.rejects().came(),
             dropped: app.rejects().dropped(),
+            over_share: app.rejects().over_share(),
             skipped: app.rejects().gone_skipped(),
         },
         memory: app.memory_usage(),

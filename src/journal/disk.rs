@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::files;
+
 /// A folder whose changes are durable when a call returns.
 pub trait Disk: Send + Sync {
     /// The names and sizes of its files.
@@ -189,7 +191,7 @@ const FOLDER_MODE: u32 = 0o750;
 const PRIVATE_MODE: u32 = 0o600;
 
 impl Folder {
-    /// Opens a folder, and makes it if it is missing.
+    /// Opens a folder, and makes it if it is missing. A link in its place must be ours.
     pub fn make(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             DirBuilder::new().mode(FOLDER_MODE).create(path)?;
@@ -197,6 +199,7 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
+        files::check_folder(path)?;
         Ok(Self::at(path))
     }
 
@@ -244,11 +247,11 @@ impl Disk for Folder {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(File::open(self.path.join(name))?))
+        Ok(Box::new(files::open(&self.path.join(name))?))
     }
 
     fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        let file = files::open_to_write(&self.path.join(name), OpenOptions::new().write(true))?;
         file.set_len(bytes)?;
         file.sync_all()
     }
@@ -264,7 +267,7 @@ impl Disk for Folder {
     }
 
     fn mark(&self, name: &str) -> io::Result<Mark> {
-        Ok(mark_of(&std::fs::metadata(self.path.join(name))?))
+        Ok(mark_of(&std::fs::symlink_metadata(self.path.join(name))?))
     }
 
     fn own_mark(&self) -> io::Result<Mark> {
@@ -301,7 +304,7 @@ impl DiskFile for FolderFile {
     }
 
     fn still_there(&self) -> io::Result<()> {
-        let (open, found) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        let (open, found) = (self.file.metadata()?, std::fs::symlink_metadata(&self.path)?);
         if (open.dev(), open.ino()) == (found.dev(), found.ino()) {
             return Ok(());
         }

@@ -25,9 +25,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::machine;
-use super::rate::network_of;
-use crate::http::Network;
+use super::client::client_of;
+use super::{Network, machine};
 use crate::size::Size;
 use crate::telemetry::labels::Label;
 pub use crate::telemetry::labels::{MemoryKind as Kind, MemoryReason as Reason};
@@ -247,7 +246,7 @@ impl Memory {
 
     /// The handle of a client, which is one address, or one network of IPv6.
     pub fn client(&self, address: IpAddr) -> Client {
-        let address = network_of(address);
+        let address = client_of(address);
         let mut clients = self.0.shard(address).lock();
         if let Some(tab) = clients.get(&address).and_then(Weak::upgrade) {
             return Client(tab);

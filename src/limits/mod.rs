@@ -1,7 +1,9 @@
 //! What one client or report suite may ask of the server, and for whom the server collects.
 //!
-//! Nothing is limited unless it is set, and what is not set costs nothing. Rates are held by [`rate`]; the lists
-//! of who is collected for are kept here.
+//! Nothing is limited unless it is set, and what is not set costs nothing. [`client`] says which client an address
+//! is, and [`rate`] holds the rates; the lists of who is collected for are kept here.
+
+pub(crate) mod client;
 
 pub mod concentration;
 
@@ -9,7 +11,9 @@ mod machine;
 
 pub mod memory;
 
-pub(crate) mod rate;
+mod network;
+
+mod rate;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,11 +22,14 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use self::client::{client_of, network_of};
 use self::concentration::Concentration;
 use self::rate::Rate;
 use crate::clock::Clock;
 use crate::session::Facts;
 use crate::wire::quoted;
+
+pub use self::network::{Network, NoNetwork};
 
 /// How many report suites one session may name where they are held to a rate, so that a request costs no more
 /// than that. Real ones name one or two.
@@ -30,6 +37,13 @@ const SUITES_MAX: usize = 8;
 
 /// How many of them a refusal names.
 const NAMED_MAX: usize = 8;
+
+/// How many times the rate and the burst of one client its wider network has, of 48 bits (IPv6): one owner may
+/// have 65 536 clients there.
+const NETWORK_FACTOR: u32 = 16;
+
+/// How many bytes of a stored session, unpacked, cost one token.
+const BYTES_PER_TOKEN: u64 = 16 << 10;
 
 const ORGANIZATION: &str = "visitor.marketingCloudOrgId";
 /// The key under which a start names its report suites.
@@ -47,6 +61,8 @@ pub struct Settings {
     pub report_suite_requests_per_second: u32,
     /// How many may be posted at once after silence.
     pub report_suite_burst: u32,
+    /// The networks whose clients have no limits of their own.
+    pub unlimited_addresses: Vec<Network>,
     /// The organisation ids for which sessions are collected; empty, for all.
     pub organizations: Vec<String>,
     /// The report suites for which sessions are collected; empty, for all.
@@ -60,6 +76,7 @@ impl Default for Settings {
             client_burst: 100,
             report_suite_requests_per_second: 0,
             report_suite_burst: 1_000,
+            unlimited_addresses: Vec::new(),
             organizations: Vec::new(),
             report_suites: Vec::new(),
         }
@@ -105,6 +122,9 @@ pub struct Limits {
     /// Who sends the requests.
     pub concentration: Concentration,
     clients: Option<Rate>,
+    /// The wider networks of clients, which have a rate if clients have.
+    networks: Option<Rate>,
+    unlimited: Vec<Network>,
     suites: Option<Rate>,
     organizations: HashSet<String>,
     report_suites: HashSet<String>,
@@ -119,6 +139,17 @@ pub enum Exceeded {
     )]
     Client {
         /// The rate that is set.
+        per_second: u32,
+        /// After how many seconds a request will be taken.
+        wait_s: u64,
+    },
+    /// The clients of an IPv6 network of 48 bits, all together.
+    #[error(
+        "the /48 network of this client posts more than {per_second} requests a second, which is \
+         {NETWORK_FACTOR} times limits.client_requests_per_second"
+    )]
+    Network {
+        /// The rate that the network has.
         per_second: u32,
         /// After how many seconds a request will be taken.
         wait_s: u64,
@@ -141,7 +172,9 @@ pub enum Exceeded {
 impl Exceeded {
     /// After how many seconds a request will be taken; at least one.
     pub fn wait_s(&self) -> u64 {
-        let (Self::Client { wait_s, .. } | Self::ReportSuite { wait_s, .. }) = self;
+        let (Self::Client { wait_s, .. }
+        | Self::Network { wait_s, .. }
+        | Self::ReportSuite { wait_s, .. }) = self;
         *wait_s
     }
 }
@@ -204,22 +237,55 @@ impl Limits {
         Self {
             concentration: Concentration::new(clock),
             clients: rate(settings.client_requests_per_second, settings.client_burst),
+            networks: rate(
+                settings.client_requests_per_second.saturating_mul(NETWORK_FACTOR),
+                settings.client_burst.saturating_mul(NETWORK_FACTOR),
+            ),
+            unlimited: settings.unlimited_addresses.clone(),
             suites: rate(settings.report_suite_requests_per_second, settings.report_suite_burst),
             organizations: settings.organizations.iter().cloned().collect(),
             report_suites: settings.report_suites.iter().cloned().collect(),
         }
     }
 
-    /// Counts a request of a client, whose address is asked for only if that matters.
+    /// Whether the limits of clients are not for this address.
+    pub fn is_unlimited(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.unlimited.iter().any(|network| network.contains(address))
+    }
+
+    /// Counts a request of a client, and of its wider network, whose address is asked for only if that matters.
     ///
     /// # Errors
-    /// [`Exceeded`], and then it was not counted.
+    /// [`Exceeded`]; then it was counted for the client only if its network is what asks too often. A client that
+    /// asks too often takes nothing from its network.
     pub fn take_client(&self, address: impl FnOnce() -> Option<IpAddr>) -> Result<(), Exceeded> {
-        let Some(rate) = &self.clients else { return Ok(()) };
-        let Some(address) = address() else { return Ok(()) };
-        let per_second = rate.per_second;
-        rate.take(rate::network_of(address))
-            .map_err(|wait_s| Exceeded::Client { per_second, wait_s })
+        let (Some(clients), Some(networks)) = (&self.clients, &self.networks) else {
+            return Ok(());
+        };
+        let limited = address().filter(|address| !self.is_unlimited(*address));
+        let Some(address) = limited else { return Ok(()) };
+        let per_second = clients.per_second;
+        clients
+            .take(client_of(address))
+            .map_err(|wait_s| Exceeded::Client { per_second, wait_s })?;
+        let Some(network) = network_of(address) else { return Ok(()) };
+        let per_second = networks.per_second;
+        networks.take(network).map_err(|wait_s| Exceeded::Network { per_second, wait_s })
+    }
+
+    /// Takes more tokens of a client and of its wider network, for work that one request has caused: it is done
+    /// even if they have too few, and then they wait for as long as the missing ones take to come in, an hour at
+    /// most.
+    pub fn charge_client(&self, address: IpAddr, tokens: u64) {
+        let (Some(clients), Some(networks)) = (&self.clients, &self.networks) else { return };
+        if tokens == 0 || self.is_unlimited(address) {
+            return;
+        }
+        clients.charge(client_of(address), tokens);
+        if let Some(network) = network_of(address) {
+            networks.charge(network, tokens);
+        }
     }
 
     /// Counts a request for report suites, as a session names them, which is asked for only if that matters.
@@ -228,7 +294,7 @@ impl Limits {
     /// [`Exceeded`]; then it was counted for those that stand before the one that it names.
     pub fn take_suites(&self, named: impl FnOnce() -> Option<String>) -> Result<(), Exceeded> {
         let Some(rate) = &self.suites else { return Ok(()) };
-        for suite in suites_of(&named().unwrap_or_default()).take(SUITES_MAX) {
+        for suite in distinct(&named().unwrap_or_default()).into_iter().take(SUITES_MAX) {
             rate.take(suite).map_err(|wait_s| Exceeded::ReportSuite {
                 suite: quoted(suite),
                 per_second: rate.per_second,
@@ -275,7 +341,7 @@ impl Limits {
             let others = others.take(NAMED_MAX).map(|suite| Fault::NotListed(quoted(suite)));
             found.extend(others.map(|fault| one(fault, setting)));
         }
-        if self.suites.is_some() && suites_of(named).nth(SUITES_MAX).is_some() {
+        if self.suites.is_some() && distinct(named).len() > SUITES_MAX {
             found.push(one(Fault::TooMany, "limits.report_suite_requests_per_second"));
         }
         found
@@ -285,6 +351,27 @@ impl Limits {
 /// What a session's `analytics.reportSuite` names: one report suite, or several with commas between them.
 fn suites_of(named: &str) -> impl Iterator<Item = &str> {
     named.split(',').map(str::trim).filter(|suite| !suite.is_empty())
+}
+
+/// The report suites that a session names, each once, as far as they matter: those that are counted, and one more
+/// if there are more.
+fn distinct(named: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for suite in suites_of(named) {
+        if found.len() > SUITES_MAX {
+            break;
+        }
+        if !found.contains(&suite) {
+            found.push(suite);
+        }
+    }
+    found
+}
+
+/// What a stored session costs beyond its request, which has taken a token: one for each event, and one for each
+/// 16 KiB unpacked that has begun.
+pub fn tokens_of_stored(bytes: usize, events: usize) -> u64 {
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN).saturating_add(events as u64)
 }
 
 #[cfg(test)]
@@ -354,6 +441,82 @@ mod tests {
     }
 
     #[test]
+    fn a_48_holds_its_64s_together() {
+        let (limits, clock) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 2);
+        });
+        let of_subnet = |number: u32| format!("2001:db8:1:{number:x}::1");
+        // One client that asks too often takes nothing from its neighbours.
+        let taken = (0..999).filter(|_| client(&limits, &of_subnet(0)).is_ok()).count();
+        assert_eq!(taken, 2);
+        let taken = (1..999).filter(|n| client(&limits, &of_subnet(*n)).is_ok()).count();
+        assert_eq!(taken, 32 - 2);
+        let exceeded = limits.take_client(|| of_subnet(7_000).parse().ok()).unwrap_err();
+        assert_eq!(exceeded, Exceeded::Network { per_second: 16, wait_s: 1 });
+        assert_eq!(client(&limits, "2001:db8:2::1"), Ok(()), "of another network");
+        clock.advance(1_000);
+        let taken = (1_000..1_999).filter(|n| client(&limits, &of_subnet(*n)).is_ok()).count();
+        assert_eq!(taken, 16);
+    }
+
+    #[test]
+    fn a_client_of_6to4_is_its_ipv4_address() {
+        let (limits, _) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 1);
+        });
+        assert_eq!(client(&limits, "2002:cb00:7107:1::1"), Ok(()));
+        assert_eq!(client(&limits, "2002:cb00:7107:2::1"), Err(1));
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1));
+    }
+
+    #[test]
+    fn a_client_that_is_charged_waits_until_it_has_paid() {
+        let (limits, clock) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (10, 5);
+        });
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(tokens_of_stored(40 << 10, 100), 103);
+        assert_eq!(client(&limits, "203.0.113.7"), Ok(()));
+        limits.charge_client(address("203.0.113.7"), 103);
+        // 5 are there, 104 are taken: the first comes in when 100 have.
+        assert_eq!(client(&limits, "203.0.113.7"), Err(10));
+        assert_eq!(client(&limits, "203.0.113.8"), Ok(()), "nobody else pays");
+        clock.advance(9_999);
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1));
+        clock.advance(1);
+        assert_eq!(client(&limits, "203.0.113.7"), Ok(()));
+        assert_eq!(client(&limits, "203.0.113.7"), Err(1));
+        // One that was not seen before, and one of IPv6 whose network pays too.
+        limits.charge_client(address("203.0.113.9"), 5);
+        assert_eq!(client(&limits, "203.0.113.9"), Err(1));
+        limits.charge_client(address("2001:db8:1::1"), 16 * 5);
+        assert_eq!(
+            limits.take_client(|| Some(address("2001:db8:1:2::1"))).unwrap_err(),
+            Exceeded::Network { per_second: 160, wait_s: 1 }
+        );
+        limits.charge_client(address("203.0.113.9"), u64::MAX);
+        let wait_s = client(&limits, "203.0.113.9").unwrap_err();
+        assert!((3_600..=3_601).contains(&wait_s), "no longer than an hour: {wait_s} s");
+    }
+
+    #[test]
+    fn addresses_without_limits_have_none() {
+        let (limits, _) = limits(|settings| {
+            (settings.client_requests_per_second, settings.client_burst) = (1, 1);
+            settings.unlimited_addresses =
+                vec!["203.0.113.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        });
+        for address in ["203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1::1"] {
+            limits.charge_client(address.parse().unwrap(), 99);
+            assert!((0..99).all(|_| client(&limits, address).is_ok()), "{address}");
+            assert!(limits.is_unlimited(address.parse().unwrap()));
+        }
+        assert!(!limits.is_unlimited("203.0.114.1".parse().unwrap()));
+        assert_eq!(client(&limits, "203.0.114.1"), Ok(()));
+        assert_eq!(client(&limits, "203.0.114.1"), Err(1));
+    }
+
+    #[test]
     fn a_high_rate_is_reached_though_the_clock_shows_milliseconds() {
         let (limits, clock) = limits(|settings| {
             (settings.client_requests_per_second, settings.client_burst) = (5_000, 5);
@@ -368,12 +531,17 @@ mod tests {
 
     #[test]
     fn nobody_hides_a_report_suite_behind_others_that_are_counted_first() {
-        let decoys = |count: usize| vec!["x"; count].join(",");
+        let decoys =
+            |count: usize| (0..count).map(|n| format!("x{n}")).collect::<Vec<_>>().join(",");
         let named = |suites: &str| facts(&format!(r#","analytics.reportSuite":"{suites}""#));
         let (limited, _) = limits(|settings| settings.report_suite_requests_per_second = 1);
         assert_eq!(limited.allow(&named(&decoys(8))), Ok(()));
         let said = limited.allow(&named(&format!("{},a", decoys(8)))).unwrap_err().to_string();
         assert!(said.contains("names more than 8 report suites"), "{said}");
+        let same = format!("{},a", vec!["x"; 99].join(","));
+        assert_eq!(limited.allow(&named(&same)), Ok(()), "these are two");
+        assert!(suites(&limited, "a").is_ok());
+        assert!(suites(&limited, &same).is_ok());
         let (free, _) = limits(|_| {});
         assert_eq!(
             free.allow(&named(&decoys(99))),
@@ -388,7 +556,7 @@ mod tests {
             (settings.report_suite_requests_per_second, settings.report_suite_burst) = (1, 2);
         });
         assert_eq!(suites(&limits, "a"), Ok(()));
-        assert_eq!(suites(&limits, "b, a,,"), Ok(()));
+        assert_eq!(suites(&limits, "b, a,,a,a,a,a,a"), Ok(()), "named often, counted once");
         let said = suites(&limits, "b,a").unwrap_err().to_string();
         assert!(said.starts_with("the report suite \"a\" gets more than 1 requests"), "{said}");
         assert!(suites(&limits, "b").is_err(), "it was counted before a was not");

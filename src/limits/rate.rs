@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
@@ -22,21 +23,20 @@ pub(super) const KEYS_MAX: usize = 1 << 18;
 /// How many locks guard them, so that two threads rarely meet.
 const SHARDS: usize = 64;
 
-const SHARD_KEYS_MAX: usize = KEYS_MAX / SHARDS;
+/// How long a key waits at most because it was charged: a client may be many people behind one address.
+const DEBT_MAX: Duration = Duration::from_hours(1);
 
-/// What counts as one client: an IPv4 address, or the network of an IPv6 address that one subscriber is given.
-pub(crate) fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
+const SHARD_KEYS_MAX: usize = KEYS_MAX / SHARDS;
 
 /// A rate that each key is held to by itself.
 #[derive(Debug)]
 pub(super) struct Rate {
     pub(super) per_second: u32,
     pub(super) limiter: RateLimiter<u64, Buckets, Ticks, NoOpMiddleware<Nanos>>,
+    /// The same buckets, for what the limiter does not do.
+    buckets: Buckets,
+    /// When the limiter was made: it counts time from there.
+    began: Nanos,
     /// Makes of a key what nobody outside can foresee, so that nobody can fill one shard.
     keys: RandomState,
 }
@@ -45,9 +45,12 @@ impl Rate {
     pub(super) fn new(per_second: NonZeroU32, burst: u32, clock: Clock) -> Self {
         let quota = Quota::per_second(per_second)
             .allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN));
+        let (buckets, ticks) = (Buckets::new(quota), Ticks(clock));
         Self {
             per_second: per_second.get(),
-            limiter: RateLimiter::new(quota, Buckets::new(quota), Ticks(clock)),
+            began: ticks.now(),
+            limiter: RateLimiter::new(quota, buckets.clone(), ticks),
+            buckets,
             keys: RandomState::new(),
         }
     }
@@ -58,6 +61,13 @@ impl Rate {
             let wait = until.wait_time_from(self.limiter.clock().now());
             u64::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX).max(1)
         })
+    }
+
+    /// Takes this many out of the bucket of a key, even if it holds fewer: until the missing ones have come in,
+    /// or an hour has passed, it gives none.
+    pub(super) fn charge(&self, key: impl Hash, tokens: u64) {
+        let now = self.limiter.clock().now().saturating_sub(self.began);
+        self.buckets.charge(self.keys.hash_one(key), tokens, now);
     }
 }
 
@@ -79,22 +89,40 @@ impl governor::clock::Clock for Ticks {
 /// many clients come at once that no memory of them can be kept: then the shard forgets them all. Whoever does
 /// that gets another burst for each of thousands of addresses, and nobody else is locked out for it. Either way
 /// room is made for thousands, so that it is not made all the time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Buckets {
-    shards: Box<[Mutex<HashMap<u64, Nanos>>]>,
+    shards: Arc<[Mutex<HashMap<u64, Nanos>>]>,
     /// How long it takes until there is one more in a bucket.
     interval: Nanos,
+    /// How far ahead the time at which a bucket is full may lie, in ns.
+    ahead_max: u64,
 }
 
 impl Buckets {
     fn new(quota: Quota) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, interval: quota.replenish_interval().into() }
+        let interval: Nanos = quota.replenish_interval().into();
+        let debt_max = u64::try_from(DEBT_MAX.as_nanos()).unwrap_or(u64::MAX);
+        let burst = interval.as_u64().saturating_mul(quota.burst_size().get().into());
+        Self { shards, interval, ahead_max: burst.saturating_add(debt_max) }
     }
 
     fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Nanos>> {
         // The lowest byte of a key is as good as any.
         &self.shards[usize::from(key.to_le_bytes()[0]) % SHARDS]
+    }
+
+    /// Makes a bucket full later, by the time that so many tokens take to come in.
+    fn charge(&self, key: u64, tokens: u64, now: Nanos) {
+        let mut buckets = self.shard(key).lock();
+        let full_at = buckets.get(&key).copied();
+        if full_at.is_none() {
+            make_room(&mut buckets, now);
+        }
+        let later = self.interval.as_u64().saturating_mul(tokens);
+        let full_at = full_at.map_or(now, |full_at| full_at.max(now)).as_u64();
+        let latest = now.as_u64().saturating_add(self.ahead_max);
+        buckets.insert(key, Nanos::new(full_at.saturating_add(later).min(latest)));
     }
 }
 
@@ -108,16 +136,22 @@ impl StateStore for Buckets {
         let mut buckets = self.shard(*key).lock();
         let full_at = buckets.get(key).copied();
         let (taken, next_full_at) = judge(full_at)?;
-        if full_at.is_none() && buckets.len() >= SHARD_KEYS_MAX {
+        if full_at.is_none() {
             // One was taken out of a full bucket, which therefore will be full again an interval from now.
-            let now = next_full_at.saturating_sub(self.interval);
-            buckets.retain(|_, full_at| *full_at > now);
-            if buckets.len() > SHARD_KEYS_MAX / 2 {
-                buckets.clear();
-            }
+            make_room(&mut buckets, next_full_at.saturating_sub(self.interval));
         }
         buckets.insert(*key, next_full_at);
         Ok(taken)
+    }
+}
+
+/// Makes room for another bucket in a shard.
+fn make_room(buckets: &mut HashMap<u64, Nanos>, now: Nanos) {
+    if buckets.len() >= SHARD_KEYS_MAX {
+        buckets.retain(|_, full_at| *full_at > now);
+        if buckets.len() > SHARD_KEYS_MAX / 2 {
+            buckets.clear();
+        }
     }
 }
 
@@ -125,7 +159,7 @@ impl StateStore for Buckets {
 #[cfg(test)]
 impl governor::state::keyed::ShrinkableKeyedStateStore<u64> for Buckets {
     fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             shard.lock().retain(|_, full_at| *full_at > drop_below);
         }
     }

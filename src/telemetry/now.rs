@@ -63,6 +63,8 @@ pub struct Rejects {
     pub by_class: [u64; Class::ALL.len()],
     /// Those that were not written to the files.
     pub dropped: u64,
+    /// How many were not written because their client has filled its share of the file.
+    pub over_share: u64,
     /// Those that were only counted.
     pub skipped: u64,
 }
@@ -191,7 +193,7 @@ impl Now {
 
 impl Rooms {
     fn of_rejects(&self, names: &mut Names<'_>) -> fmt::Result {
-        let Rejects { by_class, dropped, skipped } = &self.rejects;
+        let Rejects { by_class, dropped, over_share, skipped } = &self.rejects;
         let help = "Refused requests that are shown to operators or counted below, by class";
         let rows = Class::ALL.iter().zip(by_class);
         names.each(
@@ -202,6 +204,8 @@ impl Rooms {
         )?;
         let help = "Refused bodies that came too fast or were too large to be written to the files";
         names.counter("rejects_dropped", help, None, dropped)?;
+        let help = "Refused bodies that were not written because their client has filled its share of the file";
+        names.counter("rejects_over_share", help, None, over_share)?;
         let help = "Refused events of sessions that are not there, which were only counted";
         names.counter("rejects_skipped", help, None, skipped)
     }

@@ -1,6 +1,8 @@
 //! What orchestrators and load balancers ask.
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use mediatally::commands::serve::Stop;
@@ -169,24 +171,46 @@ async fn a_server_full_of_sessions_says_so_and_stays_ready_for_their_events() {
     assert_eq!(becomes(&server, 200, "ok").await.1, GREEN);
 }
 
-/// A journal whose last segment is read no further than a test lets it be.
-struct SlowJournal(PathBuf);
+/// A journal whose last segment is not opened before a test lets it be: somebody has a lease on it, which the system
+/// takes back only after 45 s.
+struct SlowJournal {
+    path: PathBuf,
+    holder: std::process::Child,
+}
 
 impl SlowJournal {
     /// Puts such a segment, with this number, into the journal of a folder.
     fn make(folder: &Path, first_seq: u64) -> Self {
+        const HOLD: &str = "import fcntl, signal, sys\n\
+            signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+            file = open(sys.argv[1], 'w')\n\
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+            print('held', flush=True)\n\
+            sys.stdin.read()";
         let path = folder.join(format!("data/journal/{first_seq:020}.ndjson"));
-        // It is read once somebody writes.
-        let made = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(made.unwrap().success());
-        Self(path)
+        let mut command = std::process::Command::new("python3");
+        command.arg("-c").arg(HOLD).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().unwrap();
+        let mut said = String::new();
+        let stdout = holder.stdout.as_mut().unwrap();
+        std::io::BufReader::new(stdout).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        Self { path, holder }
     }
 
     /// Lets it be read to its end, which is here.
-    async fn let_go(self) {
-        let opened =
-            tokio::task::spawn_blocking(|| std::fs::File::options().write(true).open(self.0));
-        within(opened).await.unwrap().unwrap();
+    fn let_go(mut self) -> PathBuf {
+        drop(self.holder.stdin.take());
+        self.holder.wait().unwrap();
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for SlowJournal {
+    fn drop(&mut self) {
+        // It ends with its standard input, too.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
@@ -275,7 +299,7 @@ async fn while_the_journal_is_read_back_health_is_answered_and_all_else_asked_fo
     assert_eq!(healthcheck(&[]).await, Some(0), "it lives");
     assert_eq!(healthcheck(&["--ready"]).await, Some(1));
 
-    journal.let_go().await;
+    journal.let_go();
     process.started(folder.path()).await;
     assert_eq!(process.read_back["live_sessions"], 1);
     player.send(post_request(SAMPLE)).await;
@@ -314,7 +338,7 @@ async fn while_the_journal_is_read_back_the_series_say_so_and_refusals_are_count
     let url = process.admin_url("/metrics");
     let refused = Scrape::of(&client, &url).await.sum("shed_total", &["reason=\"starting\""]);
     assert!((refused - 3.0).abs() < f64::EPSILON, "{refused}");
-    journal.let_go().await;
+    journal.let_go();
     process.started(folder.path()).await;
     let (_, text) = told(url).await;
     for series in ["ready", "journal_up"] {
@@ -354,7 +378,7 @@ async fn a_signal_while_the_journal_is_read_back_ends_the_server_in_order() {
         );
         assert_eq!(files(), before);
     }
-    std::fs::remove_file(journal.0).unwrap();
+    std::fs::remove_file(journal.let_go()).unwrap();
     let process = Process::start(folder.path(), &[]).await;
     assert_eq!(process.read_back["live_sessions"], 1);
     process.signal(Signal::INT);

@@ -139,6 +139,43 @@ async fn room_is_looked_for_before_the_rate_and_the_rate_before_the_body() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_refused_costs_one_token_like_any_other() {
+    let server = with_client_burst(6, |_| {}).await;
+    let zipped = answer(&server, SESSIONS, "x", &[("content-encoding", "br")]).await;
+    assert_eq!(zipped.status(), 415);
+    for (path, body, status) in [
+        (SESSIONS, BROKEN.to_owned(), 400),
+        (DOWNLOADED, BROKEN.to_owned(), 400),
+        (SESSIONS, "x".repeat(200_000), 413),
+        ("/api/v1/sessions/nobody/events", ping(1), 404),
+        (SESSIONS, SAMPLE.to_owned(), 201),
+        (SESSIONS, SAMPLE.to_owned(), 429),
+        // The one that is held back costs nothing.
+        (SESSIONS, BROKEN.to_owned(), 429),
+    ] {
+        assert_eq!(post(&server, path, body).await, status, "{path}");
+    }
+    server.clock.advance(1_000);
+    assert_eq!(post(&server, SESSIONS, BROKEN).await, 400);
+    assert_eq!(post(&server, SESSIONS, BROKEN).await, 429);
+}
+
+#[tokio::test]
+async fn an_address_that_is_listed_has_no_rate() {
+    let server = with_client_burst(1, |config| {
+        behind_a_proxy(config);
+        config.limits.unlimited_addresses = vec!["203.0.113.0/24".parse().unwrap()];
+    })
+    .await;
+    for (client, status) in
+        [("203.0.113.7", 201), ("203.0.113.7", 201), ("198.51.100.1", 201), ("198.51.100.1", 429)]
+    {
+        let headers = [("x-forwarded-for", client)];
+        assert_eq!(answer(&server, SESSIONS, SAMPLE, &headers).await.status(), status, "{client}");
+    }
+}
+
+#[tokio::test]
 async fn the_body_of_a_request_that_is_held_back_does_not_become_the_next_request() {
     let server = with_client_burst(1, |_| {}).await;
     let mut raw = server.connect().await;

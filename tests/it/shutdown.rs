@@ -1,6 +1,8 @@
 //! How the server stops: in order, and without losing a request that it began to read.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +19,7 @@ use tokio::net::TcpStream;
 
 use crate::certificates::{ByHand, Certificates, Client, HOST};
 use crate::harness::{
-    Process, Raw, SAMPLE, TestServer, client, post_request, until, until_much_is_done,
+    Process, Raw, SAMPLE, TestServer, client, post_request, until, until_much_is_done, within,
 };
 
 const FOREVER: Duration = Duration::from_hours(1);
@@ -50,6 +52,49 @@ async fn requests_that_have_begun_are_answered_and_idle_connections_closed() {
         assert_eq!(raw.closed().await, "");
     }
     assert_eq!(server.ended().await, ExitCode::SUCCESS);
+}
+
+/// Whoever else can write to the data folder must not be able to hold the server up.
+#[tokio::test]
+async fn a_fifo_in_the_place_of_refused_bodies_hangs_neither_the_start_nor_the_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let rejects = folder.path().join("data/rejects");
+    std::fs::create_dir_all(&rejects).unwrap();
+    for name in ["current.ndjson", "previous.ndjson"] {
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from(0o666));
+        rustix::fs::mknodat(rustix::fs::CWD, rejects.join(name), kind, mode, 0).unwrap();
+    }
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "0s")]).await;
+    let refused = client().post(process.url("/api/v1/sessions")).body("{").send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    process.signal(Signal::TERM);
+    let mut lines = process.seen.clone();
+    let (status, rest) = process.ended().await;
+    assert_eq!(status.code(), Some(0));
+    lines.extend(rest);
+    let said = lines.join("\n");
+    assert!(said.contains("current.ndjson is not a regular file; remove it"), "{said}");
+}
+
+#[tokio::test]
+async fn a_data_folder_that_everybody_can_write_to_is_warned_of_or_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, Permissions::from_mode(0o777)).unwrap();
+    let process = Process::start(folder.path(), &[("MEDIATALLY_SHUTDOWN__GRACE", "0s")]).await;
+    let said = process.seen.join("\n");
+    assert!(said.contains("everybody can write to a folder of the data; chmod o-w it"), "{said}");
+    process.signal(Signal::TERM);
+    process.ended().await;
+    let settings = folder.path().join("strict.toml");
+    std::fs::write(&settings, "[storage]\nstrict_permissions = true").unwrap();
+    let mut command = Process::command(folder.path());
+    command.args(["--config", settings.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let output = within(command.output()).await.unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("everybody can write to") && said.contains("(mode 0777)"), "{said}");
 }
 
 #[tokio::test]

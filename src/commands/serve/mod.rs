@@ -91,6 +91,7 @@ impl Starting {
     /// Listens, and begins to read the journal back, on a thread of its own.
     fn begin(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&config.data_dir)?;
+        data_dir.check_permissions(&config.storage)?;
         let key = match &config.session.key {
             Some(key) => key.clone(),
             None => data_dir.session_key()?,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Settings;
 use crate::http::Network;
-use crate::limits::rate::network_of;
+use crate::limits::client::client_of;
 
 /// The addresses that hold connections, and no others: the map is bounded by the connections.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Addresses {
         if self.max == 0 || self.exempt.iter().any(|network| network.contains(address)) {
             return Some(Place(None));
         }
-        let client = network_of(address);
+        let client = client_of(address);
         let mut held = self.held.lock();
         let connections = held.entry(client).or_default();
         if *connections >= self.max {

@@ -14,6 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::selection::{Described, Selection};
+use crate::files;
 use crate::journal::disk::{Disk, is_unfinished, unfinished_name, unless_missing, write_whole};
 use crate::session::id::SessionId;
 
@@ -255,7 +256,8 @@ pub fn place(data_dir: &Path, order: &Order) -> io::Result<bool> {
     let half = data_dir.join(GIVEN_FILE);
     let mut file = loop {
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&half)?;
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = files::open_to_write(&half, &mut options)?;
         file.lock()?;
         // Whoever had it before may have put it in its place meanwhile.
         if is_at(&file, &half)? {
@@ -288,7 +290,7 @@ pub fn place(data_dir: &Path, order: &Order) -> io::Result<bool> {
 /// What the system says.
 pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
     let half = data_dir.join(GIVEN_FILE);
-    let opened = OpenOptions::new().write(true).open(&half);
+    let opened = files::open_to_write(&half, OpenOptions::new().write(true));
     let Some(file) = unless_missing(opened)? else { return Ok(()) };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(()),
@@ -299,7 +301,7 @@ pub fn remove_half_given(data_dir: &Path) -> io::Result<()> {
 
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
-    let found = unless_missing(std::fs::metadata(path))?;
+    let found = unless_missing(std::fs::symlink_metadata(path))?;
     Ok(found.is_some_and(|found| (open.dev(), open.ino()) == (found.dev(), found.ino())))
 }
 
