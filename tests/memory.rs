@@ -1,6 +1,6 @@
 //! How much memory reading a body takes: a test program of its own, because its allocator counts.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mediatally::wire::{
     Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, StoredForm,
@@ -24,6 +24,7 @@ const UPDATE: &str = r#"{"eventType":"statesUpdate","playerTime":{"playhead":0,"
 
 #[test]
 fn an_event_takes_a_small_multiple_of_its_bytes() {
+    let _alone = alone();
     for bytes in [1 << 10, 44 << 10, EVENT_BYTES_MAX] {
         for (name, body) in hostile(bytes) {
             for rules in [OPEN, STRICT] {
@@ -38,6 +39,7 @@ fn an_event_takes_a_small_multiple_of_its_bytes() {
 
 #[test]
 fn a_stored_session_takes_what_one_of_its_events_takes() {
+    let _alone = alone();
     let most = PARSE_BYTES_BASE + PARSE_BYTES_PER_BYTE_MAX * EVENT_BYTES_MAX;
     let many = hostile(EVENT_BYTES_MAX).into_iter().map(|(name, event)| {
         (format!("several {name}"), format!("[{event},{event},{event}]"), most)
@@ -59,6 +61,7 @@ fn a_stored_session_takes_what_one_of_its_events_takes() {
 /// Once no more violations are listed, each more costs a count and no allocation.
 #[test]
 fn violations_that_are_not_listed_take_nothing() {
+    let _alone = alone();
     let bad = |n| {
         format!(
             r#"{{"eventType":"pinq{n}","playerTime":{{"playhead":-1,"ts":-1}},"customMetadata":{{"a b":1}}}},"#
@@ -86,7 +89,7 @@ fn hostile(bytes: usize) -> Vec<(String, String)> {
         let lists = lists.map(|list| format!("\"{list}\":{third}")).join(",");
         all.push((format!("three lists of {unit}"), format!("{UPDATE},\"params\":{{{lists}}}}}")));
     }
-    for unit in [r#"{"":0},"#, r#"{"":{"":0}},"#, r#"[0],"#] {
+    for unit in [r#"{"":0},"#, r#"{"":{"":0}},"#, r"[0],"] {
         let unit = |n| format!("\"{}\":{unit}", short(n));
         all.push(body("ids", r#""params":{"visitor.customerIDs":{"#, &unit, "}}}"));
     }
@@ -138,11 +141,14 @@ fn short(number: usize) -> String {
     name
 }
 
+/// The tests of this program share one count, so each runs by itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static COUNT: Mutex<()> = Mutex::new(());
+    COUNT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What `run` takes at its worst moment, beyond what was taken before.
 fn peak<T>(run: impl FnOnce() -> T) -> (usize, T) {
-    // The tests of this program share one count.
-    static COUNTED: Mutex<()> = Mutex::new(());
-    let _alone = COUNTED.lock().unwrap();
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
     let result = run();

@@ -393,7 +393,7 @@ fn no_valid_event_has_more_members_than_are_kept() {
             if object.len() + name.len() + value.len() + 6 > bytes {
                 break;
             }
-            object += &format!("\"{name}\":{value},");
+            object.extend(["\"", name, "\":", value, ","]);
         }
         object.truncate(object.trim_end_matches(',').len());
         object + "}"
@@ -419,7 +419,7 @@ fn no_valid_event_has_more_members_than_are_kept() {
             if objects.len() + one.len() + name.len() + 4 > space {
                 break;
             }
-            objects += &format!("\"{name}\":{one},");
+            objects.extend(["\"", name, "\":", &one, ","]);
         }
         event(objects.trim_end_matches(','));
     }
@@ -457,8 +457,9 @@ fn an_event_that_has_more_members_than_any_valid_one_is_refused_at_its_place() {
     let found = Event::parse(format!("{ping}{same}}}").as_bytes(), OPEN).unwrap_err();
     let places: Vec<_> = found.listed().iter().map(|one| (&*one.pointer, one.code)).collect();
     assert_eq!(places, [("", Code::Json)]);
-    let names: String = (0..30_000).map(|n| format!(",\"{n}\":0")).collect();
-    let body = format!("[{},{ping}{names}}},{ping},\"playerTime\":0}}]", minimal());
+    let names: Vec<_> = (0..30_000).map(|n| format!("\"{n}\":0")).collect();
+    let names = names.join(",");
+    let body = format!("[{},{ping},{names}}},{ping},\"playerTime\":0}}]", minimal());
     let refused = parse_stored(body.as_bytes(), ADOBE, StoredForm::Downloaded, |_| {});
     let Err(NotStored::Invalid(found)) = refused else { panic!("taken") };
     let places: Vec<_> = found.listed().iter().map(|one| (&*one.pointer, one.code)).collect();

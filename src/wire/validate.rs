@@ -256,7 +256,7 @@ impl<'a> Walk<'a, '_> {
             let mut missing = |message| self.missing(root, name, message, names_before);
             match *name {
                 "eventType" => {
-                    missing(format_args!("required: one of the twenty documented names"))
+                    missing(format_args!("required: one of the twenty documented names"));
                 }
                 "playerTime" => missing(format_args!("required: an object with playhead and ts")),
                 "params" => self.missing_params(root, names_before),
@@ -635,12 +635,11 @@ impl<'a> Walk<'a, '_> {
         };
         for (name, node) in members {
             let member_place = place.member(name);
-            match known.iter().find(|(known, _)| known == name) {
-                Some((_, kind)) => self.value(&member_place, *kind, node),
-                None => {
-                    let message = format_args!("not known here");
-                    self.found.add(&member_place, Code::AdditionalProperties, message);
-                }
+            if let Some((_, kind)) = known.iter().find(|(known, _)| known == name) {
+                self.value(&member_place, *kind, node);
+            } else {
+                let message = format_args!("not known here");
+                self.found.add(&member_place, Code::AdditionalProperties, message);
             }
         }
         for (name, _) in known {
@@ -666,6 +665,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Points out a name that the table does not list at `place`; strict rules refuse it.
+    #[expect(clippy::ptr_arg, reason = "what borrows from the body goes on to do so")]
     fn unlisted<'n>(
         &mut self,
         place: &Pointer<'_>,
