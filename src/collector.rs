@@ -20,7 +20,8 @@ use crate::session::{CloseReason, Opening, Step, stored};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
 use crate::wire::{
-    Event, NotStored, Rules, STORED_EVENTS_MAX, Start, StoredForm, Unlisted, Violations,
+    Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
+    Unlisted, Violations,
 };
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
@@ -31,9 +32,6 @@ const PARSED_AT_ONCE: usize = 4;
 
 /// A body up to this is not charged for being read and for waiting.
 const SMALL_BODY_BYTES: usize = 8 << 10;
-
-/// How much memory reading a body may take for each of its bytes.
-const PARSE_BYTES_PER_BYTE_MAX: usize = 24;
 
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]

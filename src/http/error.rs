@@ -24,6 +24,10 @@ use crate::wire::{self, EventType, STORED_EVENTS_MAX, Violations};
 /// When to try again, in seconds, if there is no room now.
 const RETRY_AFTER_S: u64 = 10;
 
+/// How long a message may be before it is cut, in bytes. JSON may make six of each, and then it still fits
+/// beside the violations in an answer of [`wire::ANSWER_BYTES_MAX`].
+const MESSAGE_BYTES_MAX: usize = 1 << 10;
+
 /// Why a request was not answered as its sender wished.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
@@ -156,6 +160,12 @@ impl ApiError {
         }
     }
 
+    /// What it tells a person, cut where names that came with the request make it long.
+    pub(super) fn message(&self) -> String {
+        let message = self.to_string();
+        wire::cut(&message, MESSAGE_BYTES_MAX).into_owned()
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         match self {
@@ -182,7 +192,7 @@ impl ApiError {
     }
 }
 
-/// What an error looks like on the wire.
+/// What an error looks like on the wire; at most [`wire::ANSWER_BYTES_MAX`], whatever was sent.
 #[derive(Serialize)]
 pub(super) struct ErrorBody<'e> {
     message: String,
@@ -194,7 +204,7 @@ pub(super) struct ErrorBody<'e> {
 }
 
 impl ErrorBody<'_> {
-    /// A body with a message and no more.
+    /// A body with a message of ours and no more.
     pub(super) fn saying(message: String) -> Self {
         Self { message, violations: None, omitted: None }
     }
@@ -204,7 +214,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let violations = self.violations();
         let body = ErrorBody {
-            message: self.to_string(),
+            message: self.message(),
             violations,
             omitted: violations.map(Violations::omitted).filter(|omitted| *omitted > 0),
         };
@@ -262,11 +272,15 @@ fn humantime(duration: &Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::*;
+    use crate::clock::Clock;
     use crate::limits::memory::Kind;
-    use crate::wire::{Rules, openapi};
+    use crate::limits::{self, Limits};
+    use crate::session::Opening;
+    use crate::wire::{Event, NotStored, Rules, Start, StoredForm, openapi};
 
     /// The error after `error` in a row of all; it does not compile unless each has its place there.
     fn next(error: &ApiError) -> Option<ApiError> {
@@ -298,6 +312,109 @@ mod tests {
             ApiError::Recovering => ApiError::Internal,
             ApiError::Internal => return None,
         })
+    }
+
+    async fn answered(error: ApiError) -> Vec<u8> {
+        let body = error.into_response().into_body();
+        axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec()
+    }
+
+    /// The error with the longest texts that it may have, and longer ones.
+    fn longest(error: ApiError, text: &str) -> ApiError {
+        let violations = || {
+            let name = text.repeat(100);
+            let members: Vec<_> = (0..2_000)
+                .map(|n| serde_json::to_string(&format!("{n} {name}")).unwrap() + ":1")
+                .collect();
+            let body = format!(r#"{{"customMetadata":{{{}}}}}"#, members.join(","));
+            Event::parse(body.as_bytes(), Rules::default()).unwrap_err()
+        };
+        match error {
+            ApiError::UnknownEventType(_) => ApiError::UnknownEventType(text.repeat(10_000)),
+            ApiError::BodyTimeout(_) => ApiError::BodyTimeout(Duration::MAX),
+            ApiError::BodyTooLarge(_) => ApiError::BodyTooLarge(Size::kib(u64::MAX >> 10)),
+            ApiError::Invalid(_) => ApiError::Invalid(violations()),
+            ApiError::BrokenOff(_) => ApiError::BrokenOff(violations()),
+            ApiError::TooManyRequests(_) => ApiError::TooManyRequests(Exceeded::ReportSuite {
+                suite: text.repeat(100_000),
+                per_second: u32::MAX,
+                wait_s: u64::MAX,
+            }),
+            ApiError::NotAllowed(_) => {
+                let mut settings = limits::Settings::default();
+                settings.report_suites.push("r".to_owned());
+                let suites: Vec<_> = (0..99).map(|n| format!("{n}{}", text.repeat(999))).collect();
+                let start = serde_json::json!({
+                    "eventType": "sessionStart", "playerTime": {"playhead": 0, "ts": 0},
+                    "params": {"media.id": "a", "media.length": 0, "media.contentType": "",
+                        "media.playerName": "", "analytics.reportSuite": suites.join(",")},
+                });
+                let start = start.to_string();
+                let start = Start::parse(start.as_bytes(), Rules::ACCEPTED).unwrap();
+                let facts = Opening::of(&start, None, None).facts;
+                let limits = Limits::new(&settings, &Clock::manual(0));
+                ApiError::NotAllowed(limits.allow(&facts).unwrap_err())
+            }
+            other => other,
+        }
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_longer_than_it_may_be() {
+        for error in std::iter::successors(Some(ApiError::NotFound), next) {
+            let text = error.message();
+            assert!(!text.contains("bytes)"), "a usual message is not cut: {text}");
+        }
+        for text in ["a", "\"", "\\", "\u{1}", "\u{10FFFF}"] {
+            for error in std::iter::successors(Some(ApiError::NotFound), next) {
+                let error = longest(error, text);
+                let (name, violations) = (format!("{error:?}"), error.violations().is_some());
+                let answer = answered(error).await;
+                let name = &name[..name.floor_char_boundary(20)];
+                assert!(answer.len() <= wire::ANSWER_BYTES_MAX, "{name}: {}", answer.len());
+                assert!(violations || answer.len() <= 8 << 10, "{name}: {}", answer.len());
+                let answer: Value = serde_json::from_slice(&answer).unwrap();
+                assert_eq!(answer["omitted"].as_u64().is_some(), violations, "{name}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_body_makes_an_answer_longer_than_it_may_be(
+            names in prop::collection::vec(".{0,40}", 1..40),
+            (copies, repeats) in (1_usize..30, 1_usize..30),
+            (strict, stored) in any::<(bool, bool)>(),
+        ) {
+            let members = names.iter().cycle().take(names.len() * copies);
+            let members: Vec<_> = members
+                .map(|name| serde_json::to_string(&name.repeat(repeats)).unwrap() + ":[]")
+                .collect();
+            let inside = format!("{{{}}}", members.join(","));
+            let body = format!(
+                r#"{{"customMetadata":{inside},"params":{{"statesStart":[{inside}]}},{}"#, &inside[1..]
+            );
+            let rules = Rules { strict, ..Rules::default() };
+            let refused = if stored {
+                let body = format!("[{body},{body}]");
+                let form = StoredForm::Downloaded;
+                match wire::parse_stored(body.as_bytes(), rules, form, |_| {}) {
+                    Err(NotStored::Invalid(violations)) => violations,
+                    other => panic!("{other:?}"),
+                }
+            } else {
+                Event::parse(body.as_bytes(), rules).unwrap_err()
+            };
+            let body = ErrorBody {
+                message: ApiError::Invalid(Violations::default()).message(),
+                violations: Some(&refused),
+                omitted: Some(refused.omitted()),
+            };
+            let answer = serde_json::to_vec(&body).unwrap();
+            prop_assert!(answer.len() <= wire::ANSWER_BYTES_MAX, "{}", answer.len());
+        }
     }
 
     #[test]

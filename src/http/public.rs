@@ -32,12 +32,17 @@ use crate::rejects::Reject;
 use crate::session::id::SessionId;
 use crate::telemetry::labels::{DataRoute, Route};
 use crate::telemetry::ticket::{Ticket, Tickets};
+use crate::wire::{TEXT_BYTES_MAX, cut};
 
 /// Who sends a request that came by no connection.
 const UNKNOWN_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How many further header names a preflight is granted. Browsers ask for a handful.
 const PREFLIGHT_NAMES_MAX: usize = 32;
+
+/// How long a name may be that is granted, and all of them with their commas, in bytes.
+const PREFLIGHT_NAME_BYTES_MAX: usize = 128;
+const PREFLIGHT_BYTES_MAX: usize = 4 << 10;
 
 pub(super) fn router(app: App) -> Router {
     let sessions: MethodRouter<App> = post(start_session).options(preflight);
@@ -244,12 +249,12 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
             {
                 NOT_SHOWN.to_owned()
             }
-            _ => error.to_string(),
+            _ => error.message(),
         };
         app.rejects().keep(&Reject {
             received_ms: app.collector().journal().now_ms(),
             status: error.status().as_u16(),
-            path: head.uri.path(),
+            path: &cut(head.uri.path(), TEXT_BYTES_MAX),
             client: client.address.as_deref(),
             client_key: app.rejects().client_key(peer_of(head)),
             user_agent: client.user_agent.as_deref(),
@@ -307,17 +312,23 @@ async fn preflight_or(
     }
 }
 
-/// Grants what a browser asks for: `Content-Type` and whatever other names it brings.
+/// Grants what a browser asks for: `Content-Type` and whatever other names it brings, within bounds.
 pub(super) async fn preflight(headers: HeaderMap) -> Response {
     let mut names = vec!["Content-Type"];
+    let mut bytes = names[0].len();
     let asked = headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
     let asked = asked.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     names.extend(
         asked
             .map(str::trim)
+            .filter(|name| name.len() <= PREFLIGHT_NAME_BYTES_MAX)
             .filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok())
             .filter(|name| !name.eq_ignore_ascii_case("content-type"))
-            .take(PREFLIGHT_NAMES_MAX),
+            .take(PREFLIGHT_NAMES_MAX)
+            .take_while(|name| {
+                bytes += ",".len() + name.len();
+                bytes <= PREFLIGHT_BYTES_MAX
+            }),
     );
     let names = HeaderValue::try_from(names.join(",")).expect("header names are a header value");
     let headers = [

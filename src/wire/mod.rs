@@ -17,17 +17,16 @@ pub mod schema;
 
 pub mod openapi;
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Number;
 
 pub(crate) use parameters::PARAMS;
 pub use parameters::{EventType, Profile};
+pub use parse::{PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX};
 pub use validate::Unlisted;
 pub(crate) use validate::is_name;
-pub(crate) use violations::quoted;
-pub use violations::{Code, Violation, Violations};
+pub use violations::{ANSWER_BYTES_MAX, Code, Violation, Violations};
+pub(crate) use violations::{TEXT_BYTES_MAX, cut, quoted};
 
 /// Which rules a body is held to: the section `validation` of the configuration.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -239,12 +238,16 @@ pub(crate) fn start_keys() -> impl Iterator<Item = &'static str> {
 
 /// The member `customMetadata`: names of `a-z A-Z 0-9 _ .` with text values.
 #[derive(Debug, Default)]
-pub struct CustomMetadata<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub struct CustomMetadata<'a>(Vec<parse::Member<'a>>);
 
 impl CustomMetadata<'_> {
     /// The pairs in the order of the body.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
+        self.0.iter().filter_map(|(key, value)| match value {
+            parse::Node::Text(value) => Some((key.as_ref(), value.as_ref())),
+            // No event has one that is accepted.
+            _ => None,
+        })
     }
 }
 

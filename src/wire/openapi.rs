@@ -483,7 +483,8 @@ fn all_schemas(schemas: Schemas) -> Map<String, Value> {
                 "type": "array",
                 "minItems": 1,
                 "items": {"$ref": schemas.pointer("violation")},
-                "description": "Everything that is wrong, in the order of the body.",
+                "description": "Everything that is wrong, in the order of the body, as far as an \
+                                answer of 64 KiB goes.",
             },
             "omitted": {
                 "type": "integer",
@@ -507,7 +508,8 @@ fn all_schemas(schemas: Schemas) -> Map<String, Value> {
             "pointer": {
                 "type": "string",
                 "format": "json-pointer",
-                "description": "The member (RFC 6901), or where a missing one would be.",
+                "description": "The member (RFC 6901), or where a missing one would be. A name of \
+                                more than 256 bytes is cut and ends with its length.",
             },
             "code": {
                 "type": "string",

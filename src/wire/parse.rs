@@ -4,10 +4,12 @@
 //! So every string must be valid Unicode, every number a double, the nesting bounded, also inside
 //! members that nobody knows. serde's `IgnoredAny` checks none of this, hence a visitor of our own.
 //! What cannot matter is checked and dropped as it streams by, without an allocation; what may
-//! matter borrows from the body.
+//! matter borrows from the body, and is counted: no event makes the server hold more than
+//! [`PARSE_BYTES_PER_BYTE_MAX`] bytes for each of its own.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use hashbrown::HashSet;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -16,6 +18,36 @@ use serde_json::Number;
 
 /// How many arrays and objects may stand inside each other, the body itself included.
 const DEPTH_MAX: u8 = 32;
+
+/// How many bytes reading an event takes at most, for each byte of its body: its tree, the sets of names
+/// and the copies of strings with escapes. [`PARSE_BYTES_BASE`] comes on top. Of a stored session one
+/// event is held at a time; however large it is, its tree and sets take no more than those of an event of
+/// 128 KiB, and its strings with escapes at most four times its bytes.
+///
+/// Most is taken by the shortest names: six bytes of the body become a member of 56 in a list that has
+/// room for a quarter more, and up to 58 in a set of names. `tests/memory.rs` measures it.
+pub const PARSE_BYTES_PER_BYTE_MAX: usize = 24;
+
+/// How many bytes reading an event takes at most besides [`PARSE_BYTES_PER_BYTE_MAX`], however short it
+/// is: room for the usual members, and the list of violations, which is bounded as an answer is.
+pub const PARSE_BYTES_BASE: usize = 192 << 10;
+
+/// How many bytes of the body there are at least for each member whose name is kept, over all of a valid
+/// body: `"":0,` has five, but an object has one such name only, and `"a":0,` has six.
+const MEMBER_BYTES_MIN: usize = 6;
+
+/// How many bytes there are at least for each member and item inside of a parameter that is kept whole:
+/// the shortest that may be there is `"id":"",`.
+const INSIDE_BYTES_MIN: usize = 8;
+
+/// How many more members and items than that a body may have, so that the few shorter ones of a valid body
+/// fit, and a short body shows all its faults.
+const SPARE: usize = 64;
+
+/// The largest event of a stored session of which as much is kept as of one that comes by itself. Nobody
+/// knows the length of an event inside an array before it is read. This is the default of
+/// `http.event_bytes_max`.
+const STORED_EVENT_BYTES_MAX: usize = 128 << 10;
 
 /// A member of the body; strings without an escape borrow from it.
 #[derive(Debug)]
@@ -33,6 +65,10 @@ pub(super) enum Node<'a> {
         /// A member that it names twice, where that matters.
         repeated: Option<Cow<'a, str>>,
     },
+    /// An array or object that is sound, with more inside than is kept.
+    Overfull {
+        type_name: &'static str,
+    },
 }
 
 /// A name and its value, in the order of the body.
@@ -48,6 +84,7 @@ impl Node<'_> {
             Self::Text(_) => "string",
             Self::List(_) | Self::OtherList => "array",
             Self::Object(_) | Self::OtherObject { .. } => "object",
+            Self::Overfull { type_name } => type_name,
         }
     }
 }
@@ -56,7 +93,9 @@ impl Node<'_> {
 impl Serialize for Node<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Null | Self::OtherList | Self::OtherObject { .. } => serializer.serialize_unit(),
+            Self::Null | Self::OtherList | Self::OtherObject { .. } | Self::Overfull { .. } => {
+                serializer.serialize_unit()
+            }
             Self::Flag(flag) => flag.serialize(serializer),
             Self::Number(number) => number.serialize(serializer),
             Self::Text(text) => text.serialize(serializer),
@@ -79,7 +118,14 @@ pub(super) enum Unsound {
     Encoding(#[from] std::str::Utf8Error),
     #[error("the body is not sound JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Overfull(#[from] Overfull),
 }
+
+/// An event has more members than are kept of one of its length.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the event has more than {0} members; no valid event of this length has so many")]
+pub(super) struct Overfull(usize);
 
 /// Reads one body.
 ///
@@ -87,20 +133,36 @@ pub(super) enum Unsound {
 /// [`Unsound`] at the first fault. Members named twice in the objects that a rule looks into are
 /// left for that rule, which can name every one of them.
 pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
-    let mut deserializer = serde_json::Deserializer::from_str(text_of(body)?);
-    let root = Reader { place: Place::Root, depth: 0 }.deserialize(&mut deserializer)?;
+    let text = text_of(body)?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut budget = Budget::of(text.len());
+    let root = Reader { place: Place::Root, depth: 0, budget: &mut budget };
+    let root = root.deserialize(&mut deserializer)?;
     deserializer.end()?;
+    budget.check()?;
     Ok(root)
 }
 
 /// Reads a body that is an array, and hands on its items one after the other, so that only one is held at
-/// a time.
+/// a time, until it is broken off.
 ///
 /// # Errors
-/// [`Unsound`] at the first fault, after the items before it were handed on.
-pub(super) fn each_item<'a>(body: &'a [u8], take: impl FnMut(Node<'a>)) -> Result<(), Unsound> {
-    let mut deserializer = serde_json::Deserializer::from_str(text_of(body)?);
-    deserializer.deserialize_seq(Items(take))?;
+/// [`Unsound`] at the first fault, after the items before it were handed on. What follows where it was
+/// broken off is not looked at.
+pub(super) fn each_item<'a>(
+    body: &'a [u8],
+    take: impl FnMut(Result<Node<'a>, Overfull>) -> ControlFlow<()>,
+) -> Result<(), Unsound> {
+    let text = text_of(body)?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut is_broken_off = false;
+    let event_bytes_max = text.len().min(STORED_EVENT_BYTES_MAX);
+    let items = Items { take, event_bytes_max, is_broken_off: &mut is_broken_off };
+    let read = deserializer.deserialize_seq(items);
+    if is_broken_off {
+        return Ok(());
+    }
+    read?;
     Ok(deserializer.end()?)
 }
 
@@ -116,9 +178,16 @@ fn text_of(body: &[u8]) -> Result<&str, Unsound> {
 }
 
 /// Reads the items of an array, each as the body of an event.
-struct Items<F>(F);
+struct Items<'b, F> {
+    take: F,
+    event_bytes_max: usize,
+    is_broken_off: &'b mut bool,
+}
 
-impl<'de, F: FnMut(Node<'de>)> Visitor<'de> for Items<F> {
+impl<'de, F> Visitor<'de> for Items<'_, F>
+where
+    F: FnMut(Result<Node<'de>, Overfull>) -> ControlFlow<()>,
+{
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,10 +195,69 @@ impl<'de, F: FnMut(Node<'de>)> Visitor<'de> for Items<F> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element_seed(Reader { place: Place::Root, depth: 1 })? {
-            (self.0)(item);
+        loop {
+            let mut budget = Budget::of(self.event_bytes_max);
+            let reader = Reader { place: Place::Root, depth: 1, budget: &mut budget };
+            let Some(item) = items.next_element_seed(reader)? else { return Ok(()) };
+            if (self.take)(budget.check().map(|()| item)).is_break() {
+                *self.is_broken_off = true;
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+}
+
+/// What may still be kept of one event.
+///
+/// Without it an array of `{}` would take 11 times its bytes for its items alone, and one of `{"":0}` 40
+/// times. Only what no valid body holds is refused for it, or what is many times as large as an event may be.
+struct Budget {
+    /// Members and names of the body, its sections, and the objects beside them.
+    members: Count,
+    /// Members and items inside of the parameter that is kept whole and read now.
+    inside: Count,
+    inside_max: usize,
+    /// Which of the names that the rules look into were there, by their [`Place::of_member`]. What stands
+    /// there a second time is refused for that, and nothing of it is kept.
+    seen: u8,
+}
+
+impl Budget {
+    fn of(body_bytes: usize) -> Self {
+        let inside_max = body_bytes / INSIDE_BYTES_MIN + SPARE;
+        let members = Count::of(body_bytes / MEMBER_BYTES_MIN + SPARE);
+        Self { members, inside: Count::of(inside_max), inside_max, seen: 0 }
+    }
+
+    /// The count that members and items at this place belong to.
+    fn count(&mut self, place: Place) -> &mut Count {
+        if matches!(place, Place::Whole) { &mut self.inside } else { &mut self.members }
+    }
+
+    fn check(&self) -> Result<(), Overfull> {
+        if self.members.is_over { Err(Overfull(self.members.max)) } else { Ok(()) }
+    }
+}
+
+/// A count with a bound.
+struct Count {
+    left: usize,
+    max: usize,
+    is_over: bool,
+}
+
+impl Count {
+    fn of(max: usize) -> Self {
+        Self { left: max, max, is_over: false }
+    }
+
+    /// Counts one more; false if it is beyond the bound, as all are from then on.
+    fn take(&mut self) -> bool {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => self.is_over = true,
+        }
+        !self.is_over
     }
 }
 
@@ -151,40 +279,94 @@ enum Place {
 }
 
 impl Place {
-    /// The place of the member `name` of an object that stands here.
-    fn of_member(self, name: &str) -> Self {
+    /// The place of the member `name` of an object that stands here, and a bit that tells it from others
+    /// whose inside is kept.
+    fn of_member(self, name: &str) -> (Self, u8) {
         match self {
             Self::Root => match name {
-                "params" => Self::Params,
-                "playerTime" | "qoeData" | "customMetadata" => Self::Section,
-                _ => Self::Unlisted,
+                "params" => (Self::Params, 1 << 0),
+                "playerTime" => (Self::Section, 1 << 1),
+                "qoeData" => (Self::Section, 1 << 2),
+                "customMetadata" => (Self::Section, 1 << 3),
+                _ => (Self::Unlisted, 0),
             },
             Self::Params => match name {
-                "visitor.customerIDs" | "statesStart" | "statesEnd" => Self::Whole,
-                _ => Self::Other,
+                "visitor.customerIDs" => (Self::Whole, 1 << 4),
+                "statesStart" => (Self::Whole, 1 << 5),
+                "statesEnd" => (Self::Whole, 1 << 6),
+                _ => (Self::Other, 0),
             },
-            Self::Whole => Self::Whole,
-            Self::Section | Self::Unlisted | Self::Other => Self::Other,
+            Self::Whole => (Self::Whole, 0),
+            Self::Section | Self::Unlisted | Self::Other => (Self::Other, 0),
+        }
+    }
+
+    /// How many members of an object, or items of an array, there is room for once it has one: as many as
+    /// in the usual body where there is one such place, else no more than there are.
+    fn usual_length(self) -> usize {
+        match self {
+            Self::Root => 5,
+            Self::Params => 24,
+            Self::Section => 4,
+            _ => 1,
         }
     }
 }
 
 /// Reads the value at one place, `depth` containers deep.
-struct Reader {
+struct Reader<'b> {
     place: Place,
     depth: u8,
+    budget: &'b mut Budget,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn deeper<E: Error>(&self) -> Result<u8, E> {
         if self.depth == DEPTH_MAX {
             return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
         }
         Ok(self.depth + 1)
     }
+
+    /// A reader of something inside, `depth` containers deep.
+    fn at(&mut self, place: Place, depth: u8) -> Reader<'_> {
+        Reader { place, depth, budget: self.budget }
+    }
+
+    /// Reads the value of a member that is kept.
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        depth: u8,
+        members: &mut A,
+    ) -> Result<Node<'de>, A::Error> {
+        let (place, bit) = self.place.of_member(name);
+        if self.budget.seen & bit != 0 {
+            return members.next_value_seed(self.at(Place::Other, depth));
+        }
+        self.budget.seen |= bit;
+        let is_outermost = matches!((self.place, place), (Place::Params, Place::Whole));
+        if is_outermost {
+            self.budget.inside = Count::of(self.budget.inside_max);
+        }
+        let node = members.next_value_seed(self.at(place, depth))?;
+        if is_outermost && self.budget.inside.is_over {
+            return Ok(Node::Overfull { type_name: node.type_name() });
+        }
+        Ok(node)
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Reader {
+/// Adds an item. A list grows by a quarter of its length, not by the whole: room that is not used is
+/// memory that the body did not pay for.
+fn push<T>(list: &mut Vec<T>, item: T, usual_length: usize) {
+    if list.len() == list.capacity() {
+        list.reserve_exact((list.len() / 4).max(usual_length));
+    }
+    list.push(item);
+}
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
     type Value = Node<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
@@ -192,7 +374,7 @@ impl<'de> DeserializeSeed<'de> for Reader {
     }
 }
 
-impl<'de> Visitor<'de> for Reader {
+impl<'de> Visitor<'de> for Reader<'_> {
     type Value = Node<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,57 +409,60 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Node::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Node<'de>, A::Error> {
         let depth = self.deeper()?;
         if !matches!(self.place, Place::Whole) {
-            while items.next_element_seed(Reader { place: Place::Other, depth })?.is_some() {}
+            while items.next_element_seed(self.at(Place::Other, depth))?.is_some() {}
             return Ok(Node::OtherList);
         }
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Reader { place: self.place, depth })? {
-            list.push(item);
+        loop {
+            let is_over = self.budget.inside.is_over;
+            let place = if is_over { Place::Other } else { Place::Whole };
+            let Some(item) = items.next_element_seed(self.at(place, depth))? else { break };
+            if self.budget.inside.take() {
+                push(&mut list, item, Place::Whole.usual_length());
+            } else {
+                list = Vec::new();
+            }
         }
         Ok(Node::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Node<'de>, A::Error> {
-        let depth = self.deeper()?;
-        match self.place {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<Node<'de>, A::Error> {
+        let (depth, place) = (self.deeper()?, self.place);
+        match place {
             Place::Root | Place::Section | Place::Params | Place::Whole => {
-                let mut kept = Vec::with_capacity(self.members_expected());
+                let mut kept = Vec::new();
                 while let Some(Name(name)) = members.next_key()? {
-                    let place = self.place.of_member(&name);
-                    kept.push((name, members.next_value_seed(Reader { place, depth })?));
+                    if !self.budget.count(place).take() {
+                        kept = Vec::new();
+                        members.next_value_seed(self.at(Place::Other, depth))?;
+                        continue;
+                    }
+                    let node = self.member(&name, depth, &mut members)?;
+                    push(&mut kept, (name, node), place.usual_length());
                 }
                 Ok(Node::Object(kept))
             }
             Place::Unlisted => {
                 let (mut names, mut repeated) = (HashSet::new(), None);
                 while let Some(Name(name)) = members.next_key()? {
-                    if !names.insert(name.clone()) {
-                        repeated.get_or_insert(name);
+                    if !self.budget.members.take() {
+                        names = HashSet::new();
+                    } else if let Some(earlier) = names.replace(name) {
+                        repeated.get_or_insert(earlier);
                     }
-                    members.next_value_seed(Reader { place: Place::Other, depth })?;
+                    members.next_value_seed(self.at(Place::Other, depth))?;
                 }
                 Ok(Node::OtherObject { repeated })
             }
             Place::Other => {
                 while members.next_key::<Name<'_>>()?.is_some() {
-                    members.next_value_seed(Reader { place: Place::Other, depth })?;
+                    members.next_value_seed(self.at(Place::Other, depth))?;
                 }
                 Ok(Node::OtherObject { repeated: None })
             }
-        }
-    }
-}
-
-impl Reader {
-    /// Room for the members of the usual body, so that a list need not grow.
-    fn members_expected(&self) -> usize {
-        match self.place {
-            Place::Root => 5,
-            Place::Params => 24,
-            _ => 4,
         }
     }
 }

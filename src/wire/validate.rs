@@ -3,6 +3,8 @@
 //! One walk in document order finds both, so what is accepted and what is explained cannot differ.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::ControlFlow;
 
 use hashbrown::HashSet;
 
@@ -11,7 +13,7 @@ use super::parameters::{
     Parameter, Profile, QOE, QOE_INDEX, STATE_MEMBERS, STATE_NAME_CHARS_MAX, TS_MAX,
 };
 use super::parse::{Member, Node};
-use super::violations::{Code, Pointer, Violations, quoted};
+use super::violations::{Code, Pointer, Quoted, TEXT_BYTES_MAX, Violations, cut};
 use super::{
     Content, CustomMetadata, Event, NotStored, Params, PlayerTime, Playhead, Rules,
     STORED_EVENTS_MAX, Start, Stored, StoredForm, is_array, parse, read,
@@ -27,7 +29,7 @@ const SECONDS_OF_A_DAY: f64 = 86_400.0;
 /// A name that the table does not list where it stands: accepted, kept with the body, pointed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unlisted<'a> {
-    /// The name as it came.
+    /// The name as it came, cut if it is longer than 256 bytes.
     pub name: Cow<'a, str>,
     /// The known name that was probably meant.
     pub nearest: Option<&'static str>,
@@ -68,7 +70,7 @@ pub(super) fn stored<'a>(
     let (mut found, mut hints) = (Violations::default(), HINTS_MAX);
     if !is_array(body) {
         let root = read(body).map_err(NotStored::Invalid)?;
-        found.add(&Pointer::Root, Code::Type, expected("array", &root));
+        found.add(&Pointer::Root, Code::Type, format_args!("{}", expected("array", &root)));
         return Err(NotStored::Invalid(found));
     }
     let mut events = 0;
@@ -77,8 +79,15 @@ pub(super) fn stored<'a>(
         let endpoint = if events == 0 { Endpoint::StoredFirst(form) } else { Endpoint::Stored };
         events += 1;
         if events > STORED_EVENTS_MAX {
-            return;
+            return ControlFlow::Break(());
         }
+        let item = match item {
+            Ok(item) => item,
+            Err(overfull) => {
+                found.add(&place, Code::Json, format_args!("{overfull}"));
+                return ControlFlow::Continue(());
+            }
+        };
         match walk(item, rules, endpoint, &place, &mut found, &mut hints) {
             Some((event, Some(content))) if events == 1 => {
                 take(Stored::Start(Start { event, content }));
@@ -86,12 +95,14 @@ pub(super) fn stored<'a>(
             Some((event, _)) => take(Stored::Event(event)),
             None => {}
         }
+        ControlFlow::Continue(())
     });
     if let Err(unsound) = read {
         return Err(NotStored::Invalid(Violations::unreadable(unsound.to_string())));
     }
     if events == 0 {
-        found.add(&Pointer::Root, Code::MinItems, "expected at least one event, the sessionStart");
+        let message = format_args!("expected at least one event, the sessionStart");
+        found.add(&Pointer::Root, Code::MinItems, message);
     }
     match (events > STORED_EVENTS_MAX, found.count()) {
         (true, _) => Err(NotStored::TooMany),
@@ -134,7 +145,7 @@ fn walk<'a>(
     let members = match root {
         Node::Object(members) => members,
         other => {
-            found.add(place, Code::Type, expected("object", &other));
+            found.add(place, Code::Type, format_args!("{}", expected("object", &other)));
             return None;
         }
     };
@@ -213,55 +224,64 @@ struct Walk<'a, 'f> {
 }
 
 impl<'a> Walk<'a, '_> {
-    fn body(&mut self, root: &Pointer<'_>, members: Vec<Member<'a>>) {
+    fn body(&mut self, root: &Pointer<'_>, mut members: Vec<Member<'a>>) {
         let names_before = self.unlisted.len();
         let mut present = Present::default();
         let mut others = Names::default();
-        for (name, node) in members {
-            let place = root.member(&name);
-            let known = parameters::BODY_MEMBERS.iter().position(|known| *known == name);
+        for (name, node) in &mut members {
+            let place = root.member(name);
+            let known = parameters::BODY_MEMBERS.iter().position(|known| known == name);
             if !known.is_none_or(|row| present.is_first(row)) {
                 self.repeated(&place);
                 continue;
             }
             match known.map(|row| parameters::BODY_MEMBERS[row]) {
-                Some("eventType") => self.event_type(&place, &node),
-                Some("playerTime") => self.player_time(&place, node),
-                Some("params") => self.params(&place, node),
-                Some("qoeData") => self.quality(&place, node),
-                Some("customMetadata") => self.custom_metadata(&place, node),
+                Some("eventType") => self.event_type(&place, node),
+                Some("playerTime") => self.player_time(&place, taken(node)),
+                Some("params") => self.params(&place, taken(node)),
+                Some("qoeData") => self.quality(&place, taken(node)),
+                Some("customMetadata") => self.custom_metadata(&place, taken(node)),
                 _ => {
-                    if let Node::OtherObject { repeated: Some(repeated) } = &node {
+                    if let Node::OtherObject { repeated: Some(repeated) } = node {
                         self.repeated(&place.member(repeated));
                     }
-                    self.unlisted(root, &mut others, name.clone(), parameters::BODY_MEMBERS);
+                    self.unlisted(root, &mut others, name, parameters::BODY_MEMBERS);
                 }
             }
         }
         for (row, name) in parameters::BODY_MEMBERS.iter().enumerate() {
-            let required = match *name {
-                "eventType" => "required: one of the twenty documented names".into(),
-                "playerTime" => "required: an object with playhead and ts".into(),
-                "params" => match (self.event_type, self.required_keys().as_slice()) {
-                    (Some(EventType::StatesUpdate), _) => {
-                        "required on statesUpdate, with statesStart or statesEnd".into()
-                    }
-                    (None, _) | (_, []) => continue,
-                    (Some(event_type), keys) => {
-                        format!("required on {}, with {}", event_type.name(), keys.join(", "))
-                    }
-                },
-                _ => continue,
-            };
-            if !present.has(row) {
-                self.missing(root, name, required, names_before);
+            if present.has(row) {
+                continue;
             }
+            let mut missing = |message| self.missing(root, name, message, names_before);
+            match *name {
+                "eventType" => {
+                    missing(format_args!("required: one of the twenty documented names"));
+                }
+                "playerTime" => missing(format_args!("required: an object with playhead and ts")),
+                "params" => self.missing_params(root, names_before),
+                _ => {}
+            }
+        }
+    }
+
+    /// `params` are not there, which is a violation if any of them is required.
+    fn missing_params(&mut self, root: &Pointer<'_>, names_before: usize) {
+        let Some(event_type) = self.event_type else { return };
+        if event_type == EventType::StatesUpdate {
+            let message = format_args!("required on statesUpdate, with statesStart or statesEnd");
+            return self.missing(root, "params", message, names_before);
+        }
+        let keys = RequiredKeys { event_type, profile: self.rules.profile };
+        if keys.iter().next().is_some() {
+            let message = format_args!("required on {}, with {keys}", event_type.name());
+            self.missing(root, "params", message, names_before);
         }
     }
 
     fn event_type(&mut self, place: &Pointer<'_>, node: &Node<'_>) {
         let Node::Text(name) = node else {
-            return self.found.add(place, Code::Type, expected("string", node));
+            return self.mistyped(place, "string", node);
         };
         let known = EventType::from_name(name);
         let is_start = known == Some(EventType::SessionStart);
@@ -270,18 +290,22 @@ impl<'a> Walk<'a, '_> {
             (Some(_), Endpoint::Events) => self.found.add(
                 place,
                 Code::Enum,
-                "expected an event of an open session; \"sessionStart\" opens one and goes to \
-                 /api/v1/sessions",
+                format_args!(
+                    "expected an event of an open session; \"sessionStart\" opens one and goes to \
+                     /api/v1/sessions"
+                ),
             ),
             (Some(_), Endpoint::Stored) => self.found.add(
                 place,
                 Code::Enum,
-                "expected an event other than \"sessionStart\": a stored session has one, its first event",
+                format_args!(
+                    "expected an event other than \"sessionStart\": a stored session has one, its first event"
+                ),
             ),
             (Some(other), Endpoint::Sessions) => self.found.add(
                 place,
                 Code::Const,
-                format!(
+                format_args!(
                     "expected \"sessionStart\", which opens a session; \"{}\" goes to \
                      /api/v1/sessions/{{sid}}/events of a session that is open",
                     other.name()
@@ -290,15 +314,16 @@ impl<'a> Walk<'a, '_> {
             (Some(other), Endpoint::StoredFirst(_)) => self.found.add(
                 place,
                 Code::Const,
-                format!(
+                format_args!(
                     "expected \"sessionStart\", with which a stored session begins, got \"{}\"",
                     other.name()
                 ),
             ),
             (None, _) => {
-                let hint = did_you_mean(EventType::nearest_name(name));
-                let name = quoted(name);
-                self.found.add(place, Code::Enum, format!("{name} is no event type{hint}"));
+                // Each comparison with all names takes a microsecond.
+                let nearest = if self.found.is_full() { None } else { EventType::nearest_name(name) };
+                let (name, hint) = (Quoted(name), DidYouMean(nearest));
+                self.found.add(place, Code::Enum, format_args!("{name} is no event type{hint}"));
             }
         }
     }
@@ -311,17 +336,17 @@ impl<'a> Walk<'a, '_> {
         let mut present = Present::default();
         let mut others = Names::default();
         let (mut playhead, mut ts) = (None, None);
-        for (name, node) in members {
-            let known = PLAYER_TIME_MEMBERS.iter().position(|known| *known == name);
-            let member_place = place.member(&name);
+        for (name, node) in &members {
+            let known = PLAYER_TIME_MEMBERS.iter().position(|known| known == name);
+            let member_place = place.member(name);
             if !known.is_none_or(|row| present.is_first(row)) {
                 self.repeated(&member_place);
                 continue;
             }
             match known.map(|row| PLAYER_TIME_MEMBERS[row]) {
-                Some("playhead") => playhead = self.playhead(&member_place, &node),
-                Some("ts") => ts = self.ts(&member_place, &node),
-                _ => self.unlisted(place, &mut others, name.clone(), PLAYER_TIME_MEMBERS),
+                Some("playhead") => playhead = self.playhead(&member_place, node),
+                Some("ts") => ts = self.ts(&member_place, node),
+                _ => self.unlisted(place, &mut others, name, PLAYER_TIME_MEMBERS),
             }
         }
         for (row, name) in PLAYER_TIME_MEMBERS.iter().enumerate() {
@@ -330,7 +355,7 @@ impl<'a> Walk<'a, '_> {
                     "playhead" => "required: the position in the content, in seconds",
                     _ => "required: the player's clock, in milliseconds since 1970 (UTC)",
                 };
-                self.missing(place, name, meaning.into(), names_before);
+                self.missing(place, name, format_args!("{meaning}"), names_before);
             }
         }
         self.player_time = playhead.zip(ts).map(|(playhead, ts)| PlayerTime { playhead, ts });
@@ -338,52 +363,54 @@ impl<'a> Walk<'a, '_> {
 
     fn playhead(&mut self, place: &Pointer<'_>, node: &Node<'_>) -> Option<Playhead> {
         let Node::Number(number) = node else {
-            self.found.add(place, Code::Type, expected("number", node));
+            self.mistyped(place, "number", node);
             return None;
         };
         let playhead = number.as_f64().filter(|playhead| playhead.is_finite())?;
-        let bound = match (self.event_type, self.content) {
-            (Some(EventType::SessionStart), Some(Content::Live)) => Some((
-                SECONDS_OF_A_DAY,
-                "86400, because the playhead of live content is the second of the day (UTC)".into(),
-            )),
-            (
-                Some(EventType::SessionStart),
-                Some(Content::Recorded { length_s: Some(length_s) }),
-            ) => Some((length_s, format!("media.length ({length_s})"))),
-            _ => None,
-        };
         if playhead < 0.0 {
-            self.found.add(place, Code::Minimum, format!("expected at least 0, got {number}"));
+            let message = format_args!("expected at least 0, got {number}");
+            self.found.add(place, Code::Minimum, message);
             return None;
         }
-        if let Some((bound, meaning)) = bound
-            && playhead >= bound
-        {
-            let message = format!("expected less than {meaning}, got {number}");
-            self.found.add(place, Code::Maximum, message);
-            return None;
+        let content = self.content.filter(|_| self.event_type == Some(EventType::SessionStart));
+        match content {
+            Some(Content::Live) if playhead >= SECONDS_OF_A_DAY => {
+                let message = format_args!(
+                    "expected less than 86400, because the playhead of live content is the second of \
+                     the day (UTC), got {number}"
+                );
+                self.found.add(place, Code::Maximum, message);
+                return None;
+            }
+            Some(Content::Recorded { length_s: Some(length_s) }) if playhead >= length_s => {
+                let length = Decimal(length_s);
+                let message =
+                    format_args!("expected less than media.length ({length}), got {number}");
+                self.found.add(place, Code::Maximum, message);
+                return None;
+            }
+            _ => {}
         }
         Some(Playhead(playhead))
     }
 
     fn ts(&mut self, place: &Pointer<'_>, node: &Node<'_>) -> Option<u64> {
         let Node::Number(number) = node else {
-            self.found.add(place, Code::Type, expected("integer", node));
+            self.mistyped(place, "integer", node);
             return None;
         };
         let Some(ts) = integer(number) else {
-            self.found.add(place, Code::Type, format!("expected integer, got {number}"));
+            self.found.add(place, Code::Type, format_args!("expected integer, got {number}"));
             return None;
         };
         if ts < 0 {
-            self.found.add(place, Code::Minimum, format!("expected at least 0, got {number}"));
+            self.found.add(place, Code::Minimum, format_args!("expected at least 0, got {number}"));
             return None;
         }
         match u64::try_from(ts) {
             Ok(ts) if ts <= TS_MAX => Some(ts),
             _ => {
-                let message = format!("expected at most {TS_MAX} (2^53 - 1), got {number}");
+                let message = format_args!("expected at most {TS_MAX} (2^53 - 1), got {number}");
                 self.found.add(place, Code::Maximum, message);
                 None
             }
@@ -391,7 +418,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn params(&mut self, place: &Pointer<'_>, node: Node<'a>) {
-        let Some(members) = self.object(place, node) else {
+        let Some(mut members) = self.object(place, node) else {
             return;
         };
         let names_before = self.unlisted.len();
@@ -401,12 +428,12 @@ impl<'a> Walk<'a, '_> {
         let event_type = self.event_type;
         let allowed =
             |parameter: &Parameter| event_type.is_some_and(|e| parameter.allowed_on.contains(e));
-        for (name, node) in members {
-            let row = PARAMS_INDEX.get(&name).filter(|row| allowed(&PARAMS[*row]));
+        for (name, node) in &mut members {
+            let row = PARAMS_INDEX.get(name).filter(|row| allowed(&PARAMS[*row]));
             let Some(row) = row else {
                 if event_type.is_none() {
-                    if !others.insert(name.clone()) {
-                        self.repeated(&place.member(&name));
+                    if !others.insert(name) {
+                        self.repeated(&place.member(name));
                     }
                     continue;
                 }
@@ -414,25 +441,25 @@ impl<'a> Walk<'a, '_> {
                 self.unlisted(place, &mut others, name, known.map(|parameter| parameter.key));
                 continue;
             };
-            let member_place = place.member(&name);
+            let member_place = place.member(name);
             if !present.is_first(row) {
                 self.repeated(&member_place);
                 continue;
             }
             let parameter = &PARAMS[row];
-            self.value(&member_place, parameter.kind, &node);
-            if let ("media.downloaded", Node::Flag(downloaded)) = (parameter.key, &node) {
+            self.value(&member_place, parameter.kind, node);
+            if let ("media.downloaded", Node::Flag(downloaded)) = (parameter.key, &*node) {
                 self.downloaded(&member_place, *downloaded);
             }
-            listed.push((parameter.key, node));
+            listed.push((parameter.key, taken(node)));
         }
         for (row, parameter) in PARAMS.iter().enumerate() {
             if let Some(event_type) = event_type
                 && parameter.is_required(event_type, self.rules.profile)
                 && !present.has(row)
             {
-                let meaning = why_required(parameter, event_type);
-                self.missing(place, parameter.key, meaning, names_before);
+                let why = WhyRequired { parameter, event_type };
+                self.missing(place, parameter.key, format_args!("{why}"), names_before);
             }
         }
         if self.endpoint == Endpoint::StoredFirst(StoredForm::Sessions)
@@ -443,13 +470,16 @@ impl<'a> Walk<'a, '_> {
             self.found.add(
                 &place,
                 Code::Required,
-                "required: only stored content is posted as an array, and says so with true",
+                format_args!(
+                    "required: only stored content is posted as an array, and says so with true"
+                ),
             );
         }
         if event_type == Some(EventType::StatesUpdate)
             && !listed.iter().any(|(key, _)| matches!(*key, "statesStart" | "statesEnd"))
         {
-            self.found.add(place, Code::AnyOf, "one of statesStart and statesEnd is required");
+            let message = format_args!("one of statesStart and statesEnd is required");
+            self.found.add(place, Code::AnyOf, message);
         }
         self.params = Params(listed);
     }
@@ -468,26 +498,26 @@ impl<'a> Walk<'a, '_> {
             } else {
                 "expected false or nothing: downloaded content is posted whole, as an array of its events"
             };
-            self.found.add(place, Code::Const, message);
+            self.found.add(place, Code::Const, format_args!("{message}"));
         }
     }
 
     fn quality(&mut self, place: &Pointer<'_>, node: Node<'a>) {
-        let Some(members) = self.object(place, node) else {
+        let Some(mut members) = self.object(place, node) else {
             return;
         };
         let mut present = Present::default();
         let mut others = Names::default();
         let mut listed = Vec::with_capacity(members.len().min(QOE.len()));
-        for (name, node) in members {
-            let member_place = place.member(&name);
-            match QOE_INDEX.get(&name) {
+        for (name, node) in &mut members {
+            let member_place = place.member(name);
+            match QOE_INDEX.get(name) {
                 Some(row) if present.is_first(row) => {
-                    self.value(&member_place, QOE[row].kind, &node);
-                    listed.push((QOE[row].key, node));
+                    self.value(&member_place, QOE[row].kind, node);
+                    listed.push((QOE[row].key, taken(node)));
                 }
                 // Other quality names are documented as free, so they are not pointed out.
-                None if others.insert(name.clone()) => {}
+                None if others.insert(name) => {}
                 _ => self.repeated(&member_place),
             }
         }
@@ -499,49 +529,57 @@ impl<'a> Walk<'a, '_> {
             return;
         };
         let mut keys = Names::default();
-        let mut pairs = Vec::with_capacity(members.len());
-        for (key, node) in members {
-            let member_place = place.member(&key);
-            if !keys.insert(key.clone()) {
+        for (key, node) in &members {
+            let member_place = place.member(key);
+            if !keys.insert(key) {
                 self.repeated(&member_place);
                 continue;
             }
-            if !is_name(&key) {
-                let message = "expected a key of a-z, A-Z, 0-9, _ and . (at least one character)";
+            if !is_name(key) {
+                let message = format_args!(
+                    "expected a key of a-z, A-Z, 0-9, _ and . (at least one character)"
+                );
                 self.found.add(&member_place, Code::PropertyNames, message);
-            } else if is_reserved(&key) {
+            } else if is_reserved(key) {
                 if self.rules.strict {
-                    let message = "keys that begin with a. or media. are reserved";
+                    let message = format_args!("keys that begin with a. or media. are reserved");
                     self.found.add(&member_place, Code::PropertyNames, message);
                 } else if *self.hints > 0 {
                     *self.hints -= 1;
-                    self.unlisted.push(Unlisted { name: key.clone(), nearest: None });
+                    self.unlisted.push(Unlisted { name: shown(key), nearest: None });
                 }
             }
-            match node {
-                Node::Text(value) => pairs.push((key, value)),
-                other => self.found.add(&member_place, Code::Type, expected("string", &other)),
+            if !matches!(node, Node::Text(_)) {
+                self.mistyped(&member_place, "string", node);
             }
         }
-        self.custom_metadata = CustomMetadata(pairs);
+        drop(keys);
+        self.custom_metadata = CustomMetadata(members);
     }
 
     /// Holds one value to its documented type.
     fn value(&mut self, place: &Pointer<'_>, kind: Kind, node: &Node<'_>) {
+        if let Node::Overfull { .. } = node {
+            let message =
+                format_args!("has more members than a valid event of this length can have");
+            return self.found.add(place, Code::Json, message);
+        }
         let fits = match (kind, node) {
             (Kind::Text, Node::Text(_))
             | (Kind::Flag, Node::Flag(_))
             | (Kind::Number, Node::Number(_)) => true,
             (Kind::NonEmptyText, Node::Text(text)) => {
                 if text.is_empty() {
-                    self.found.add(place, Code::MinLength, "expected at least one character");
+                    let message = format_args!("expected at least one character");
+                    self.found.add(place, Code::MinLength, message);
                 }
                 true
             }
             (Kind::StateName, Node::Text(name)) => {
                 if !is_name(name) || name.len() > STATE_NAME_CHARS_MAX {
-                    let got = quoted(name);
-                    let message = format!("expected 1 to 64 of a-z, A-Z, 0-9, _ and ., got {got}");
+                    let got = Quoted(name);
+                    let message =
+                        format_args!("expected 1 to 64 of a-z, A-Z, 0-9, _ and ., got {got}");
                     self.found.add(place, Code::Pattern, message);
                 }
                 true
@@ -552,11 +590,11 @@ impl<'a> Walk<'a, '_> {
                         self.found.add(
                             place,
                             Code::Type,
-                            format!("expected integer, got {number}"),
+                            format_args!("expected integer, got {number}"),
                         );
                     }
                     Some(state) if kind == Kind::AuthState && !(0..=2).contains(&state) => {
-                        let message = format!("expected 0, 1 or 2, got {number}");
+                        let message = format_args!("expected 0, 1 or 2, got {number}");
                         self.found.add(place, Code::Enum, message);
                     }
                     Some(_) => {}
@@ -586,25 +624,27 @@ impl<'a> Walk<'a, '_> {
                 Kind::CustomerIds => "object",
                 Kind::States => "array",
             };
-            self.found.add(place, Code::Type, expected(wanted, node));
+            self.mistyped(place, wanted, node);
         }
     }
 
     /// An object below a parameter, whose members are all required and no others allowed.
     fn members(&mut self, place: &Pointer<'_>, node: &Node<'_>, known: &[(&'static str, Kind)]) {
         let Node::Object(members) = node else {
-            return self.found.add(place, Code::Type, expected("object", node));
+            return self.mistyped(place, "object", node);
         };
         for (name, node) in members {
             let member_place = place.member(name);
-            match known.iter().find(|(known, _)| known == name) {
-                Some((_, kind)) => self.value(&member_place, *kind, node),
-                None => self.found.add(&member_place, Code::AdditionalProperties, "not known here"),
+            if let Some((_, kind)) = known.iter().find(|(known, _)| known == name) {
+                self.value(&member_place, *kind, node);
+            } else {
+                let message = format_args!("not known here");
+                self.found.add(&member_place, Code::AdditionalProperties, message);
             }
         }
         for (name, _) in known {
             if member(members, name).is_none() {
-                self.found.add(&place.member(name), Code::Required, "required");
+                self.found.add(&place.member(name), Code::Required, format_args!("required"));
             }
         }
     }
@@ -613,38 +653,44 @@ impl<'a> Walk<'a, '_> {
         match node {
             Node::Object(members) => Some(members),
             other => {
-                self.found.add(place, Code::Type, expected("object", &other));
+                self.mistyped(place, "object", &other);
                 None
             }
         }
     }
 
+    fn mistyped(&mut self, place: &Pointer<'_>, wanted: &str, node: &Node<'_>) {
+        let message = format_args!("{}", expected(wanted, node));
+        self.found.add(place, Code::Type, message);
+    }
+
     /// Points out a name that the table does not list at `place`; strict rules refuse it.
-    fn unlisted(
+    #[expect(clippy::ptr_arg, reason = "what borrows from the body goes on to do so")]
+    fn unlisted<'n>(
         &mut self,
         place: &Pointer<'_>,
-        others: &mut Names<'a>,
-        name: Cow<'a, str>,
+        others: &mut Names<'n>,
+        name: &'n Cow<'a, str>,
         known: impl IntoIterator<Item = &'static str>,
     ) {
-        if !others.insert(name.clone()) {
-            return self.repeated(&place.member(&name));
+        if !others.insert(name) {
+            return self.repeated(&place.member(name));
         }
         let hinted = *self.hints > 0;
-        let nearest = if hinted { parameters::nearest(&name, known) } else { None };
+        let nearest = if hinted { parameters::nearest(name, known) } else { None };
         if self.rules.strict {
             let on = self.event_type.map_or("any event", EventType::name);
-            let message = format!("not listed on {on}{}", did_you_mean(nearest));
-            self.found.add(&place.member(&name), Code::AdditionalProperties, message);
+            let message = format_args!("not listed on {on}{}", DidYouMean(nearest));
+            self.found.add(&place.member(name), Code::AdditionalProperties, message);
         }
         if hinted {
             *self.hints -= 1;
-            self.unlisted.push(Unlisted { name, nearest });
+            self.unlisted.push(Unlisted { name: shown(name), nearest });
         }
     }
 
     fn repeated(&mut self, place: &Pointer<'_>) {
-        self.found.add(place, Code::Json, "stands twice in the same object");
+        self.found.add(place, Code::Json, format_args!("stands twice in the same object"));
     }
 
     /// A missing member; a name near it in the same object (pointed out since `names_before`) was
@@ -653,37 +699,91 @@ impl<'a> Walk<'a, '_> {
         &mut self,
         place: &Pointer<'_>,
         name: &'static str,
-        mut message: String,
+        message: fmt::Arguments<'_>,
         names_before: usize,
     ) {
+        let place = place.member(name);
         let near = self.unlisted[names_before..].iter().find(|found| found.nearest == Some(name));
-        if let Some(near) = near {
-            message = format!("{message}; is {} meant to be it?", quoted(&near.name));
+        match near.map(|near| Quoted(&near.name)) {
+            None => self.found.add(&place, Code::Required, message),
+            Some(near) => {
+                let message = format_args!("{message}; is {near} meant to be it?");
+                self.found.add(&place, Code::Required, message);
+            }
         }
-        self.found.add(&place.member(name), Code::Required, message);
-    }
-
-    fn required_keys(&self) -> Vec<&'static str> {
-        let Some(event_type) = self.event_type else { return Vec::new() };
-        PARAMS
-            .iter()
-            .filter(|parameter| parameter.is_required(event_type, self.rules.profile))
-            .map(|parameter| parameter.key)
-            .collect()
     }
 }
 
-fn why_required(parameter: &Parameter, event_type: EventType) -> String {
-    let description = parameter.description.trim_end_matches('.');
-    let mut message = format!("required on {}: {description}", event_type.name());
-    if !parameter.is_required(event_type, Profile::Open) {
-        message.push_str(" (a server set to validation.profile = \"open\" does not require it)");
+/// The node, which nobody looks at again.
+fn taken<'a>(node: &mut Node<'a>) -> Node<'a> {
+    std::mem::replace(node, Node::Null)
+}
+
+/// A name as it is pointed out, cut where it grows long.
+fn shown<'a>(name: &Cow<'a, str>) -> Cow<'a, str> {
+    if name.len() <= TEXT_BYTES_MAX {
+        name.clone()
+    } else {
+        Cow::Owned(cut(name, TEXT_BYTES_MAX).into_owned())
     }
-    message
+}
+
+/// The keys that an event of this type must have.
+struct RequiredKeys {
+    event_type: EventType,
+    profile: Profile,
+}
+
+impl RequiredKeys {
+    fn iter(&self) -> impl Iterator<Item = &'static str> {
+        let required =
+            |parameter: &&Parameter| parameter.is_required(self.event_type, self.profile);
+        PARAMS.iter().filter(required).map(|parameter| parameter.key)
+    }
+}
+
+impl fmt::Display for RequiredKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, key) in self.iter().enumerate() {
+            let before = if place == 0 { "" } else { ", " };
+            write!(formatter, "{before}{key}")?;
+        }
+        Ok(())
+    }
+}
+
+struct WhyRequired {
+    parameter: &'static Parameter,
+    event_type: EventType,
+}
+
+impl fmt::Display for WhyRequired {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { parameter, event_type } = self;
+        let description = parameter.description.trim_end_matches('.');
+        write!(formatter, "required on {}: {description}", event_type.name())?;
+        if parameter.is_required(*event_type, Profile::Open) {
+            return Ok(());
+        }
+        formatter.write_str(" (a server set to validation.profile = \"open\" does not require it)")
+    }
+}
+
+/// A number without an exponent, unless it is so large or small that it would fill a message with zeros.
+struct Decimal(f64);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if (1e-6..1e15).contains(&self.0) {
+            write!(formatter, "{}", self.0)
+        } else {
+            write!(formatter, "{:e}", self.0)
+        }
+    }
 }
 
 /// Names of one object that are in no table, to tell one that stands twice.
-type Names<'a> = HashSet<Cow<'a, str>>;
+type Names<'n> = HashSet<&'n str>;
 
 /// The members of a table or list that one object has.
 #[derive(Default)]
@@ -723,10 +823,26 @@ fn is_reserved(metadata_key: &str) -> bool {
     parameters::RESERVED_METADATA_PREFIXES.iter().any(|prefix| metadata_key.starts_with(prefix))
 }
 
-fn expected(wanted: &str, node: &Node<'_>) -> String {
-    format!("expected {wanted}, got {}", node.type_name())
+/// What was expected, and the type of what was found.
+struct Expected<'w> {
+    wanted: &'w str,
+    got: &'static str,
 }
 
-fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
+fn expected<'w>(wanted: &'w str, node: &Node<'_>) -> Expected<'w> {
+    Expected { wanted, got: node.type_name() }
+}
+
+impl fmt::Display for Expected<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "expected {}, got {}", self.wanted, self.got)
+    }
+}
+
+struct DidYouMean(Option<&'static str>);
+
+impl fmt::Display for DidYouMean {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |name| write!(formatter, "; did you mean \"{name}\"?"))
+    }
 }

@@ -91,4 +91,9 @@ async fn a_preflight_grants_whatever_other_header_is_asked_for() {
     assert_eq!(granted("bad name,(,ok").await, "Content-Type,ok");
     let many: Vec<_> = (0..100).map(|n| format!("x-{n}")).collect();
     assert_eq!(granted(&many.join(",")).await.split(',').count(), 33);
+    let long = |bytes| "x".repeat(bytes);
+    assert_eq!(granted(&format!("{},ok", long(129))).await, "Content-Type,ok");
+    assert_eq!(granted(&long(128)).await, format!("Content-Type,{}", long(128)));
+    let many = vec![long(128); 40].join(",");
+    assert_eq!(granted(&many).await.len(), "Content-Type".len() + 31 * 129);
 }

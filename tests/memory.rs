@@ -1,0 +1,171 @@
+//! How much memory reading a body takes: a test program of its own, because its allocator counts.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mediatally::wire::{
+    Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, StoredForm,
+    parse_stored,
+};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// The default of `http.event_bytes_max`.
+const EVENT_BYTES_MAX: usize = 128 << 10;
+/// The default of `http.stored_bytes_max`.
+const STORED_BYTES_MAX: usize = 16 << 20;
+
+const STRICT: Rules = Rules { profile: Profile::Open, strict: true };
+const OPEN: Rules = Rules { profile: Profile::Open, strict: false };
+
+/// What an event begins with.
+const UPDATE: &str = r#"{"eventType":"statesUpdate","playerTime":{"playhead":0,"ts":0}"#;
+
+#[test]
+fn an_event_takes_a_small_multiple_of_its_bytes() {
+    let _alone = alone();
+    for bytes in [1 << 10, 44 << 10, EVENT_BYTES_MAX] {
+        for (name, body) in hostile(bytes) {
+            for rules in [OPEN, STRICT] {
+                let (peak, _) = peak(|| Event::parse(body.as_bytes(), rules).is_ok());
+                let most = PARSE_BYTES_BASE + PARSE_BYTES_PER_BYTE_MAX * body.len();
+                println!("{name}, {} bytes: {peak}, {:.1} a byte", body.len(), ratio(peak, &body));
+                assert!(peak <= most, "{name}, {} bytes: {peak} > {most}", body.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stored_session_takes_what_one_of_its_events_takes() {
+    let _alone = alone();
+    let most = PARSE_BYTES_BASE + PARSE_BYTES_PER_BYTE_MAX * EVENT_BYTES_MAX;
+    let many = hostile(EVENT_BYTES_MAX).into_iter().map(|(name, event)| {
+        (format!("several {name}"), format!("[{event},{event},{event}]"), most)
+    });
+    // One event many times as large as one may be that comes by itself; the first as large as the whole may be.
+    let largest = hostile(STORED_BYTES_MAX).into_iter().take(1);
+    let one = largest.chain(hostile(1 << 20)).map(|(name, event)| {
+        let strings = if name.contains("escape") { 4 * event.len() } else { 0 };
+        (format!("one {name}"), format!("[{event}]"), most + strings)
+    });
+    let zeros = ("zeros".to_owned(), filled("[", |_| "0,".to_owned(), "]", STORED_BYTES_MAX), most);
+    for (name, body, most) in many.chain(one).chain([zeros]) {
+        let (peak, answer_bytes) = peak(|| answer_bytes(&body));
+        println!("{name}, {} bytes: {peak}, answer {answer_bytes}", body.len());
+        assert!(peak <= most, "{name}: {peak} > {most}");
+    }
+}
+
+/// Once no more violations are listed, each more costs a count and no allocation.
+#[test]
+fn violations_that_are_not_listed_take_nothing() {
+    let _alone = alone();
+    let bad = |n| {
+        format!(
+            r#"{{"eventType":"pinq{n}","playerTime":{{"playhead":-1,"ts":-1}},"customMetadata":{{"a b":1}}}},"#
+        )
+    };
+    let (few, many) = (filled("[", bad, "]", 1 << 20), filled("[", bad, "]", 4 << 20));
+    let (of_few, _) = peak(|| answer_bytes(&few));
+    let (of_many, _) = peak(|| answer_bytes(&many));
+    assert!(of_many <= of_few + 1_000, "{of_many} and {of_few}");
+    assert!(of_few <= PARSE_BYTES_BASE, "{of_few}");
+}
+
+/// Bodies of about so many bytes that would make a server hold much.
+fn hostile(bytes: usize) -> Vec<(String, String)> {
+    let body = |name: &str, head: &str, unit: &dyn Fn(usize) -> String, tail: &str| {
+        (name.to_owned(), filled(&format!("{UPDATE},{head}"), unit, tail, bytes))
+    };
+    let mut all = Vec::new();
+    for unit in ["{},", "0,", "[0],", "[],", r#"{"":0},"#, r#"{"":{"":0}},"#, r#""\n","#] {
+        let states = |name: &str, head: &str| body(name, head, &|_| unit.to_owned(), "]}}");
+        all.push(states(&format!("states of {unit}"), r#""params":{"statesStart":["#));
+        // Three lists that are kept whole, with a third of the bytes each.
+        let third = filled("[", |_| unit.to_owned(), "]", bytes / 3 - 60);
+        let lists = ["statesStart", "statesEnd", "visitor.customerIDs"];
+        let lists = lists.map(|list| format!("\"{list}\":{third}")).join(",");
+        all.push((format!("three lists of {unit}"), format!("{UPDATE},\"params\":{{{lists}}}}}")));
+    }
+    for unit in [r#"{"":0},"#, r#"{"":{"":0}},"#, r"[0],"] {
+        let unit = |n| format!("\"{}\":{unit}", short(n));
+        all.push(body("ids", r#""params":{"visitor.customerIDs":{"#, &unit, "}}}"));
+    }
+    for unit in [r#""params":{},"#, r#""params":{"":0},"#, r#""qoeData":{"":0},"#, r#""":0,"#] {
+        all.push(body(&format!("repeated {unit}"), "", &|_| unit.to_owned(), "}"));
+    }
+    for section in ["params", "qoeData", "customMetadata", "x"] {
+        let head = format!("\"{section}\":{{");
+        let names = |n| format!("\"{}\":\"\",", short(n));
+        all.push(body(&format!("names in {section}"), &head, &names, "}}"));
+        let names = |n| format!("\"\\n{}\":0,", short(n));
+        all.push(body(&format!("escapes in {section}"), &head, &names, "}}"));
+        let text = |_| r#""\n":"\n","#.to_owned();
+        all.push(body(&format!("short escapes in {section}"), &head, &text, "}}"));
+    }
+    let names = |n| format!("\"{}\":0,", short(n));
+    all.push(body("names beside", "", &names, "}"));
+    all.push(body("objects beside", "", &|n| format!("\"{}\":{{\"\":0}},", short(n)), "}"));
+    let a = |_| "a".to_owned();
+    all.push(body("a long escape", r#""customMetadata":{"a":"\n"#, &a, "\"}}"));
+    all.push(body("a long escape for a name", r#""customMetadata":{"\n"#, &a, "\":\"\"}}"));
+    all.push(body("a long name", r#""customMetadata":{""#, &a, " \":0}}"));
+    all
+}
+
+/// `head`, as many units as fit into so many bytes, and `tail`.
+fn filled(head: &str, unit: impl Fn(usize) -> String, tail: &str, bytes: usize) -> String {
+    let mut body = String::with_capacity(bytes);
+    body.push_str(head);
+    for unit in (0..).map(unit) {
+        if body.len() + unit.len() + tail.len() > bytes {
+            break;
+        }
+        body.push_str(&unit);
+    }
+    body.truncate(body.trim_end_matches(',').len());
+    body + tail
+}
+
+/// The shortest names, each once.
+fn short(number: usize) -> String {
+    const CHARS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.";
+    let (mut name, mut left) = (String::new(), number);
+    while left > 0 {
+        left -= 1;
+        name.push(char::from(CHARS[left % CHARS.len()]));
+        left /= CHARS.len();
+    }
+    name
+}
+
+/// The tests of this program share one count, so each runs by itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static COUNT: Mutex<()> = Mutex::new(());
+    COUNT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `run` takes at its worst moment, beyond what was taken before.
+fn peak<T>(run: impl FnOnce() -> T) -> (usize, T) {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    let result = run();
+    (ALLOCATOR.peak_usage().saturating_sub(before), result)
+}
+
+fn answer_bytes(stored: &str) -> usize {
+    match parse_stored(stored.as_bytes(), OPEN, StoredForm::Downloaded, |_| {}) {
+        Err(NotStored::Invalid(found)) => {
+            found.listed().iter().map(|one| one.pointer.len() + one.message.len()).sum()
+        }
+        Err(NotStored::TooMany) => 0,
+        Ok(()) => panic!("a session that does not begin with its start"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is only shown")]
+fn ratio(peak: usize, body: &str) -> f64 {
+    peak as f64 / body.len() as f64
+}
