@@ -1,14 +1,16 @@
 //! The first half of a request's way, before the answer: parse, room, append, committed.
 
+mod parsing;
+
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::Rng;
-use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::journal::record::{Content, Encoded};
+use crate::journal::record::{Content, Detached, Encoded};
 use crate::journal::{Journal, Unavailable};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
 use crate::live::{Full, Live};
@@ -25,8 +27,7 @@ use crate::wire::{
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
 
-/// How many stored sessions are parsed at once, because a large one takes a core for a while.
-const PARSED_AT_ONCE: usize = 4;
+pub use parsing::{Parsing, Slot};
 
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Collector {
     live: Arc<Live>,
     journal: Journal,
     limits: Arc<Limits>,
-    parsing: Arc<Semaphore>,
+    parsing: Parsing,
     redactor: Option<Arc<Redactor>>,
 }
 
@@ -48,6 +49,8 @@ pub struct Client<'h> {
     pub address: Option<String>,
     /// The user agent.
     pub user_agent: Option<Cow<'h, str>>,
+    /// Where it is, to share places fairly; it is not kept.
+    pub ip: Option<IpAddr>,
 }
 
 /// Why a body was not taken.
@@ -111,7 +114,7 @@ impl Collector {
         journal: Journal,
         limits: Limits,
     ) -> Self {
-        let parsing = Arc::new(Semaphore::new(PARSED_AT_ONCE));
+        let parsing = Parsing::default();
         let limits = Arc::new(limits);
         Self { key, rules, clock, live, journal, limits, parsing, redactor: None }
     }
@@ -145,6 +148,11 @@ impl Collector {
     /// The journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Who parses a stored session.
+    pub fn parsing(&self) -> &Parsing {
+        &self.parsing
     }
 
     /// Whether a new session would find room; asked before its body is read.
@@ -208,29 +216,25 @@ impl Collector {
         let limits = Arc::clone(&self.limits);
         let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
         let redactor = self.redactor.clone();
-        let parsing = Arc::clone(&self.parsing).acquire_owned().await;
-        let permit = parsing.expect("the semaphore is never closed");
+        let slot = self.parsing.enter(client.ip).await?;
         let append = move |ticket: &mut Ticket| -> Result<_, Refusal> {
-            let _permit = permit;
+            let _slot = slot;
             let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
-            let (mut opening, mut steps) =
-                stored(&body, rules, form, address, user_agent, point_out)?;
-            within(&limits, &opening)?;
-            let kept = kept(redactor.as_deref(), &body)?;
-            if let Cow::Owned(kept) = &kept {
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
-                (opening, steps) = stored(kept, rules, form, address, user_agent, |_| {})?;
-            }
-            let steps_bytes: usize =
-                steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
-            let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes)?);
-            let record = Encoded::new(Content::Batch {
-                sid: id,
-                client: address.map(Cow::Borrowed),
-                user_agent: user_agent.map(Cow::Borrowed),
-                body: Cow::Borrowed(&kept),
-            });
-            Ok(journal.append_with(ticket, &record, Change::Batch { id, opening, steps, room })?)
+            let (client, terms) = ((address, user_agent), journal.terms());
+            let mut session = stored(&body, rules, form, client, terms, point_out)?;
+            within(&limits, session.opening())?;
+            let body = match kept(redactor.as_deref(), &body)? {
+                Cow::Borrowed(_) => body,
+                Cow::Owned(kept) => {
+                    let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                    session = stored(&kept, rules, form, client, terms, |_| {})?;
+                    kept.into()
+                }
+            };
+            let room = Some(live.keep_room(session.heap_bytes())?);
+            let record = Detached::batch(id, address, user_agent, &body);
+            let change = Change::Batch { id, session: Box::new(session), room };
+            Ok(journal.append_large(ticket, record, change)?)
         };
         // It may be large, and the threads that serve other players must not be held up.
         let mut elsewhere = ticket.take();

@@ -212,10 +212,11 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
 
 /// Who sent a request, as far as it is kept.
 fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
-    let user_agent = head.headers.get(USER_AGENT);
+    let (ip, user_agent) = (peer_of(head), head.headers.get(USER_AGENT));
     Client {
-        address: peer_of(head).and_then(|address| privacy.address(address)),
+        address: ip.and_then(|address| privacy.address(address)),
         user_agent: user_agent.and_then(|header| privacy.user_agent(header.as_bytes())),
+        ip,
     }
 }
 
