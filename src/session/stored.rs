@@ -89,3 +89,59 @@ impl StoredSession {
         session
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::stored;
+    use crate::wire::{Profile, Rules, StoredForm};
+
+    const START: &str = r#"{"eventType":"sessionStart","playerTime":{"ts":5,"playhead":0},"params":
+        {"media.id":"a","media.length":0,"media.contentType":"vod","media.playerName":"p"}}"#;
+
+    fn read(events: &[&str], terms: Terms) -> StoredSession {
+        let mut body = format!("[{START}");
+        for (event_type, ts) in events.iter().zip(6..) {
+            body += &format!(
+                r#",{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":0}}}}"#
+            );
+        }
+        body.push(']');
+        let rules = Rules { profile: Profile::Open, strict: false };
+        let form = StoredForm::Downloaded;
+        stored(body.as_bytes(), rules, form, (None, None), terms, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn it_ends_with_its_first_end_and_what_follows_counts_nowhere() {
+        let session = read(&["play", "ping", "sessionEnd", "ping", "sessionEnd"], Terms::default());
+        assert_eq!(session.counts(), Counts { events: 4, ..Counts::default() });
+        let types = session.events_by_type();
+        let of = |event_type: EventType| types[event_type as usize];
+        assert_eq!(types.iter().sum::<u64>(), 4);
+        assert_eq!((of(EventType::Ping), of(EventType::SessionEnd)), (1, 1));
+    }
+
+    #[test]
+    fn what_comes_beyond_the_most_events_is_counted_and_the_end_ends() {
+        let three = Terms { events_max: 3, ..Terms::default() };
+        let session = read(&["play", "ping", "ping", "ping", "sessionEnd"], three);
+        assert_eq!(session.counts(), Counts { events: 4, beyond: 2, ..Counts::default() });
+        assert_eq!(session.events_by_type().iter().sum::<u64>(), 6, "they came all the same");
+    }
+
+    #[test]
+    fn nothing_depends_on_its_receipt_but_the_times_of_receipt() {
+        let events = ["play", "ping", "bufferStart", "play", "pauseStart"];
+        let json = |received_ms, up_ms| {
+            let session = read(&events, Terms::default()).received_at(received_ms, up_ms);
+            serde_json::to_string(&session).unwrap()
+        };
+        let shifted = json(2_000_000_000_777, 1_000_000_000_555);
+        assert_eq!(shifted.matches("2000000000777").count(), 4);
+        assert_eq!(shifted.matches("1000000000555").count(), 4);
+        let (received, up) = ("9000000000333", "8000000000111");
+        let moved = shifted.replace("2000000000777", received).replace("1000000000555", up);
+        assert_eq!(json(9_000_000_000_333, 8_000_000_000_111), moved);
+    }
+}
