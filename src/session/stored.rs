@@ -92,6 +92,8 @@ impl StoredSession {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use crate::session::stored;
     use crate::wire::{Profile, Rules, StoredForm};
@@ -102,9 +104,8 @@ mod tests {
     fn read(events: &[&str], terms: Terms) -> StoredSession {
         let mut body = format!("[{START}");
         for (event_type, ts) in events.iter().zip(6..) {
-            body += &format!(
-                r#",{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":0}}}}"#
-            );
+            let time = format!(r#"{{"ts":{ts},"playhead":0}}"#);
+            write!(body, r#",{{"eventType":"{event_type}","playerTime":{time}}}"#).unwrap();
         }
         body.push(']');
         let rules = Rules { profile: Profile::Open, strict: false };

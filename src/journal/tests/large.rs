@@ -1,5 +1,7 @@
 //! Stored sessions and large reports wait apart, and nothing small waits behind them.
 
+use std::io::Write as _;
+
 use super::*;
 
 const MIB: usize = 1 << 20;
@@ -180,10 +182,12 @@ fn a_stored_session_that_is_read_before_the_terms_are_written_is_folded_under_th
     let ten = Terms { events_max: 10, ..Terms::default() };
     let mut rig = Rig::with(disk, rig.clock.clone(), ten).unwrap();
     assert_eq!(rig.append_batch().unwrap_err(), Unavailable::Disk);
-    let pings: String = (1..20)
-        .map(|ts| format!(r#",{{"eventType":"ping","playerTime":{{"ts":{ts},"playhead":0}}}}"#))
-        .collect();
-    let body = Bytes::from([b"[", BODY, pings.as_bytes(), b"]"].concat());
+    let mut body = [b"[", BODY].concat();
+    for ts in 1..20 {
+        write!(body, r#",{{"eventType":"ping","playerTime":{{"ts":{ts},"playhead":0}}}}"#).unwrap();
+    }
+    body.push(b']');
+    let body = Bytes::from(body);
     let session = Box::new(rig.read_stored(&body));
     assert_ne!(rig.live.progress().terms, ten, "not yet");
     assert!(rig.writer.turn());
