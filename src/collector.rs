@@ -1,17 +1,20 @@
 //! The first half of a request's way, before the answer: parse, room, append, committed.
 
+mod parsing;
+
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::Rng;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::journal::record::{Content, Encoded};
-use crate::journal::{Journal, Unavailable};
+use crate::journal::record::{Content, Detached, Encoded};
+use crate::journal::{Committed, Journal, Unavailable};
 use crate::limits::memory::{self, Charge, Kind, OverLimit};
-use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE};
+use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE, tokens_of_stored};
 use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
@@ -19,6 +22,7 @@ use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, Opening, Step, stored};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
+use crate::wire::packed::{self, NotUnpacked, Packed};
 use crate::wire::{
     Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
     Unlisted, Violations,
@@ -27,8 +31,7 @@ use crate::wire::{
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
 
-/// How many stored sessions are parsed at once, because a large one takes a core for a while.
-const PARSED_AT_ONCE: usize = 4;
+pub use parsing::{Parsing, Slot};
 
 /// A body up to this is not charged for being read and for waiting.
 const SMALL_BODY_BYTES: usize = 8 << 10;
@@ -42,7 +45,7 @@ pub struct Collector {
     live: Arc<Live>,
     journal: Journal,
     limits: Arc<Limits>,
-    parsing: Arc<Semaphore>,
+    parsing: Parsing,
     redactor: Option<Arc<Redactor>>,
 }
 
@@ -55,6 +58,21 @@ pub struct Client<'h> {
     pub user_agent: Option<Cow<'h, str>>,
     /// What it uses of the server's memory.
     pub memory: Option<memory::Client>,
+    /// Where it is, to share places fairly; it is not kept.
+    pub ip: Option<IpAddr>,
+}
+
+/// A stored session as it came: it is unpacked when its turn has come.
+#[derive(Debug)]
+pub struct StoredBody {
+    /// The body, packed or not.
+    pub packed: Packed,
+    /// Where it was posted.
+    pub form: StoredForm,
+    /// How large it may be, unpacked.
+    pub bytes_max: Size,
+    /// What it is charged.
+    pub charge: Option<Charge>,
 }
 
 impl Client<'_> {
@@ -157,7 +175,7 @@ impl Collector {
         journal: Journal,
         limits: Limits,
     ) -> Self {
-        let parsing = Arc::new(Semaphore::new(PARSED_AT_ONCE));
+        let parsing = Parsing::default();
         let limits = Arc::new(limits);
         Self { key, rules, clock, live, journal, limits, parsing, redactor: None }
     }
@@ -191,6 +209,11 @@ impl Collector {
     /// The journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Who parses a stored session.
+    pub fn parsing(&self) -> &Parsing {
+        &self.parsing
     }
 
     /// Whether a new session would find room; asked before its body is read.
@@ -240,62 +263,65 @@ impl Collector {
         Ok(id)
     }
 
-    /// Takes a stored session: when this returns, it is durable and has ended.
+    /// Takes a stored session: when this returns, it is durable and has ended. Gives the unpacked body too, if it
+    /// could be unpacked.
     ///
     /// # Errors
     /// [`Refusal`], and then nothing was acknowledged.
     pub async fn stored(
         &self,
-        body: Bytes,
-        form: StoredForm,
+        body: StoredBody,
         client: Client<'_>,
         ticket: &mut Ticket,
-    ) -> Result<SessionId, Refusal> {
+    ) -> (Result<SessionId, Refusal>, Option<Bytes>) {
+        let slot = match self.parsing.enter(client.ip).await {
+            Ok(slot) => slot,
+            Err(unavailable) => return (Err(unavailable.into()), None),
+        };
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
-        let (rules, live, journal) = (self.rules, Arc::clone(&self.live), self.journal.clone());
-        let limits = Arc::clone(&self.limits);
-        let owner = client.owner();
-        let (address, user_agent) = (client.address, client.user_agent.map(Cow::into_owned));
-        let redactor = self.redactor.clone();
-        let parsing = Arc::clone(&self.parsing).acquire_owned().await;
-        let permit = parsing.expect("the semaphore is never closed");
-        let append = move |ticket: &mut Ticket| -> Result<_, Refusal> {
-            let _permit = permit;
-            let (address, user_agent) = (address.as_deref(), user_agent.as_deref());
-            let (mut opening, mut steps) =
-                stored(&body, rules, form, address, user_agent, point_out)?;
-            within(&limits, &opening)?;
-            let kept = kept(redactor.as_deref(), &body)?;
-            if let Cow::Owned(kept) = &kept {
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
-                (opening, steps) = stored(kept, rules, form, address, user_agent, |_| {})?;
-            }
-            let steps_bytes: usize =
-                steps.iter().map(|step| size_of::<Step>() + step.heap_bytes()).sum();
-            let room = Some(live.keep_room(opening.heap_bytes() + steps_bytes, owner)?);
-            let record = Encoded::new(Content::Batch {
-                sid: id,
-                client: address.map(Cow::Borrowed),
-                user_agent: user_agent.map(Cow::Borrowed),
-                body: Cow::Borrowed(&kept),
-            });
-            Ok(journal.append_with(ticket, &record, Change::Batch { id, opening, steps, room })?)
+        let reading = StoredReading {
+            id,
+            rules: self.rules,
+            live: Arc::clone(&self.live),
+            journal: self.journal.clone(),
+            limits: Arc::clone(&self.limits),
+            redactor: self.redactor.clone(),
+            client: Client {
+                user_agent: client.user_agent.map(|text| text.into_owned().into()),
+                ..client
+            },
         };
         // It may be large, and the threads that serve other players must not be held up.
         let mut elsewhere = ticket.take();
-        let append = move || (append(&mut elsewhere), elsewhere);
-        let committed = match tokio::task::spawn_blocking(append).await {
-            Ok((appended, back)) => {
+        let work = move || {
+            let _slot = slot;
+            let StoredBody { packed, form, bytes_max, mut charge } = body;
+            let unpacked = reading.unpack(packed, bytes_max, &mut charge);
+            let (appended, unpacked) = match unpacked {
+                Ok(body) => (reading.append(&body, form, &mut elsewhere), Some(body)),
+                Err(refusal) => (Err(refusal), None),
+            };
+            (appended, unpacked, elsewhere, charge)
+        };
+        // The charge is kept until the answer.
+        let (appended, body, _charge) = match tokio::task::spawn_blocking(work).await {
+            Ok((appended, body, back, charge)) => {
                 *ticket = back;
-                appended?
+                (appended, body, charge)
             }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(Unavailable::Closed.into()),
+                Err(_) => return (Err(Unavailable::Closed.into()), None),
             },
         };
-        committed.await.map_err(|_| Unavailable::Closed)??;
-        Ok(id)
+        let result = match appended {
+            Ok(committed) => match committed.await {
+                Ok(committed) => committed.map(|_| id).map_err(Refusal::from),
+                Err(_) => Err(Unavailable::Closed.into()),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        (result, body)
     }
 
     /// Takes an event of a session, whose id is given as it stands in the path: when this returns, the event
@@ -404,6 +430,75 @@ impl Collector {
             }
         }
         left
+    }
+}
+
+/// What reads one stored session, on a thread of its own.
+struct StoredReading {
+    id: SessionId,
+    rules: Rules,
+    live: Arc<Live>,
+    journal: Journal,
+    limits: Arc<Limits>,
+    redactor: Option<Arc<Redactor>>,
+    client: Client<'static>,
+}
+
+impl StoredReading {
+    /// Unpacks the body, and charges what it grows to before it grows.
+    fn unpack(
+        &self,
+        packed: Packed,
+        bytes_max: Size,
+        charge: &mut Option<Charge>,
+    ) -> Result<Bytes, Refusal> {
+        let packed_bytes = packed.bytes.len();
+        let mut reserve = |bytes| match (&mut *charge, &self.client.memory) {
+            (Some(charge), _) => charge.grow_to(packed_bytes + bytes),
+            (None, Some(client)) => {
+                *charge = Some(client.charge(Kind::Bodies, packed_bytes + bytes)?);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        };
+        let unpacked = packed.unpack(bytes_max.as_usize(), &mut reserve);
+        unpacked.map_err(|error| match error {
+            NotUnpacked::TooLarge => Refusal::TooLarge(bytes_max),
+            NotUnpacked::NotGzip(error) => Refusal::Invalid(packed::not_gzip(&error)),
+            NotUnpacked::NoRoom(over) => over.into(),
+        })
+    }
+
+    /// Reads the events one by one, and appends the session that they make.
+    fn append(
+        &self,
+        body: &Bytes,
+        form: StoredForm,
+        ticket: &mut Ticket,
+    ) -> Result<oneshot::Receiver<Committed>, Refusal> {
+        let client = &self.client;
+        let _parsing = client.charge(Kind::Parsing, body.len(), body.len())?;
+        let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
+        let (sender, terms) = ((address, user_agent), self.journal.terms());
+        let mut session = stored(body, self.rules, form, sender, terms, point_out)?;
+        within(&self.limits, session.opening())?;
+        let kept = match kept(self.redactor.as_deref(), body)? {
+            Cow::Borrowed(_) => body.clone(),
+            Cow::Owned(kept) => {
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                session = stored(&kept, rules, form, sender, terms, |_| {})?;
+                kept.into()
+            }
+        };
+        let events = session.events_by_type().iter().sum::<u64>();
+        let room = Some(self.live.keep_room(session.heap_bytes(), client.owner())?);
+        let record = Detached::batch(self.id, address, user_agent, &kept);
+        let change = Change::Batch { id: self.id, session: Box::new(session), room };
+        let committed = self.journal.append_large(ticket, record, change)?;
+        if let Some(ip) = client.ip {
+            self.limits.charge_client(ip, tokens_of_stored(body.len() as u64, events));
+        }
+        Ok(committed)
     }
 }
 

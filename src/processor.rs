@@ -9,8 +9,8 @@ use std::sync::mpsc::Sender;
 use crate::journal::record::{Content, Record};
 use crate::live::{Live, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Step, Terms, stored};
-use crate::telemetry::labels::{Closed, Kind, Label, Opened};
+use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
+use crate::telemetry::labels::{Closed, Kind, Opened};
 use crate::telemetry::series;
 use crate::wire::{Event, EventType, NotStored, Rules, Start, StoredForm, Violations};
 
@@ -37,10 +37,8 @@ pub enum Change {
     Batch {
         /// Its id.
         id: SessionId,
-        /// What its start said.
-        opening: Opening,
-        /// What happened then, in order.
-        steps: Vec<Step>,
+        /// The session, folded already but for the time of its receipt.
+        session: Box<StoredSession>,
         /// The room that was kept for it; none on replay.
         room: Option<Room>,
     },
@@ -167,9 +165,9 @@ impl Processor {
                     Outcome::Gone
                 }
             }
-            Change::Batch { id, opening, steps, room } => {
-                let types = types_of(&steps);
-                if let Some(counted) = self.live.store(seq, received_ms, id, opening, steps, room) {
+            Change::Batch { id, session, room } => {
+                let (types, counted) = (session.events_by_type(), session.counts());
+                if self.live.store(seq, received_ms, id, *session, room) {
                     self.series.opened.of(Opened::Downloaded).inc();
                     self.series.closed.of(CloseReason::Downloaded.into()).inc();
                     self.series.add_events(types);
@@ -240,20 +238,15 @@ impl Processor {
                 Change::Event { id: sid, step: Step::of(&event, &body) }
             }
             Content::Batch { sid, client, user_agent, body } => {
-                let (client, user_agent) = (client.as_deref(), user_agent.as_deref());
-                let (opening, steps) = stored(
-                    &body,
-                    Rules::ACCEPTED,
-                    StoredForm::Downloaded,
-                    client,
-                    user_agent,
-                    |_| {},
-                )
-                .map_err(|refused| match refused {
-                    NotStored::Invalid(found) => broken(found),
-                    NotStored::TooMany => "it has too many events".to_owned(),
-                })?;
-                Change::Batch { id: sid, opening, steps, room: None }
+                let client = (client.as_deref(), user_agent.as_deref());
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                let session = stored(&body, rules, form, client, self.terms(), |_| {}).map_err(
+                    |refused| match refused {
+                        NotStored::Invalid(found) => broken(found),
+                        NotStored::TooMany => "it has too many events".to_owned(),
+                    },
+                )?;
+                Change::Batch { id: sid, session: Box::new(session), room: None }
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },
@@ -263,17 +256,4 @@ impl Processor {
         };
         Ok(self.fold(last_seq, last_ms, change))
     }
-}
-
-/// How many events of each type a stored session has, up to its end, by row.
-fn types_of(steps: &[Step]) -> [u64; EventType::ALL.len()] {
-    let mut types = [0; EventType::ALL.len()];
-    types[EventType::SessionStart.row()] += 1;
-    for step in steps {
-        types[step.event_type.row()] += 1;
-        if step.event_type == EventType::SessionEnd {
-            break;
-        }
-    }
-    types
 }

@@ -10,15 +10,21 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
-use crate::journal::record::{Content, Encoded};
-use crate::journal::{Journal, Unavailable};
+use tokio::sync::oneshot;
+
+use crate::journal::record::{Content, Detached, Encoded, LARGE_BYTES};
+use crate::journal::{Committed, Journal, Unavailable};
 use crate::live::Live;
 use crate::processor::{Change, Outcome};
 use crate::report::Report;
 use crate::session::id::SessionId;
+use crate::telemetry::ticket::Ticket;
 
 /// How many reports are written in one go: players who wait to be written must not wait long.
 const AT_ONCE: usize = 256;
+
+/// How many bytes of them, so that large ones, which are whole in memory, are few; one is always written.
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// How long to rest when nothing can be written.
 const RETRY: Duration = Duration::from_millis(100);
@@ -56,20 +62,41 @@ impl Reporter {
             match self.report() {
                 Ok(()) => {}
                 Err(Unavailable::Closed) => return,
-                Err(Unavailable::Disk | Unavailable::Busy) => thread::sleep(RETRY),
+                Err(Unavailable::Disk | Unavailable::Busy | Unavailable::Stored) => {
+                    thread::sleep(RETRY);
+                }
             }
         }
+    }
+
+    /// Hands over a report; a large one is not copied, and nothing small waits behind it.
+    fn append(
+        &self,
+        id: SessionId,
+        report: Vec<u8>,
+    ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
+        let change = Change::Report { id };
+        if report.len() < LARGE_BYTES {
+            let record = Encoded::new(Content::Report { sid: id, report: report.into() });
+            return self.journal.append(&record, change);
+        }
+        let record = Detached::report(id, report);
+        self.journal.append_large(&mut Ticket::default(), record, change)
     }
 
     /// Writes some of the reports that are wanted; those that cannot be written stay wanted.
     fn report(&mut self) -> Result<(), Unavailable> {
         let mut result = Ok(());
-        let mut appended = Vec::new();
+        let (mut appended, mut bytes) = (Vec::new(), 0);
         for _ in 0..self.wanted.len().min(AT_ONCE) {
+            if bytes >= BYTES_AT_ONCE {
+                break;
+            }
             let Some(id) = self.wanted.pop_front() else { break };
             let Some(session) = self.live.ended(id) else { continue };
-            let record = record_of(id, &Report::of(id, &session));
-            match self.journal.append(&record, Change::Report { id }) {
+            let report = json_of(&Report::of(id, &session));
+            bytes += report.len();
+            match self.append(id, report) {
                 Ok(committed) => appended.push((id, committed)),
                 Err(unavailable) => {
                     self.wanted.push_front(id);
@@ -95,7 +122,11 @@ impl Reporter {
 }
 
 /// The record of a report.
+#[cfg(test)]
 pub(crate) fn record_of(id: SessionId, report: &Report<'_>) -> Encoded<'static> {
-    let report = serde_json::to_vec(report).expect("text and finite numbers are JSON");
-    Encoded::new(Content::Report { sid: id, report: report.into() })
+    Encoded::new(Content::Report { sid: id, report: json_of(report).into() })
+}
+
+fn json_of(report: &Report<'_>) -> Vec<u8> {
+    serde_json::to_vec(report).expect("text and finite numbers are JSON")
 }

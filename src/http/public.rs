@@ -23,7 +23,7 @@ use super::connections::Peer;
 use super::error::ApiError;
 use super::health::{self, Health, Reader, Readiness};
 use super::{App, body, documents, error, forwarded, with_common_routes};
-use crate::collector::{Client, Refusal};
+use crate::collector::{Client, Refusal, StoredBody};
 use crate::journal::Unavailable;
 use crate::limits::memory::{self, Kind, OverLimit};
 use crate::live::Full;
@@ -101,18 +101,24 @@ async fn begin(
     let mut ticket = app.series().tickets.take(route);
     let (mut head, body) = request.into_parts();
     let body = admit(app, &mut ticket, &mut head, body, app.collector().has_room()).await?;
-    let body = read(app, route, &head, body, takes).await;
+    let body = read(app, &head, body, takes).await;
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
-    let Received { body, stored, charge: _charge } = body;
-    let begun = match stored {
-        None => app.collector().start(&body.bytes, client, &mut ticket).await,
-        Some(form) => app.collector().stored(body.bytes.clone(), form, client, &mut ticket).await,
+    let Received { body, stored, charge } = body;
+    let (begun, body) = match stored {
+        None => (app.collector().start(&body.bytes, client, &mut ticket).await, Some(body.bytes)),
+        Some(form) => {
+            let bytes_max = app.0.settings.stored_bytes_max;
+            let stored = StoredBody { packed: body, form, bytes_max, charge };
+            app.collector().stored(stored, client, &mut ticket).await
+        }
     };
+    let bytes = body.as_ref().map_or(0, |body| body.len() as u64);
+    app.series().http.body_bytes.of(route).inc_by(bytes);
     match begun {
         Ok(id) => Ok(created(id)),
         Err(refusal) => {
-            let error = refused(app, &head, Some(&body.bytes), refusal.into());
+            let error = refused(app, &head, body.as_deref(), refusal.into());
             Err(unmet(app, &mut ticket, error))
         }
     }
@@ -128,9 +134,10 @@ async fn event(
     let mut ticket = app.series().tickets.take(DataRoute::Events);
     let (mut head, body) = request.into_parts();
     let body = admit(&app, &mut ticket, &mut head, body, Ok(())).await?;
-    let body = read(&app, DataRoute::Events, &head, body, Takes::Event).await;
+    let body = read(&app, &head, body, Takes::Event).await;
     let Received { body, charge: _charge, .. } =
         body.map_err(|error| unmet(&app, &mut ticket, error))?;
+    app.series().http.body_bytes.of(DataRoute::Events).inc_by(body.bytes.len() as u64);
     let client = Client { memory: Some(memory_of(&app, &head)), ..Client::default() };
     match app.collector().event(&sid, &body.bytes, &client, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
@@ -205,18 +212,10 @@ fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
     error
 }
 
-async fn read(
-    app: &App,
-    route: DataRoute,
-    head: &Parts,
-    body: Body,
-    takes: Takes,
-) -> Result<Received, ApiError> {
+async fn read(app: &App, head: &Parts, body: Body, takes: Takes) -> Result<Received, ApiError> {
     let client = memory_of(app, head);
     let read = body::read(&head.headers, body, takes, &app.0.settings, &client).await;
-    let read = read.map_err(|error| refused(app, head, None, error))?;
-    app.series().http.body_bytes.of(route).inc_by(read.body.bytes.len() as u64);
-    Ok(read)
+    read.map_err(|error| refused(app, head, None, error))
 }
 
 /// What the client uses of the server's memory.
@@ -269,11 +268,12 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
 
 /// Who sent a request, as far as it is kept.
 fn client_of<'h>(head: &'h Parts, privacy: &privacy::Settings) -> Client<'h> {
-    let user_agent = head.headers.get(USER_AGENT);
+    let (ip, user_agent) = (peer_of(head), head.headers.get(USER_AGENT));
     Client {
-        address: peer_of(head).and_then(|address| privacy.address(address)),
+        address: ip.and_then(|address| privacy.address(address)),
         user_agent: user_agent.and_then(|header| privacy.user_agent(header.as_bytes())),
         memory: head.extensions.get::<Peer>().map(|peer| peer.memory.clone()),
+        ip,
     }
 }
 

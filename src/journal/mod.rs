@@ -3,7 +3,8 @@
 //! A handler appends its record to a shared buffer, under a short lock that gives it its number and its
 //! time, and waits. The one [`writer`] thread takes the buffer, writes it, syncs it, folds its records in
 //! order, and only then wakes each waiter with the outcome of its own record. While it writes, the next
-//! group grows. No timer is in the way.
+//! group grows. No timer is in the way. Stored sessions and large reports have a [queue](large) of their own,
+//! and get number and time when the writer takes them.
 //!
 //! The journal is also the product: newline-delimited JSON that any tool reads as it is.
 
@@ -18,6 +19,8 @@ pub mod disk;
 pub mod erase;
 
 mod keeper;
+
+mod large;
 
 pub mod record;
 
@@ -39,9 +42,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use self::record::Encoded;
+use self::large::{Large, LargeQueue};
+use self::record::{Detached, Encoded};
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome};
+use crate::session::Terms;
 use crate::session::id::SessionId;
 use crate::size::Size;
 use crate::telemetry::ticket::{Fate, Ticket};
@@ -92,6 +97,9 @@ impl Default for Settings {
     }
 }
 
+/// Which part of the room is for stored sessions alone: one in so many.
+const STORED_SHARE: usize = 4;
+
 /// What a request survives once it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,6 +119,9 @@ pub enum Unavailable {
     /// More waits to be written than is allowed.
     #[error("too much waits to be written")]
     Busy,
+    /// More stored sessions wait to be read or written than is allowed.
+    #[error("too many stored sessions wait")]
+    Stored,
     /// The server ends.
     #[error("the journal is closed")]
     Closed,
@@ -130,6 +141,10 @@ struct Shared {
     wake: Condvar,
     clock: Clock,
     uncommitted_bytes_max: usize,
+    /// How much of that small records may hold.
+    small_bytes_max: usize,
+    /// See [`Journal::terms`].
+    terms: Terms,
 }
 
 /// What waits for the writer.
@@ -140,11 +155,12 @@ struct Queue {
     is_down: bool,
     lines: Vec<u8>,
     waiting: Vec<Waiting>,
-    /// Begun by the first of them.
+    large: LargeQueue,
+    /// Begun by the first of either.
     since: Option<Stopwatch>,
     next_seq: u64,
     last_ms: u64,
-    /// Bytes that the writer has taken and not committed.
+    /// Bytes of small records that the writer has taken and not committed.
     in_writing: usize,
     /// Sessions that are erased: nothing goes on with them.
     erased: Ids,
@@ -233,6 +249,44 @@ impl Shared {
 }
 
 impl Queue {
+    /// Whether anything is taken at all.
+    fn takes(&self) -> Result<(), Unavailable> {
+        match self.phase {
+            Phase::Up => Ok(()),
+            Phase::Down => Err(Unavailable::Disk),
+            Phase::Closed => Err(Unavailable::Closed),
+        }
+    }
+
+    /// How many bytes of small records wait or are being written.
+    fn small_bytes(&self) -> usize {
+        self.in_writing + self.lines.len()
+    }
+
+    /// Whether this goes on with a session that is erased.
+    fn is_fenced(&self, change: &Change) -> bool {
+        !self.erased.is_empty() && change.goes_on().is_some_and(|id| self.erased.contains(id))
+    }
+
+    /// Takes the large records that are written with this group, each with its place.
+    fn take_large(&mut self, clock: &Clock) -> Vec<(Detached, Waiting)> {
+        let mut placed = Vec::new();
+        for Large { record, change, waiter, ticket } in self.large.take() {
+            // Its session may have been erased since it came.
+            if self.is_fenced(&change) {
+                let _ = waiter.send(Ok(Outcome::Gone));
+                continue;
+            }
+            let (seq, received_ms) = (self.next_seq, self.receive(clock));
+            self.next_seq += 1;
+            placed.push((record, Waiting { seq, received_ms, change, waiter, ticket }));
+        }
+        if placed.is_empty() {
+            self.large.release_taken();
+        }
+        placed
+    }
+
     /// The time of a record that is received now: it never falls.
     fn receive(&mut self, clock: &Clock) -> u64 {
         self.last_ms = self.last_ms.max(clock.now_ms());
@@ -241,12 +295,20 @@ impl Queue {
 }
 
 impl Journal {
-    fn new(clock: Clock, uncommitted_bytes_max: usize, next_seq: u64, last_ms: u64) -> Self {
+    fn new(
+        clock: Clock,
+        uncommitted_bytes_max: usize,
+        terms: Terms,
+        next_seq: u64,
+        last_ms: u64,
+    ) -> Self {
+        let stored_bytes_max = uncommitted_bytes_max / STORED_SHARE;
         let queue = Queue {
             phase: Phase::Up,
             is_down: false,
             lines: Vec::new(),
             waiting: Vec::new(),
+            large: LargeQueue::new(stored_bytes_max),
             since: None,
             next_seq,
             last_ms,
@@ -254,8 +316,20 @@ impl Journal {
             erased: Ids::default(),
             rotations: Vec::new(),
         };
-        let wake = Condvar::new();
-        Self(Arc::new(Shared { queue: Mutex::new(queue), wake, clock, uncommitted_bytes_max }))
+        Self(Arc::new(Shared {
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+            clock,
+            uncommitted_bytes_max,
+            small_bytes_max: uncommitted_bytes_max - stored_bytes_max,
+            terms,
+        }))
+    }
+
+    /// The terms of sessions that are in force for every record that is taken: the writer commits them before
+    /// anything else, and they do not change while the server runs. Until then those of the fold may be others.
+    pub fn terms(&self) -> Terms {
+        self.0.terms
     }
 
     /// Appends a record. What is returned resolves once it is committed and folded, or refused.
@@ -283,16 +357,11 @@ impl Journal {
     ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
         let (waiter, committed) = oneshot::channel();
         let mut queue = self.0.queue();
-        match queue.phase {
-            Phase::Up => {}
-            Phase::Down => return Err(Unavailable::Disk),
-            Phase::Closed => return Err(Unavailable::Closed),
-        }
-        if queue.in_writing + queue.lines.len() >= self.0.uncommitted_bytes_max {
+        queue.takes()?;
+        if queue.small_bytes() >= self.0.small_bytes_max {
             return Err(Unavailable::Busy);
         }
-        if !queue.erased.is_empty() && change.goes_on().is_some_and(|id| queue.erased.contains(id))
-        {
+        if queue.is_fenced(&change) {
             let _ = waiter.send(Ok(Outcome::Gone));
             return Ok(committed);
         }
@@ -301,7 +370,7 @@ impl Journal {
         record.write_line(&mut queue.lines, seq, received_ms);
         let first = queue.waiting.is_empty();
         if first {
-            queue.since = Some(Stopwatch::start());
+            queue.since.get_or_insert_with(Stopwatch::start);
         }
         let ticket = ticket.take();
         queue.waiting.push(Waiting { seq, received_ms, change, waiter, ticket });
@@ -309,6 +378,28 @@ impl Journal {
         if first {
             self.0.wake.notify_one();
         }
+        Ok(committed)
+    }
+
+    /// Appends a stored session, or a report that is large, to the queue of large records. Whatever its size, the
+    /// lock is held only for as long as it takes to queue it.
+    ///
+    /// # Errors
+    /// See [`Journal::append`].
+    pub fn append_large(
+        &self,
+        ticket: &mut Ticket,
+        record: Detached,
+        change: Change,
+    ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
+        let (waiter, committed) = oneshot::channel();
+        let mut queue = self.0.queue();
+        queue.takes()?;
+        queue.large.has_room_for(&change, record.held_bytes())?;
+        queue.since.get_or_insert_with(Stopwatch::start);
+        queue.large.push(Large { record, change, waiter, ticket: ticket.take() });
+        drop(queue);
+        self.0.wake.notify_one();
         Ok(committed)
     }
 
@@ -345,26 +436,20 @@ impl Journal {
         self.0.queue().phase == Phase::Closed
     }
 
-    /// Whether records can be taken.
+    /// Whether single events and starts can be taken.
     ///
     /// # Errors
     /// Why not.
     pub fn is_up(&self) -> Result<(), Unavailable> {
         let queue = self.0.queue();
-        match queue.phase {
-            Phase::Up if queue.in_writing + queue.lines.len() < self.0.uncommitted_bytes_max => {
-                Ok(())
-            }
-            Phase::Up => Err(Unavailable::Busy),
-            Phase::Down => Err(Unavailable::Disk),
-            Phase::Closed => Err(Unavailable::Closed),
-        }
+        queue.takes()?;
+        if queue.small_bytes() < self.0.small_bytes_max { Ok(()) } else { Err(Unavailable::Busy) }
     }
 
     /// How many bytes wait to be written or are being written, and how many may.
     pub fn uncommitted_bytes(&self) -> (usize, usize) {
         let queue = self.0.queue();
-        (queue.in_writing + queue.lines.len(), self.0.uncommitted_bytes_max)
+        (queue.small_bytes() + queue.large.bytes(), self.0.uncommitted_bytes_max)
     }
 
     /// The time that a record would get now, in ms since the Unix epoch.
@@ -376,7 +461,8 @@ impl Journal {
     /// received that is not committed, or nothing can be written.
     pub fn up_until_ms(&self) -> Option<u64> {
         let mut queue = self.0.queue();
-        let is_idle = queue.waiting.is_empty() && queue.in_writing == 0 && !queue.is_down;
+        let is_empty = queue.waiting.is_empty() && queue.large.bytes() == 0;
+        let is_idle = is_empty && queue.in_writing == 0 && !queue.is_down;
         is_idle.then(|| queue.receive(&self.0.clock))
     }
 

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -21,6 +22,10 @@ const CRC_KEY: &[u8] = b",\"crc\":\"";
 
 /// What stands after them, without the line break.
 const CRC_END: &[u8] = b"\"}";
+
+/// What stands before the last value.
+const BODY_KEY: &[u8] = b",\"body\":";
+const REPORT_KEY: &[u8] = b",\"report\":";
 
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +153,15 @@ struct Members<'a> {
     report: Option<&'a RawValue>,
 }
 
+/// From this size on the last member of a record is not copied: it is written from where it is.
+pub const LARGE_BYTES: usize = 64 << 10;
+
+/// From this size on the last member is summed before the lock is taken. Combining two checksums costs about as
+/// much as summing so many bytes.
+const SUMMED_BYTES: usize = 16 << 10;
+
+const MEMORY: &str = "writing to memory does not fail";
+
 /// A record made ready outside of any lock: all of its line that does not depend on its place.
 #[derive(Debug)]
 pub struct Encoded<'a> {
@@ -155,6 +169,8 @@ pub struct Encoded<'a> {
     head: Vec<u8>,
     /// The last member, JSON as it is.
     tail: Option<Tail<'a>>,
+    /// The checksum of the last value alone, if it is large enough to be summed apart.
+    tail_crc: Option<u32>,
 }
 
 /// The member of a record that is copied as it is.
@@ -168,8 +184,8 @@ impl Tail<'_> {
     /// What stands before the value, and the value.
     fn parts(&self) -> (&'static [u8], &[u8]) {
         match self {
-            Self::Body(body) => (b",\"body\":", body),
-            Self::Report(report) => (b",\"report\":", report),
+            Self::Body(body) => (BODY_KEY, body),
+            Self::Report(report) => (REPORT_KEY, report),
         }
     }
 }
@@ -209,7 +225,9 @@ impl<'a> Encoded<'a> {
         };
         let mut head = Vec::with_capacity(256);
         serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
-        Self { head, tail }
+        let value = tail.as_ref().map_or(&b""[..], |tail| tail.parts().1);
+        let tail_crc = (value.len() >= SUMMED_BYTES).then(|| crc32c::crc32c(value));
+        Self { head, tail, tail_crc }
     }
 
     /// The body as the line has it; nothing if the record has none.
@@ -222,20 +240,120 @@ impl<'a> Encoded<'a> {
 
     /// Appends the line of the record, with its line break.
     pub fn write_line(&self, buffer: &mut Vec<u8>, seq: u64, received_ms: u64) {
-        const MEMORY: &str = "writing to memory does not fail";
         let begin = buffer.len();
-        write!(buffer, "{{\"seq\":{seq},\"received_ms\":{received_ms},").expect(MEMORY);
-        buffer.extend_from_slice(&self.head[1..self.head.len() - 1]);
+        write_head(buffer, seq, received_ms, &self.head);
+        let mut head_crc = None;
         if let Some(tail) = &self.tail {
             let (name, value) = tail.parts();
             buffer.extend_from_slice(name);
+            head_crc = self.tail_crc.map(|tail_crc| {
+                crc32c::crc32c_combine(crc32c::crc32c(&buffer[begin..]), tail_crc, value.len())
+            });
             buffer.extend_from_slice(value);
         }
-        let crc = crc32c::crc32c(&buffer[begin..]);
-        buffer.extend_from_slice(CRC_KEY);
-        write!(buffer, "{crc:08x}").expect(MEMORY);
-        buffer.extend_from_slice(CRC_END);
-        buffer.push(b'\n');
+        let crc = head_crc.unwrap_or_else(|| crc32c::crc32c(&buffer[begin..]));
+        write_crc(buffer, crc);
+    }
+}
+
+/// What stands before the last member.
+fn write_head(buffer: &mut Vec<u8>, seq: u64, received_ms: u64, members: &[u8]) {
+    write!(buffer, "{{\"seq\":{seq},\"received_ms\":{received_ms},").expect(MEMORY);
+    buffer.extend_from_slice(&members[1..members.len() - 1]);
+}
+
+/// What stands after it.
+fn write_crc(buffer: &mut Vec<u8>, crc: u32) {
+    buffer.extend_from_slice(CRC_KEY);
+    write!(buffer, "{crc:08x}").expect(MEMORY);
+    buffer.extend_from_slice(CRC_END);
+    buffer.push(b'\n');
+}
+
+/// A record that may be large, made ready as a whole: its last value is shared and summed, so that giving it a
+/// place costs the same whatever its size.
+#[derive(Debug)]
+pub struct Detached {
+    /// See [`Encoded`].
+    head: Vec<u8>,
+    /// What stands before the last value.
+    name: &'static [u8],
+    value: Bytes,
+    value_crc: u32,
+    /// The memory that it keeps from being freed, in bytes.
+    held_bytes: usize,
+}
+
+impl Detached {
+    /// The record of a stored session, which shares its body unless that has a line break.
+    pub fn batch(
+        sid: SessionId,
+        client: Option<&str>,
+        user_agent: Option<&str>,
+        body: &Bytes,
+    ) -> Self {
+        let encoded = Encoded::new(Content::Batch {
+            sid,
+            client: client.map(Cow::Borrowed),
+            user_agent: user_agent.map(Cow::Borrowed),
+            body: Cow::Borrowed(body),
+        });
+        Self::of(encoded, body)
+    }
+
+    /// The record of a report.
+    pub fn report(sid: SessionId, report: Vec<u8>) -> Self {
+        let report = Bytes::from(report);
+        let encoded = Encoded::new(Content::Report { sid, report: Cow::Borrowed(&report) });
+        Self::of(encoded, &report)
+    }
+
+    /// A record whose last value is a part of `source`, or was made anew.
+    fn of(encoded: Encoded<'_>, source: &Bytes) -> Self {
+        let Encoded { head, tail, tail_crc } = encoded;
+        let (name, value) = match tail {
+            Some(Tail::Body(value)) => (BODY_KEY, value),
+            Some(Tail::Report(value)) => (REPORT_KEY, value),
+            None => (&b""[..], Cow::Borrowed(&[][..])),
+        };
+        let (value, held_bytes) = match value {
+            // A body with many blanks around it is held whole.
+            Cow::Borrowed(part) => (source.slice_ref(part), source.len()),
+            Cow::Owned(whole) => {
+                let whole = Bytes::from(whole.into_boxed_slice());
+                let bytes = whole.len();
+                (whole, bytes)
+            }
+        };
+        let value_crc = tail_crc.unwrap_or_else(|| crc32c::crc32c(&value));
+        Self { held_bytes: held_bytes + head.len(), head, name, value, value_crc }
+    }
+
+    /// The memory that it keeps from being freed, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Appends the line of the record, with its line break. A large value is left out: then this gives it, and
+    /// where in the buffer it belongs.
+    pub fn write_line(
+        &self,
+        buffer: &mut Vec<u8>,
+        seq: u64,
+        received_ms: u64,
+    ) -> Option<(usize, Bytes)> {
+        let begin = buffer.len();
+        write_head(buffer, seq, received_ms, &self.head);
+        buffer.extend_from_slice(self.name);
+        let head_crc = crc32c::crc32c(&buffer[begin..]);
+        let place = buffer.len();
+        let is_large = self.value.len() >= LARGE_BYTES;
+        if !is_large {
+            buffer.extend_from_slice(&self.value);
+        }
+        let crc = crc32c::crc32c_combine(head_crc, self.value_crc, self.value.len());
+        write_crc(buffer, crc);
+        is_large.then(|| (place, self.value.clone()))
     }
 }
 
@@ -497,6 +615,35 @@ mod tests {
         }
     }
 
+    /// The line of a record whose last value stands apart, put together.
+    fn joined(record: &Detached, seq: u64, received_ms: u64) -> Vec<u8> {
+        let mut line = b"before".to_vec();
+        if let Some((place, value)) = record.write_line(&mut line, seq, received_ms) {
+            line.splice(place..place, value.iter().copied());
+        }
+        line.split_off(6)
+    }
+
+    #[test]
+    fn a_large_value_is_not_copied() {
+        let body = Bytes::from(format!("[{}]", "1,".repeat(LARGE_BYTES)));
+        let record = Detached::batch(sid(), None, None, &body);
+        let mut line = Vec::new();
+        let (place, value) = record.write_line(&mut line, 1, 2).unwrap();
+        assert_eq!(value.as_ptr(), body.as_ptr());
+        assert!(line[..place].ends_with(b",\"body\":") && line[place..].starts_with(b",\"crc\":"));
+        let small = Detached::batch(sid(), None, None, &Bytes::from_static(b"[1]"));
+        assert!(small.write_line(&mut line, 1, 2).is_none());
+    }
+
+    #[test]
+    fn blanks_around_a_body_count_because_they_are_held() {
+        let body = Bytes::from(format!("{}[1]", " ".repeat(1_000)));
+        assert!(Detached::batch(sid(), None, None, &body).held_bytes() > 1_000);
+        let broken = Bytes::from(format!("{}[1,\n2]", " ".repeat(1_000)));
+        assert!(Detached::batch(sid(), None, None, &broken).held_bytes() < 1_000);
+    }
+
     #[test]
     fn what_is_no_record_is_told_apart() {
         let good = line(Content::Pause { down_ms: 5 });
@@ -562,6 +709,29 @@ mod tests {
             prop_assert_eq!(head, Head { seq, received_ms, kind, sid });
             let record = Record::read(&line[..line.len() - 1]).unwrap();
             prop_assert_eq!(record, Record { seq, received_ms, content });
+        }
+
+        #[test]
+        fn a_line_is_the_same_whether_its_value_stands_apart_or_not(
+            text in ".{0,30}", repeat in prop::sample::select(vec![1, 400, 4_000]),
+            blanks in "[ \n]{0,3}", seq: u64, received_ms: u64,
+        ) {
+            let json = serde_json::to_string(&[text.repeat(repeat)]).unwrap();
+            let body = Bytes::from(format!("{blanks}{json}{blanks}"));
+            let content = Content::Batch {
+                sid: sid(), client: None, user_agent: Some(text.into()), body: Cow::Borrowed(&body),
+            };
+            let Content::Batch { user_agent, .. } = &content else { unreachable!() };
+            let apart = Detached::batch(sid(), None, user_agent.as_deref(), &body);
+            let mut line = Vec::new();
+            Encoded::new(content.clone()).write_line(&mut line, seq, received_ms);
+            prop_assert_eq!(&joined(&apart, seq, received_ms), &line);
+            // Summed as one by whoever reads it.
+            prop_assert!(Head::of_sound(&line[..line.len() - 1]).is_some());
+            let report = Content::Report { sid: sid(), report: json.clone().into_bytes().into() };
+            line.clear();
+            Encoded::new(report).write_line(&mut line, seq, received_ms);
+            prop_assert_eq!(joined(&Detached::report(sid(), json.into_bytes()), seq, received_ms), line);
         }
 
         #[test]

@@ -2,18 +2,21 @@
 
 mod erase;
 
+mod large;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::archive::Archive;
 use super::disk::Disk;
-use super::record::{Content, Record};
+use super::record::{Content, Detached, Record};
 use super::recovery::{Recovered, recover};
 use super::sim::SimDisk;
 use super::*;
@@ -22,7 +25,7 @@ use crate::processor::Processor;
 use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, Terms, stored};
+use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::series::Journal as Series;
 use crate::wire::{Event, Profile, Rules, StoredForm};
 
@@ -130,22 +133,43 @@ impl Rig {
         self.append_batch_of(BODY)
     }
 
-    /// A stored session with this start.
+    /// A stored session with this start, and more events than some settings take.
     fn append_batch_of(&mut self, start: &[u8]) -> Result<Pending, Unavailable> {
-        let id = self.mint();
+        let mut body = [b"[", start].concat();
+        for ts in 5..18 {
+            let event_type = if ts == 16 { "sessionEnd" } else { "ping" };
+            body.extend_from_slice(
+                format!(
+                    r#",{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":0}}}}"#
+                )
+                .as_bytes(),
+            );
+        }
+        body.push(b']');
+        self.append_stored(&body.into())
+    }
+
+    /// A stored session that takes so many bytes.
+    fn append_large(&mut self, bytes: usize) -> Result<Pending, Unavailable> {
         let play = br#",{"eventType":"play","playerTime":{"ts":5,"playhead":0}}]"#;
-        let body = [b"[", start, play].concat();
+        let blanks = vec![b' '; bytes - BODY.len() - play.len() - 1];
+        // A line break would be taken out, and all blanks with it.
+        let start: Vec<_> = BODY.iter().copied().filter(|byte| *byte != b'\n').collect();
+        self.append_stored(&[b"[", &*start, &blanks, play].concat().into())
+    }
+
+    fn append_stored(&mut self, body: &Bytes) -> Result<Pending, Unavailable> {
+        let (id, session) = (self.mint(), Box::new(self.read_stored(body)));
+        let record = Detached::batch(id, None, None, body);
+        let room = Some(self.live.keep_room(session.heap_bytes(), Owner::default()).unwrap());
+        let change = Change::Batch { id, session, room };
+        Ok((id, self.journal.append_large(&mut Ticket::default(), record, change)?))
+    }
+
+    fn read_stored(&self, body: &[u8]) -> StoredSession {
         let rules = Rules { profile: Profile::Open, strict: false };
-        let form = StoredForm::Downloaded;
-        let (opening, steps) = stored(&body, rules, form, None, None, |_| {}).unwrap();
-        let record = Encoded::new(Content::Batch {
-            sid: id,
-            client: None,
-            user_agent: None,
-            body: body.into(),
-        });
-        let change = Change::Batch { id, opening, steps, room: None };
-        Ok((id, self.journal.append(&record, change)?))
+        let (form, terms) = (StoredForm::Downloaded, self.journal.terms());
+        stored(body, rules, form, (None, None), terms, |_| {}).unwrap()
     }
 
     /// The report of a session that has ended.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::disk::{Disk, DiskFile};
@@ -56,6 +57,8 @@ pub struct Writer {
     told: Told,
     open: Option<Open>,
     lines: Vec<u8>,
+    /// Large values that are not in the lines, and where in them they belong.
+    values: Vec<(usize, Bytes)>,
     waiting: Vec<Waiting>,
     /// Begun with the first append of the group.
     group_since: Option<Stopwatch>,
@@ -83,11 +86,18 @@ impl Open {
     fn write(
         &mut self,
         lines: &[u8],
+        values: &[(usize, Bytes)],
         durability: Durability,
         series: &series::Journal,
     ) -> io::Result<()> {
-        self.file.append(lines)?;
-        self.bytes += lines.len() as u64;
+        let mut from = 0;
+        for (place, value) in values {
+            self.file.append(&lines[from..*place])?;
+            self.file.append(value)?;
+            from = *place;
+        }
+        self.file.append(&lines[from..])?;
+        self.bytes += size_of_group(lines, values);
         if durability == Durability::Fsync {
             let stopwatch = Stopwatch::start();
             self.file.sync()?;
@@ -95,6 +105,11 @@ impl Open {
         }
         self.file.still_there()
     }
+}
+
+/// How many bytes are written of a group.
+fn size_of_group(lines: &[u8], values: &[(usize, Bytes)]) -> u64 {
+    (lines.len() + values.iter().map(|(_, value)| value.len()).sum::<usize>()) as u64
 }
 
 impl Drop for Writer {
@@ -105,6 +120,9 @@ impl Drop for Writer {
         queue.lines.clear();
         for waiting in mem::take(&mut queue.waiting) {
             waiting.refuse(Unavailable::Closed);
+        }
+        for large in queue.large.drain() {
+            large.refuse(Unavailable::Closed);
         }
         queue.rotations.clear();
     }
@@ -134,7 +152,7 @@ impl Writer {
         let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
         clock.not_before(last_ms);
-        let journal = Journal::new(clock, bytes_max, start.next_seq, last_ms);
+        let journal = Journal::new(clock, bytes_max, terms, start.next_seq, last_ms);
         let mut writer = Self {
             shared: Arc::clone(&journal.0),
             disk,
@@ -144,6 +162,7 @@ impl Writer {
             told,
             open: None,
             lines: Vec::new(),
+            values: Vec::new(),
             waiting: Vec::new(),
             group_since: None,
             rotations: Vec::new(),
@@ -197,7 +216,7 @@ impl Writer {
     fn take_group(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
-        if queue.waiting.is_empty() && queue.rotations.is_empty() {
+        if queue.waiting.is_empty() && queue.large.is_empty() && queue.rotations.is_empty() {
             if queue.phase == Phase::Closed {
                 return false;
             }
@@ -208,6 +227,16 @@ impl Writer {
         self.group_since = queue.since.take();
         self.rotations.append(&mut queue.rotations);
         queue.in_writing = self.lines.len();
+        let large = queue.take_large(&shared.clock);
+        if !queue.large.is_empty() {
+            queue.since = Some(Stopwatch::start());
+        }
+        drop(queue);
+        for (record, waiting) in large {
+            let (seq, received_ms) = (waiting.seq, waiting.received_ms);
+            self.values.extend(record.write_line(&mut self.lines, seq, received_ms));
+            self.waiting.push(waiting);
+        }
         true
     }
 
@@ -226,13 +255,18 @@ impl Writer {
         if self.waiting.is_empty() {
             return self.look_at_disk();
         }
-        let lines = mem::take(&mut self.lines);
-        let written = self.write(&lines);
-        self.lines = lines;
+        let (lines, values) = (mem::take(&mut self.lines), mem::take(&mut self.values));
+        let written = self.write(&lines, &values);
+        (self.lines, self.values) = (lines, values);
         written?;
-        self.shared.queue().in_writing = 0;
         self.observe_group();
         self.lines.clear();
+        self.values.clear();
+        {
+            let mut queue = self.shared.queue();
+            queue.in_writing = 0;
+            queue.large.release_taken();
+        }
         for Waiting { seq, received_ms, change, waiter, mut ticket } in self.waiting.drain(..) {
             self.committed_seq = seq;
             self.told.series.records.of(change.kind()).inc();
@@ -260,7 +294,7 @@ impl Writer {
     /// Tells how the group was committed whose lines are still here.
     fn observe_group(&mut self) {
         let series = &self.told.series;
-        series.bytes.inc_by(self.lines.len() as u64);
+        series.bytes.inc_by(size_of_group(&self.lines, &self.values));
         let records = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         series.group_records.observe(f64::from(records));
         if let Some(since) = self.group_since.take() {
@@ -274,12 +308,12 @@ impl Writer {
     }
 
     /// Writes lines to the segment that grows, as durably as the settings want.
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn write(&mut self, lines: &[u8], values: &[(usize, Bytes)]) -> io::Result<()> {
         let (mut open, begun) = match self.open.take() {
             Some(open) => (open, false),
             None => (self.begin_segment()?, true),
         };
-        let written = open.write(lines, self.settings.durability, &self.told.series);
+        let written = open.write(lines, values, self.settings.durability, &self.told.series);
         self.open = Some(open);
         if begun && written.is_ok() {
             self.tell_closed();
@@ -299,6 +333,8 @@ impl Writer {
         self.open = None;
         let mut refused = mem::take(&mut self.waiting);
         self.lines.clear();
+        self.values.clear();
+        let large;
         {
             let mut queue = self.shared.queue();
             queue.is_down = true;
@@ -308,10 +344,15 @@ impl Writer {
             refused.append(&mut queue.waiting);
             queue.lines.clear();
             queue.in_writing = 0;
+            large = queue.large.drain();
         }
+        // What was still in the queue of large records had no time yet, and no session waits for it.
         let first_ms = refused.first().map(|waiting| waiting.received_ms);
         for waiting in refused {
             waiting.refuse(Unavailable::Disk);
+        }
+        for large in large {
+            large.refuse(Unavailable::Disk);
         }
         first_ms.unwrap_or_else(|| self.shared.clock.now_ms())
     }
@@ -368,7 +409,7 @@ impl Writer {
             let seq = self.committed_seq + changes.len() as u64;
             Encoded::new(content).write_line(&mut lines, seq, now_ms);
         }
-        self.write(&lines)?;
+        self.write(&lines, &[])?;
         self.told.series.bytes.inc_by(lines.len() as u64);
         for change in changes {
             self.committed_seq += 1;

@@ -370,8 +370,8 @@ fn distinct(named: &str) -> Vec<&str> {
 
 /// What a stored session costs beyond its request, which has taken a token: one for each event, and one for each
 /// 16 KiB unpacked that has begun.
-pub fn tokens_of_stored(bytes: usize, events: usize) -> u64 {
-    (bytes as u64).div_ceil(BYTES_PER_TOKEN).saturating_add(events as u64)
+pub fn tokens_of_stored(bytes: u64, events: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(events)
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ use self::bounds::{Bounds, Pressure};
 use self::shard::{Hashed, Held, Shard};
 use crate::limits::memory;
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Closing, Counts, Facts, Opening, Session, Step, Terms};
+use crate::session::{
+    CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms,
+};
 use crate::size::Size;
 
 pub use self::bounds::Room;
@@ -308,27 +310,25 @@ impl Live {
         shard.insert(id, session, owner, &progress.terms);
     }
 
-    /// Folds a stored session, which has ended with its last event. Gives what it counted, if it is new.
+    /// Folds a stored session, which has ended with its last event. Says whether it is new.
     pub(crate) fn store(
         &self,
         seq: u64,
         received_ms: u64,
         id: SessionId,
-        opening: Opening,
-        steps: Vec<Step>,
+        stored: StoredSession,
         room: Option<Room>,
-    ) -> Option<Counts> {
+    ) -> bool {
         let progress = self.progress();
-        let up_ms = progress.up_ms(received_ms);
-        let session = Session::downloaded(opening, steps, received_ms, up_ms, &progress.terms);
-        let counted = session.counts;
+        debug_assert_eq!(stored.terms(), progress.terms, "it was folded under other terms");
+        let session = stored.received_at(received_ms, progress.up_ms(received_ms));
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return None;
+            return false;
         }
         let owner = self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
         self.end(&mut shard, id, session, owner);
-        Some(counted)
+        true
     }
 
     /// Folds that the report of a session is in the journal. Says whether one was wanted.

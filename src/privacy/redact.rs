@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::session::id::Key;
-    use crate::session::{Opening, Step, stored};
+    use crate::session::{Opening, Step, Terms, stored};
     use crate::wire::{Event, Rules, Start, StoredForm};
 
     fn redactor(drop: &[&str], hash: &[&str]) -> Redactor {
@@ -454,7 +454,8 @@ mod tests {
                 let kept = accepted(&redactor, &batch);
                 prop_assert!(!kept.contains("s3cr"));
                 let form = StoredForm::Downloaded;
-                let again = stored(kept.as_bytes(), rules, form, None, None, |_| ());
+                let terms = Terms::default();
+                let again = stored(kept.as_bytes(), rules, form, (None, None), terms, |_| ());
                 prop_assert!(again.is_ok(), "{:?}", again);
             } else {
                 let step = |body: &str| {

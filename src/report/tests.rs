@@ -74,10 +74,9 @@ pub(crate) fn report_of(bodies: &[(u64, Value)]) -> Value {
 /// The report of a session that came whole.
 pub(crate) fn stored_report_of(received_ms: u64, bodies: &[Value]) -> Value {
     let body = serde_json::to_vec(bodies).unwrap();
-    let (address, user_agent) = CLIENT;
-    let (opening, steps) =
-        stored(&body, OPEN, StoredForm::Downloaded, address, user_agent, |_| {}).unwrap();
-    json_of(&Session::downloaded(opening, steps, received_ms, received_ms, &Terms::default()))
+    let session =
+        stored(&body, OPEN, StoredForm::Downloaded, CLIENT, Terms::default(), |_| {}).unwrap();
+    json_of(&session.received_at(received_ms, received_ms))
 }
 
 /// The report of a session, as JSON.

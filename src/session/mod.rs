@@ -1,7 +1,7 @@
 //! One session as the fold of its records.
 //!
 //! A session changes in two ways only: it [hears](Session::hear) an event, or it [closes](Session::close).
-//! One that was stored comes [whole](Session::downloaded).
+//! One that was stored comes [whole](StoredSession).
 //! Time comes in as an argument, in two forms: `received_ms` is the server's clock, and *up time* is that
 //! clock less all the time that the server was down or could not write. Deadlines and the ordering window
 //! run on up time, so that nothing ends because nobody could hear it.
@@ -21,6 +21,8 @@ mod timeline;
 mod step;
 
 mod state;
+
+mod stored;
 
 mod metrics;
 
@@ -54,6 +56,7 @@ pub(crate) use quality::Quality;
 pub(crate) use state::End;
 pub use state::{Ad as AdState, Main, PlayerState, State, StateName};
 pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
+pub use stored::{EventsByType, StoredSession};
 
 /// The least and the most that `events_max` may be set to.
 pub const EVENTS_MAX_RANGE: RangeInclusive<u32> = 10..=100_000;
@@ -284,32 +287,6 @@ impl Session {
             timeline: Timeline::new(ts, received_ms),
             window: Window::default(),
         }
-    }
-
-    /// A session that the player stored and sent whole, its events in the order in which they were stored.
-    /// It ends with the first `sessionEnd`, or with the last event.
-    pub fn downloaded(
-        opening: Opening,
-        steps: impl IntoIterator<Item = Step>,
-        received_ms: u64,
-        up_ms: u64,
-        terms: &Terms,
-    ) -> Self {
-        let mut session = Self::new(opening, received_ms, up_ms);
-        for step in steps {
-            let is_end = step.event_type == EventType::SessionEnd;
-            if session.is_full(terms) && !is_end {
-                session.counts.beyond += 1;
-                continue;
-            }
-            let passage = session.timeline.advance_stored(step.player_time.ts);
-            session.act(step, passage);
-            if is_end {
-                break;
-            }
-        }
-        session.close(Closing { reason: CloseReason::Downloaded, up_ms, closed_ms: received_ms });
-        session
     }
 
     /// Takes an event, unless the session is over for it: its deadline has come, or it has ended and the

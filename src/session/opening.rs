@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Terms;
 use super::facts::Facts;
 use super::step::{Readings, Step};
+use super::stored::StoredSession;
 use crate::wire::{
     Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, Unlisted, parse_stored,
 };
@@ -39,7 +41,8 @@ impl Opening {
     }
 }
 
-/// Keeps what a stored session said: its start, and what happened then. Hands on the names that nobody knows.
+/// Folds a stored session event by event as its body is read, so that no list of its events is ever held. Hands
+/// on the names that nobody knows.
 ///
 /// # Errors
 /// [`NotStored`].
@@ -47,23 +50,29 @@ pub fn stored(
     body: &[u8],
     rules: Rules,
     form: StoredForm,
-    address: Option<&str>,
-    user_agent: Option<&str>,
+    (address, user_agent): (Option<&str>, Option<&str>),
+    terms: Terms,
     point_out: impl Fn(&[Unlisted<'_>]),
-) -> Result<(Opening, Vec<Step>), NotStored> {
-    let (mut opening, mut steps) = (None, Vec::new());
+) -> Result<StoredSession, NotStored> {
+    let mut session = None;
     parse_stored(body, rules, form, |event| match event {
         Stored::Start(start) => {
             point_out(&start.event.unlisted);
-            opening = Some(Opening::of(&start, address, user_agent));
+            let opening = Opening::of(&start, address, user_agent);
+            session = Some(StoredSession::begin(opening, terms));
         }
         Stored::Event(event) => {
             point_out(&event.unlisted);
-            // Nothing waits there, so nothing is compared with what waits.
-            steps.push(Step::of(&event, &[]));
+            // Without its start the body is refused in the end, whatever comes.
+            if let Some(session) = &mut session {
+                // Nothing waits there, so nothing is compared with what waits.
+                session.add(Step::of(&event, &[]));
+            }
         }
     })?;
-    Ok((opening.expect("a stored session without its start is refused"), steps))
+    let mut session = session.expect("a stored session without its start is refused");
+    session.finish();
+    Ok(session)
 }
 
 #[cfg(test)]

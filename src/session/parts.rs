@@ -131,12 +131,16 @@ impl Parts {
             + breaks.chain(ads).chain(chapters).sum::<usize>()
     }
 
+    /// How many bytes one more entry may hold. It looks at every entry, so ask only for one that may be listed.
+    fn room_bytes(&self) -> usize {
+        BYTES_MAX.saturating_sub(self.heap_bytes())
+    }
+
     fn start(&mut self, part: Part, about: Option<About>) {
         let facts_of = |about| match about {
             Some(About::Part(facts)) => facts,
             _ => Facts::default(),
         };
-        let room = BYTES_MAX.saturating_sub(self.heap_bytes());
         match part {
             Part::Break => {
                 let facts = match about {
@@ -144,7 +148,7 @@ impl Parts {
                     _ => BreakFacts::default(),
                 };
                 self.pod = facts.pod.clone();
-                let fits = facts.heap_bytes() <= room;
+                let fits = self.breaks.takes_more() && facts.heap_bytes() <= self.room_bytes();
                 self.breaks.start(fits, BreakEntry { facts, ads: 0, is_completed: false });
             }
             Part::Ad => {
@@ -152,12 +156,12 @@ impl Parts {
                     ad_break.ads += 1;
                 }
                 let (facts, pod) = (facts_of(about), self.pod.clone());
-                let fits = facts.heap_bytes() <= room;
+                let fits = self.ads.takes_more() && facts.heap_bytes() <= self.room_bytes();
                 self.ads.start(fits, AdEntry { facts, pod, time_ms: 0, ended: None });
             }
             Part::Chapter => {
                 let facts = facts_of(about);
-                let fits = facts.heap_bytes() <= room;
+                let fits = self.chapters.takes_more() && facts.heap_bytes() <= self.room_bytes();
                 let entry = ChapterEntry { facts, time: Tally::default(), ended: None };
                 self.chapters.start(fits, entry);
             }
@@ -196,9 +200,14 @@ impl<T> Entries<T> {
         self.started as usize > self.listed.len()
     }
 
-    /// Notes that one began; it is listed if it fits and none before it was left out.
+    /// Whether one more may be listed: none after one that was left out.
+    fn takes_more(&self) -> bool {
+        !self.is_cut() && self.listed.len() < ENTRIES_MAX
+    }
+
+    /// Notes that one began; it is listed if it fits.
     fn start(&mut self, fits: bool, entry: T) {
-        let is_listed = fits && !self.is_cut() && self.listed.len() < ENTRIES_MAX;
+        let is_listed = fits && self.takes_more();
         self.started += 1;
         if is_listed {
             self.listed.push(entry);

@@ -91,6 +91,8 @@ label! {
         Disk = "disk",
         /// Too much waits to be written.
         Busy = "busy",
+        /// Too many stored sessions wait to be read or written.
+        Stored = "stored",
         /// The server ends.
         Closed = "closed",
         /// As many sessions are live as may be.
@@ -111,6 +113,7 @@ impl From<Unavailable> for Shed {
         match unavailable {
             Unavailable::Disk => Self::Disk,
             Unavailable::Busy => Self::Busy,
+            Unavailable::Stored => Self::Stored,
             Unavailable::Closed => Self::Closed,
         }
     }

@@ -247,6 +247,45 @@ async fn what_is_refused_is_shown_to_the_operator() {
 }
 
 #[tokio::test]
+async fn while_stored_sessions_wait_to_be_read_events_and_starts_go_on() {
+    let server = TestServer::start().await;
+    let parsing = server.collector().parsing();
+    let mut slots = Vec::new();
+    for _ in 0..parsing.slots_max() {
+        slots.push(parsing.enter(None).await.unwrap());
+    }
+    // With HTTP/2 it is known at once that nobody waits for an answer any more.
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let send = || {
+        let request = client.post(server.url(DOWNLOADED)).body(stored().to_string());
+        tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
+    };
+    // So many of one client wait, if no others do.
+    let mut waiting: Vec<_> = (0..16).map(|_| send()).collect();
+    until(|| parsing.waiting() == 16).await;
+    let refused = post(&server, DOWNLOADED, stored().to_string()).await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "10");
+    assert!(refused.text().await.unwrap().contains("too many stored sessions wait"));
+    let metrics = server.client.get(server.admin_url("/metrics")).send().await.unwrap();
+    let shed = "{route=\"downloaded\",reason=\"stored\"} 1\n";
+    assert!(metrics.text().await.unwrap().contains(shed));
+    let started = server.post(SAMPLE).await;
+    assert_eq!(started.status(), 201);
+    let events = format!("{}/events", location(&started));
+    assert_eq!(status(&server, &events, &event("play", 0)).await, 204);
+    waiting.pop().unwrap().abort();
+    until(|| parsing.waiting() == 15).await;
+    waiting.push(send());
+    until(|| parsing.waiting() == 16).await;
+    drop(slots);
+    for answer in waiting {
+        assert_eq!(within(answer).await.unwrap(), 201);
+    }
+    assert_eq!(reports(&server).await.len(), 16, "who hung up while waiting left nothing");
+}
+
+#[tokio::test]
 async fn only_an_array_may_be_larger_than_one_event() {
     let server = TestServer::with(|config| config.http.stored_bytes_max = Size::kib(512)).await;
     let large = stored_of(512 << 10);
@@ -448,14 +487,18 @@ async fn the_memory_of_bodies_that_arrive_is_bounded() {
 #[tokio::test]
 async fn the_memory_of_live_sessions_bounds_stored_ones_too() {
     let server = TestServer::with(|config| config.live.bytes_max = Size::mib(1)).await;
-    let mut body = format!("[{}", start());
-    for number in 0..4_000 {
-        let error = format!(
-            ",{{\"eventType\":\"error\",\"playerTime\":{{\"playhead\":0,\"ts\":0}},\
-             \"params\":{{\"media.errorId\":\"{number}{}\"}}}}",
-            "e".repeat(300)
-        );
-        write!(body, "{error}").unwrap();
+    // What the session holds in the end counts, not what came: the ids of its ads are in its report.
+    let mut ad_break = event("adBreakStart", 0);
+    ad_break["params"] = json!({"media.ad.podIndex": 1, "media.ad.podSecond": 0});
+    let mut body = format!("[{},{ad_break}", start());
+    for number in 0..900 {
+        let ad = json!({"media.ad.id": "a".repeat(1_500), "media.ad.length": 1,
+            "media.ad.podPosition": 1, "media.ad.playerName": "p"});
+        for (event_type, params) in [("adStart", ad), ("adComplete", json!({}))] {
+            let time = json!({"playhead": 0, "ts": number});
+            let event = json!({"eventType": event_type, "playerTime": time, "params": params});
+            write!(body, ",{event}").unwrap();
+        }
     }
     body.push(']');
     let refused = post(&server, DOWNLOADED, body).await;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mediatally::clock::Clock;
+use mediatally::collector::Collector;
 use mediatally::commands::serve::{Server, Stop};
 use mediatally::config::Config;
 use mediatally::http::App;
@@ -81,7 +82,11 @@ impl TestServer {
     }
 
     pub(crate) fn live(&self) -> &Live {
-        self.app.collector().live()
+        self.collector().live()
+    }
+
+    pub(crate) fn collector(&self) -> &Collector {
+        self.app.collector()
     }
 
     /// Does what the server does by itself several times a second: closes the sessions whose deadline has

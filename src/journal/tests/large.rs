@@ -1,0 +1,204 @@
+//! Stored sessions and large reports wait apart, and nothing small waits behind them.
+
+use std::io::Write as _;
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+/// What stands in the journal, by kind, in order.
+fn kinds(rig: &Rig) -> Vec<&'static str> {
+    records(&rig.disk).iter().map(|(.., content)| content.kind()).collect()
+}
+
+fn is_committed((_, committed): &mut Pending) -> bool {
+    committed.try_recv() == Ok(Ok(Outcome::Opened))
+}
+
+#[test]
+fn small_records_are_taken_and_written_first_while_no_more_large_ones_are_taken() {
+    let mut rig = Rig::new();
+    let mut large: Vec<_> = (0..2).map(|_| rig.append_large(6 * MIB).unwrap()).collect();
+    assert_eq!(rig.append_large(6 * MIB).unwrap_err(), Unavailable::Stored, "a quarter of 64 MiB");
+    assert_eq!(rig.journal.is_up(), Ok(()));
+    assert_eq!(rig.journal.up_until_ms(), None, "something waits");
+    assert!(rig.journal.uncommitted_bytes().0 > 12 * MIB);
+    let mut start = rig.append_start().unwrap();
+    rig.writer.turn();
+    assert!(is_committed(&mut start), "in the first group");
+    assert!(is_committed(&mut large[0]) && !is_committed(&mut large[1]), "one large one in each");
+    assert_eq!(kinds(&rig), ["start", "batch"]);
+    let mut event = rig.append_event(start.0, "ping", 1, 1).unwrap();
+    large.push(rig.append_large(6 * MIB).unwrap());
+    rig.writer.turn();
+    assert_eq!(event.1.try_recv(), Ok(Ok(Outcome::Heard)));
+    assert!(is_committed(&mut large[1]) && !is_committed(&mut large[2]));
+    rig.writer.turn();
+    assert!(is_committed(&mut large[2]));
+    assert_eq!(rig.journal.uncommitted_bytes().0, 0);
+    assert!(rig.journal.up_until_ms().is_some());
+    assert_eq!(kinds(&rig), ["start", "batch", "event", "batch", "batch"]);
+    in_order(&records(&rig.disk));
+    let before = sessions_of(&rig.live);
+    let rig = rig.restart();
+    assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+    assert_eq!(sessions_of(&rig.live), before);
+}
+
+#[test]
+fn one_of_any_size_is_taken_and_many_small_ones_are_written_together() {
+    let mut rig = Rig::new();
+    let mut largest = rig.append_large(17 * MIB).unwrap();
+    assert_eq!(rig.append_batch().unwrap_err(), Unavailable::Stored);
+    rig.writer.turn();
+    assert!(is_committed(&mut largest));
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match rig.append_batch() {
+            Ok(appended) => waiting.push(appended),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused, waiting.len()), (Unavailable::Stored, 256), "bounded in number too");
+    rig.writer.turn();
+    assert!(waiting.iter_mut().all(is_committed));
+}
+
+#[test]
+fn single_records_that_fill_their_room_leave_that_of_stored_sessions() {
+    let mut rig = Rig::new();
+    while rig.append_start().is_ok() {}
+    assert!(rig.journal.uncommitted_bytes().0 <= 49 * MIB);
+    let mut stored = rig.append_large(MIB).unwrap();
+    rig.writer.turn();
+    assert!(is_committed(&mut stored));
+}
+
+#[test]
+fn the_time_and_the_number_of_a_large_record_are_those_at_which_it_is_taken() {
+    let mut rig = Rig::new();
+    let pending = [rig.append_large(3 * MIB).unwrap(), rig.append_large(3 * MIB).unwrap()];
+    rig.clock.advance(5_000);
+    rig.writer.turn();
+    rig.clock.advance(5_000);
+    let (_, _start) = rig.append_start().unwrap();
+    rig.writer.turn();
+    let found: Vec<_> = records(&rig.disk).into_iter().map(|(_, at, _)| at - 1_000_000).collect();
+    assert_eq!(found, [5_000, 10_000, 10_000]);
+    let received = pending.iter().map(|(id, _)| rig.live.ended(*id).unwrap().received_ms);
+    assert_eq!(received.map(|at| at - 1_000_000).collect::<Vec<_>>(), [5_000, 10_000]);
+}
+
+#[test]
+fn a_disk_that_fails_inside_a_large_record_refuses_it_and_all_that_wait_behind_it() {
+    // The line before the body, the body, the rest of the line, and the sync.
+    for operation in 0..4 {
+        let mut rig = Rig::new();
+        let kept = rig.commit(1);
+        let mut refused = vec![
+            rig.append_start().unwrap(),
+            rig.append_large(5 * MIB).unwrap(),
+            rig.append_large(5 * MIB).unwrap(),
+        ];
+        rig.disk.fail_after(operation, Some(2), 3 * MIB);
+        rig.writer.turn();
+        for (_, committed) in &mut refused {
+            assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Disk)), "at {operation}");
+        }
+        assert_eq!(rig.journal.uncommitted_bytes().0, 0);
+        assert_eq!((rig.live.sessions(), rig.live.unreported()), (1, 0), "no room is left behind");
+        let mut after = rig.append_large(5 * MIB).unwrap();
+        rig.writer.turn();
+        assert!(is_committed(&mut after));
+        in_order(&records(&rig.disk));
+        let rig = rig.restart();
+        assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+        assert!(rig.live.contains(kept[0]) && rig.live.ended(after.0).is_some());
+    }
+}
+
+#[test]
+fn a_torn_large_record_at_the_end_is_cut() {
+    for torn in [1, 100_000, 3 * MIB] {
+        let mut rig = Rig::new();
+        let kept = rig.commit(1);
+        let _torn = rig.append_large(5 * MIB).unwrap();
+        rig.disk.fail_after(1, None, torn);
+        rig.journal.close();
+        rig.writer.turn();
+        let rig = Rig::on(rig.disk.after_crash(usize::MAX), rig.clock.clone()).unwrap();
+        assert!(rig.recovered.cut_bytes >= torn as u64);
+        assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+        assert!(rig.live.contains(kept[0]) && rig.live.unreported() == 0);
+    }
+}
+
+#[test]
+fn a_closed_journal_commits_the_large_records_that_wait() {
+    let mut rig = Rig::new();
+    let mut pending: Vec<_> = (0..3).map(|_| rig.append_large(5 * MIB).unwrap()).collect();
+    rig.journal.close();
+    assert_eq!(rig.append_large(MIB).unwrap_err(), Unavailable::Closed);
+    rig.writer.run();
+    assert!(pending.iter_mut().all(is_committed));
+}
+
+#[test]
+fn without_a_writer_no_stored_session_waits_for_ever() {
+    let mut rig = Rig::new();
+    let (_, mut committed) = rig.append_large(MIB).unwrap();
+    drop(rig.writer);
+    assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Closed)));
+}
+
+#[test]
+fn a_large_report_whose_session_is_erased_while_it_waits_is_not_written() {
+    let mut rig = Rig::new();
+    let (id, _) = rig.append_batch().unwrap();
+    rig.writer.turn();
+    let report = |rig: &Rig| {
+        let json = format!("{{\"a\":\"{}\"}}", "x".repeat(MIB)).into_bytes();
+        let (record, change) = (Detached::report(id, json), Change::Report { id });
+        rig.journal.append_large(&mut Ticket::default(), record, change).unwrap()
+    };
+    let mut reported = report(&rig);
+    rig.journal.fence(&Ids::of(vec![id]));
+    rig.writer.turn();
+    assert_eq!(reported.try_recv(), Ok(Ok(Outcome::Gone)));
+    assert_eq!(kinds(&rig), ["batch"]);
+    assert_eq!(rig.journal.uncommitted_bytes().0, 0);
+    assert_eq!(rig.commit(1).len(), 1);
+    in_order(&records(&rig.disk));
+}
+
+/// The journal begins in an outage, so the terms of the settings are not folded yet when a stored session is
+/// read; those under which its record is folded are known all the same.
+#[test]
+fn a_stored_session_that_is_read_before_the_terms_are_written_is_folded_under_them() {
+    let mut rig = Rig::new();
+    rig.commit(1);
+    let disk = rig.disk.after_crash(0);
+    disk.fail_after(0, Some(1), 0);
+    let ten = Terms { events_max: 10, ..Terms::default() };
+    let mut rig = Rig::with(disk, rig.clock.clone(), ten).unwrap();
+    assert_eq!(rig.append_batch().unwrap_err(), Unavailable::Disk);
+    let mut body = [b"[", BODY].concat();
+    for ts in 1..20 {
+        write!(body, r#",{{"eventType":"ping","playerTime":{{"ts":{ts},"playhead":0}}}}"#).unwrap();
+    }
+    body.push(b']');
+    let body = Bytes::from(body);
+    let session = Box::new(rig.read_stored(&body));
+    assert_ne!(rig.live.progress().terms, ten, "not yet");
+    assert!(rig.writer.turn());
+    let id = rig.mint();
+    let change = Change::Batch { id, session, room: None };
+    let record = Detached::batch(id, None, None, &body);
+    rig.journal.append_large(&mut Ticket::default(), record, change).unwrap();
+    rig.writer.turn();
+    let counts = rig.live.ended(id).unwrap().counts;
+    assert_eq!((counts.events, counts.beyond), (10, 10));
+    let before = sessions_of(&rig.live);
+    let rig = Rig::with(rig.disk.after_crash(0), rig.clock.clone(), ten).unwrap();
+    assert_eq!(sessions_of(&rig.live), before, "replay is what was live");
+}
