@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::traffic::Traffic;
 use super::{RETRY_AFTER_S, status_of};
-use crate::limits::memory::{Charge, Client, Kind, OverLimit};
+use crate::limits::memory::{Charge, Kind, OverLimit};
 
 /// What an answer takes besides its body, until it has gone: its task, and its stream of HTTP/2.
 const ANSWER_BYTES: usize = 2 << 10;
@@ -39,17 +39,16 @@ pub(super) struct AnswerBody<B> {
     is_streamed: bool,
 }
 
-/// Charges the answer to `client`, or replaces it by one without a body.
+/// Charges the answer to the client of the connection, or replaces it by one without a body.
 pub(super) fn charged<B: HttpBody>(
     response: Response<B>,
-    client: &Client,
     traffic: &Arc<Traffic>,
 ) -> Response<AnswerBody<B>> {
     let (mut head, body) = response.into_parts();
     let made = if body.is_end_stream() {
         Ok(AnswerBody { body: Some(body), rest: Bytes::new(), guard: None, is_streamed: false })
     } else {
-        AnswerBody::charged(body, client, traffic)
+        AnswerBody::charged(body, traffic)
     };
     let body = made.unwrap_or_else(|over| {
         head.status = status_of(over);
@@ -63,10 +62,10 @@ pub(super) fn charged<B: HttpBody>(
 }
 
 impl<B: HttpBody> AnswerBody<B> {
-    fn charged(body: B, client: &Client, traffic: &Arc<Traffic>) -> Result<Self, OverLimit> {
+    fn charged(body: B, traffic: &Arc<Traffic>) -> Result<Self, OverLimit> {
         let length = body.size_hint().exact();
         let bytes = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX / 2);
-        let charge = client.charge(Kind::Answers, bytes + ANSWER_BYTES)?;
+        let charge = traffic.charge.client().charge(Kind::Answers, bytes + ANSWER_BYTES)?;
         let (charge, traffic) = (Mutex::new(charge), Arc::clone(traffic));
         let id = traffic.answer_begins();
         let guard = Arc::new(Guard { charge, traffic, id });
@@ -183,10 +182,10 @@ mod tests {
         memory.usage().find(|usage| usage.kind == Kind::Answers).unwrap().used
     }
 
-    fn memory(ceiling: Size) -> (Memory, Client) {
+    fn traffic(ceiling: Size) -> (Memory, Arc<Traffic>) {
         let memory = Memory::new(Size::gib(1), 1.0, &[(Kind::Answers, ceiling)], Vec::new());
-        let client = memory.client("192.0.2.1".parse().unwrap());
-        (memory, client)
+        let traffic = Arc::new(Traffic::of_tests(&memory));
+        (memory, traffic)
     }
 
     /// Frames whose number and length nobody tells before.
@@ -206,9 +205,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_charged_until_its_body_and_its_last_piece_have_gone() {
-        let (memory, client) = memory(Size::mib(1));
-        let traffic = Arc::new(Traffic::for_tests());
-        let response = charged(Response::new(Body::from(vec![7; 100_000])), &client, &traffic);
+        let (memory, traffic) = traffic(Size::mib(1));
+        let response = charged(Response::new(Body::from(vec![7; 100_000])), &traffic);
         let all = 100_000 + ANSWER_BYTES;
         assert_eq!((used(&memory), traffic.unread()), (all, 1));
         let mut body = response.into_body();
@@ -229,21 +227,19 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_a_body_costs_nothing() {
-        let (memory, client) = memory(Size::kib(1));
-        let traffic = Arc::new(Traffic::for_tests());
-        let response = charged(Response::new(Body::empty()), &client, &traffic);
+        let (memory, traffic) = traffic(Size::kib(1));
+        let response = charged(Response::new(Body::empty()), &traffic);
         assert!(response.body().is_end_stream());
         assert_eq!((response.status(), used(&memory), traffic.unread()), (StatusCode::OK, 0, 0));
     }
 
     #[tokio::test]
     async fn an_answer_for_which_there_is_no_memory_is_replaced() {
-        let (memory, client) = memory(Size::kib(64));
-        let traffic = Arc::new(Traffic::for_tests());
+        let (memory, traffic) = traffic(Size::kib(64));
         let mut response = Response::new(Body::from(vec![7; 100_000]));
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("100000"));
         response.headers_mut().insert("x-kept", HeaderValue::from_static("1"));
-        let response = charged(response, &client, &traffic);
+        let response = charged(response, &traffic);
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key("x-kept"));
         assert!(response.headers().contains_key(RETRY_AFTER));
@@ -255,11 +251,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_of_unknown_length_is_charged_as_it_comes() {
-        let (memory, client) = memory(Size::kib(64));
-        let traffic = Arc::new(Traffic::for_tests());
+        let (memory, traffic) = traffic(Size::kib(64));
         let frames = [10_000, 20_000, 1 << 20].map(|bytes| Bytes::from(vec![7; bytes]));
-        let mut body =
-            charged(Response::new(Streamed(frames.into())), &client, &traffic).into_body();
+        let mut body = charged(Response::new(Streamed(frames.into())), &traffic).into_body();
         assert_eq!(used(&memory), ANSWER_BYTES);
         let first = body.frame().await.unwrap().unwrap();
         let second = body.frame().await.unwrap().unwrap();

@@ -148,13 +148,14 @@ pub async fn serve(
     let mut drained = pin!(drained);
     let mut next = None;
     loop {
-        let accepted = match next.take() {
-            Some(accepted) => accepted,
-            None => tokio::select! {
+        let accepted = if let Some(waiting) = next.take() {
+            waiting
+        } else {
+            tokio::select! {
                 biased;
                 _ = &mut drained => break,
                 accepted = accept(&listener, &shared.counts) => accepted,
-            },
+            }
         };
         let Some(waiting) = open(&shared, &door, accepted, false) else { continue };
         next = Some(waiting);
@@ -188,10 +189,8 @@ fn open(
     let address = peer_address.ip().to_canonical();
     let peer = Peer { address, memory: shared.memory.client(address) };
     let charge = || ConnectionCharge::new(&peer.memory, shared.tls.is_some());
-    let charge = charge().or_else(|over| match registry.make_memory(over, address) {
-        true => charge(),
-        false => Err(over),
-    });
+    let charge = charge()
+        .or_else(|over| if registry.make_memory(over, address) { charge() } else { Err(over) });
     let Ok(charge) = charge else {
         one_more(counts.refused(Refused::Memory));
         return None;
@@ -371,9 +370,8 @@ async fn serve_connection(
                 let posts = *request.method() == Method::POST;
                 (door.clone().call(request), in_flight, posts)
             });
-            let client = peer.memory.clone();
-            let (shared, traffic, seat) =
-                (Arc::clone(&shared), Arc::clone(&traffic), Arc::clone(&seat));
+            let seat = (!traffic.has_session()).then(|| Arc::clone(&seat));
+            let (shared, traffic) = (Arc::clone(&shared), Arc::clone(&traffic));
             async move {
                 let Ok((answer, mut in_flight, posts)) = begun else {
                     // The connection is dropped in a moment.
@@ -383,10 +381,13 @@ async fn serve_connection(
                 in_flight.answered();
                 let is_accepted = posts
                     && matches!(response.status(), StatusCode::CREATED | StatusCode::NO_CONTENT);
-                if is_accepted && traffic.accepted() {
+                if is_accepted
+                    && traffic.accepted()
+                    && let Some(seat) = seat
+                {
                     seat.place.has_session();
                 }
-                let mut response = answers::charged(response, &client, &traffic);
+                let mut response = answers::charged(response, &traffic);
                 if in_flight.closes(&shared) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -416,7 +417,7 @@ async fn serve_connection(
         .keep_alive_timeout(HTTP2_PING);
     let connection = pin!(builder.serve_connection(io, service));
     // However it ended, by its peer, by a fault of its peer or by us, there is nobody else to tell.
-    let ended = watch.over(connection, |connection| connection.graceful_shutdown()).await;
+    let ended = watch.over(connection, auto::Connection::graceful_shutdown).await;
     if let Some(Err(error)) = ended
         && error.downcast_ref().is_some_and(hyper::Error::is_parse)
     {

@@ -28,6 +28,9 @@ use crate::telemetry::labels::{Dropped, Refused};
 /// for each.
 const BATCH_PART: usize = 64;
 
+/// How many connections are closed at once when there is no memory: one may hold as much as many others.
+const MEMORY_BATCH: usize = 8;
+
 /// Which part of the room is for addresses that sessions came from.
 const RESERVED_PART: usize = 20;
 
@@ -92,6 +95,13 @@ impl Known {
     }
 }
 
+/// What there is too little of for one more connection.
+#[derive(Clone, Copy)]
+enum Short {
+    Places,
+    Memory,
+}
+
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotAdmitted {
@@ -128,7 +138,8 @@ impl Registry {
             return Err(NotAdmitted::Refused(Refused::Address));
         }
         let reserved = if open.known.contains(&client) { 0 } else { self.max / RESERVED_PART };
-        if open.connections >= self.max - reserved && !self.evict_any(&mut open, now) {
+        if open.connections >= self.max - reserved && !self.evict_any(&mut open, Short::Places, now)
+        {
             // Who is not known must not keep those waiting who are.
             return Err(if reserved > 0 {
                 NotAdmitted::Refused(Refused::Full)
@@ -172,7 +183,7 @@ impl Registry {
         let mut open = self.open.lock();
         match over {
             OverLimit::Share(_) => self.evict_from(&mut open, network_of(address), now),
-            OverLimit::Full(_) => self.evict_any(&mut open, now),
+            OverLimit::Full(_) => self.evict_any(&mut open, Short::Memory, now),
         }
     }
 
@@ -195,8 +206,8 @@ impl Registry {
         self.close(open, &found, many)
     }
 
-    /// Closes the connections that wait longest, of addresses that hold most.
-    fn evict_any(&self, open: &mut Open, now: Instant) -> bool {
+    /// Closes the connections that wait longest, of addresses that hold most of what is short.
+    fn evict_any(&self, open: &mut Open, short: Short, now: Instant) -> bool {
         if is_too_soon(open.in_vain, now) {
             return false;
         }
@@ -204,16 +215,24 @@ impl Registry {
         for (client, held) in &open.clients {
             let mut waiting: Vec<_> = held.waiting(now).collect();
             if !held.is_exempt {
-                let all = held.connections.len();
+                let weight = |one: &Connection| match short {
+                    Short::Places => 1,
+                    Short::Memory => one.traffic.charge.bytes(),
+                };
+                let mut all: usize = held.connections.values().map(weight).sum();
                 waiting.sort_unstable();
-                for (place, rank) in waiting.iter_mut().enumerate() {
-                    rank.magnitude = Reverse((all - place).ilog2());
+                for rank in &mut waiting {
+                    rank.magnitude = Reverse(all.checked_ilog2().unwrap_or(0));
+                    all = all.saturating_sub(held.connections.get(&rank.id).map_or(0, weight));
                 }
             }
             found.extend(waiting.into_iter().map(|rank| (rank, *client)));
         }
         open.in_vain = found.is_empty().then_some(now);
-        let many = (self.max / BATCH_PART).max(1);
+        let many = match short {
+            Short::Places => (self.max / BATCH_PART).max(1),
+            Short::Memory => MEMORY_BATCH,
+        };
         first(&mut found, many);
         self.close(open, &found, many)
     }
@@ -268,7 +287,7 @@ impl Held {
 /// In which order connections go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// How many its address would hold without those that go before it, as a power of two.
+    /// How much its address would hold without those that go before it, as a power of two.
     magnitude: Reverse<u32>,
     has_session: bool,
     since: Instant,
@@ -472,9 +491,9 @@ mod tests {
         let many: Vec<_> = (0..8).map(|_| listener.connect("192.0.2.1").unwrap()).collect();
         many[0].has_session();
         let mut guests = Vec::new();
-        for goes in 1..=7 {
-            guests.push(listener.connect(&format!("192.0.2.{}", 10 + goes)).unwrap());
-            assert!(!many[goes].is_open(), "{goes}");
+        for (number, goes) in many.iter().enumerate().skip(1) {
+            guests.push(listener.connect(&format!("192.0.2.{}", 10 + number)).unwrap());
+            assert!(!goes.is_open(), "{number}");
         }
         assert!(many[0].is_open() && without.is_open(), "nobody holds many now");
         guests.push(listener.connect("192.0.2.20").unwrap());
@@ -513,6 +532,23 @@ mod tests {
         let listener = Listener::new(100, 1, &["10.0.0.0/8"]);
         let all: Vec<_> = (0..50).map(|_| listener.connect("10.1.2.3").unwrap()).collect();
         assert!(all.iter().all(One::is_open));
+    }
+
+    #[test]
+    fn for_memory_those_go_first_whose_address_holds_most_of_it() {
+        let listener = Listener::new(1_000, 1_000, &[]);
+        let many: Vec<_> = (0..20).map(|_| listener.connect("192.0.2.1").unwrap()).collect();
+        let heavy: Vec<_> = (0..2).map(|_| listener.connect("192.0.2.2").unwrap()).collect();
+        for one in &heavy {
+            one.traffic.charge.begin(2 << 20).unwrap();
+        }
+        let over = OverLimit::Full(crate::limits::memory::Kind::Connections);
+        let freed = listener
+            .runtime
+            .block_on(async { listener.registry.make_memory(over, "192.0.2.3".parse().unwrap()) });
+        assert!(freed && heavy.iter().all(|one| !one.is_open()));
+        let open = many.iter().filter(|one| one.is_open()).count();
+        assert_eq!(open, 20 + heavy.len() - MEMORY_BATCH);
     }
 
     #[test]

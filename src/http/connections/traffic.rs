@@ -449,7 +449,10 @@ mod tests {
 
     impl Traffic {
         pub(in super::super) fn for_tests() -> Self {
-            let memory = Memory::new(Size::gib(1), 1.0, &[], Vec::new());
+            Self::of_tests(&Memory::new(Size::gib(1), 1.0, &[], Vec::new()))
+        }
+
+        pub(in super::super) fn of_tests(memory: &Memory) -> Self {
             let client = memory.client("192.0.2.1".parse().unwrap());
             Self::new(false, ConnectionCharge::new(&client, false).unwrap())
         }
