@@ -9,8 +9,10 @@ use mediatally::limits::memory::Kind;
 use mediatally::size::Size;
 use mediatally::telemetry::labels::{Dropped, Refused};
 use reqwest::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::certificates::Certificates;
 use crate::harness::{
     PATIENCE, Raw, SAMPLE, TestServer, count, post_request, until, until_it_is, within,
 };
@@ -177,19 +179,36 @@ async fn who_reads_no_answers_on_http1_is_closed() {
     let server = TestServer::with(|config| config.http.answer_timeout = SOON).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
-    let mut raw = Raw(socket.connect(server.listen).await.unwrap());
+    asks_and_reads_nothing(&server, Raw(socket.connect(server.listen).await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn who_reads_no_answers_on_tls_is_closed() {
+    let certificates = Certificates::new();
+    let server = certificates.server(|config| config.http.answer_timeout = SOON).await;
+    let raw = certificates.client().connect(server.listen).await;
+    asks_and_reads_nothing(&server, raw).await;
+}
+
+/// Asks until the server has enough of it; the system takes a good deal.
+async fn asks_and_reads_nothing<S: AsyncRead + AsyncWrite + Unpin>(
+    server: &TestServer,
+    mut raw: Raw<S>,
+) {
     let request = "GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
     let dropped = server.public_counts.dropped(Dropped::Answers);
-    // The system takes a good deal of it.
+    let mut most = 0;
     within(async {
         while count(dropped) == 0 {
-            let sent = tokio::time::timeout(SOON, raw.try_send(request)).await;
+            let sent = tokio::time::timeout(SOON / 10, raw.try_send(request)).await;
             if matches!(sent, Ok(Err(_))) {
                 break;
             }
+            most = most.max(server.held(Kind::Answers));
         }
     })
     .await;
+    assert!(most > 10 << 10, "an answer that waits is charged: {most}");
     until_it_is(dropped, 1).await;
     until_it_is(&server.public_counts.open, 0).await;
     until(|| server.held(Kind::Answers) == 0).await;
