@@ -61,7 +61,7 @@ use wire::{PlainText, Wire};
 /// How much of a request head is read at most, in bytes; longer ones get 431.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// How large the head of a request of HTTP/2 may be, each header with 32 bytes more, as its window is told.
+/// How large the head of a request of HTTP/2 may be, counted as the protocol does: 32 bytes more for each header.
 const HTTP2_HEAD_BYTES_MAX: u32 = 16 << 10;
 
 /// How many headers a request may have. hyper knows that bound for HTTP/1 only.
