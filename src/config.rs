@@ -249,6 +249,7 @@ impl Config {
             ("http.body_timeout", self.http.body_timeout),
             ("http.stored_timeout", self.http.stored_timeout),
             ("http.keep_alive", self.http.keep_alive),
+            ("http.answer_timeout", self.http.answer_timeout),
             ("http.connection_age_max", self.http.connection_age_max),
             ("session.no_events_timeout", self.session.no_events_timeout),
             ("session.no_playhead_timeout", self.session.no_playhead_timeout),

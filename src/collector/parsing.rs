@@ -3,7 +3,7 @@
 //! A large stored session takes a core for a while, so few are parsed at once, and those that wait are bounded
 //! in all and by client. They are served in the order in which they came; one whose client hangs up leaves.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::journal::Unavailable;
+use crate::limits::client::client_of;
 
 /// How many stored sessions are parsed at once, however many cores there are.
 const SLOTS_MAX: usize = 4;
@@ -81,7 +82,7 @@ impl Parsing {
         if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
             return Ok(Slot(permit));
         }
-        let place = self.queue(client.map(network_of))?;
+        let place = self.queue(client.map(client_of))?;
         let permit = Arc::clone(&self.slots).acquire_owned().await;
         drop(place);
         Ok(Slot(permit.expect("the semaphore is never closed")))
@@ -98,14 +99,6 @@ impl Parsing {
         }
         waiting.push(client);
         Ok(Place { waiting: &self.waiting, client })
-    }
-}
-
-/// The network whose hosts count as one client: of IPv6 the 64 bits that one household or machine has.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use axum::extract::Request;
 use axum::response::Response;
 use http_body_util::Either;
-use hyper::body::Incoming;
 use tower::Service;
 
 use super::Door;
@@ -40,7 +39,7 @@ impl<B, A> Clone for Gate<B, A> {
     }
 }
 
-impl<B: Door + Sync, A: Door + Sync> Service<Request<Incoming>> for Gate<B, A> {
+impl<B: Door + Sync, A: Door + Sync> Service<Request> for Gate<B, A> {
     type Response = Response<Either<B::Body, A::Body>>;
     type Error = Infallible;
     // One allocation a request; its routes make several.
@@ -50,7 +49,7 @@ impl<B: Door + Sync, A: Door + Sync> Service<Request<Incoming>> for Gate<B, A> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request) -> Self::Future {
         if let Some(door) = self.0.after.get() {
             let answer = door.clone().call(request);
             Box::pin(async { Ok(answer.await?.map(Either::Right)) })

@@ -2,7 +2,7 @@
 //!
 //! A request meets, in this order: a connection with its time-outs and caps
 //! ([`connections`], [`tls`]), the count of its answer ([`series`]), the gate that opens once the journal
-//! is read back ([`gate`]), the four CORS headers, the net for panics, the routes ([`public`],
+//! is read back ([`gate`]), the four CORS headers, the net for panics, the check of its form ([`strict`]), the routes ([`public`],
 //! [`documents`], [`admin`] behind its [`guard`]), who it is from ([`forwarded`]) and how often they ask
 //! ([`crate::limits`]), the bounded body ([`body`]), the collector.
 
@@ -30,6 +30,8 @@ mod public;
 
 mod series;
 
+mod strict;
+
 pub mod tls;
 
 use std::convert::Infallible;
@@ -37,11 +39,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -62,10 +63,14 @@ pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is
 pub use health::Health;
 use health::Readiness;
 pub use series::counted;
+use strict::Strict;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
 pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
 const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
+
+/// How many connections an address may hold at least, if that is not set.
+const CONNECTIONS_PER_ADDRESS_LEAST: usize = 64;
 
 /// The section `http` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,7 +78,7 @@ const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
 pub struct Settings {
     /// How many connections players may hold at once.
     pub connections_max: usize,
-    /// How many connections one client address (of IPv6 a /64) may hold at once; 0 for any number.
+    /// How many connections one client address (of IPv6 a /64) may hold at once; 0 for a quarter of all.
     pub connections_per_address_max: usize,
     /// How long a request's head may take from its first byte on.
     #[serde(with = "humantime_serde")]
@@ -84,6 +89,9 @@ pub struct Settings {
     /// How long a connection may be idle between two requests.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
+    /// How long a client may take to read its answer, or each 64 KiB of a larger one.
+    #[serde(with = "humantime_serde")]
+    pub answer_timeout: Duration,
     /// How old a connection may grow (give or take a tenth) before its next answer closes it.
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
@@ -106,11 +114,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
-            // Many players share one address: behind a carrier, or behind a proxy that is not named.
+            // Many players share one address: behind a carrier, or behind a proxy that is not named. So it is large.
             connections_per_address_max: 0,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
+            answer_timeout: Duration::from_secs(10),
             connection_age_max: Duration::from_mins(10),
             event_bytes_max: Size::kib(128),
             stored_bytes_max: Size::mib(16),
@@ -118,6 +127,16 @@ impl Default for Settings {
             bodies_bytes_max: Size::mib(256),
             trusted_proxies: Vec::new(),
             forwarded_header: forwarded::Header::XForwardedFor,
+        }
+    }
+}
+
+impl Settings {
+    /// How many connections one client address may hold at once.
+    fn connections_per_address(&self) -> usize {
+        match self.connections_per_address_max {
+            0 => (self.connections_max / 4).max(CONNECTIONS_PER_ADDRESS_LEAST),
+            max => max,
         }
     }
 }
@@ -243,7 +262,7 @@ pub fn public(app: App) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(public::with_cors)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(public::router(app))
+    layers.service(Strict(public::router(app)))
 }
 
 /// The players' door while the journal is read back.
@@ -251,7 +270,7 @@ pub fn recovering_public(health: Health, series: &Arc<Series>) -> impl Door {
     let tickets = Arc::clone(&series.tickets);
     ServiceBuilder::new()
         .map_response(public::with_cors)
-        .service(public::recovering(health, tickets))
+        .service(Strict(public::recovering(health, tickets)))
 }
 
 /// The operators' door, behind its guard.
@@ -259,7 +278,7 @@ pub fn admin(app: App, guard: Guard) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(admin::router(app, guard))
+    layers.service(Strict(admin::router(app, guard)))
 }
 
 /// The operators' door while the journal is read back.
@@ -271,13 +290,13 @@ pub fn recovering_admin(
 ) -> impl Door {
     let series = series::recovering(Arc::clone(series), connections);
     let router = admin::recovering(health, guard, series);
-    ServiceBuilder::new().map_response(admin::secured).service(router)
+    ServiceBuilder::new().map_response(admin::secured).service(Strict(router))
 }
 
 /// Answers requests; what a connection calls.
 pub trait Door:
     Service<
-        Request<Incoming>,
+        Request<Body>,
         Response = Response<Self::Body>,
         Error = Infallible,
         Future: Send + 'static,
@@ -288,21 +307,19 @@ pub trait Door:
     /// The body of its answers.
     type Body: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
+        + Unpin
         + 'static;
 }
 
 impl<S, B> Door for S
 where
-    S: Service<
-            Request<Incoming>,
-            Response = Response<B>,
-            Error = Infallible,
-            Future: Send + 'static,
-        > + Clone
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
+        + Clone
         + Send
         + 'static,
     B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
+        + Unpin
         + 'static,
 {
     type Body = B;

@@ -9,7 +9,6 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -123,7 +122,7 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
 /// A door whose answers are counted, and those to players timed.
 pub fn counted(listener: Listener, series: &Arc<Series>, mut door: impl Door) -> impl Door {
     let series = Arc::clone(series);
-    tower::service_fn(move |request: Request<Incoming>| {
+    tower::service_fn(move |request: Request| {
         let route = match listener {
             Listener::Public => Route::of_public(request.method(), request.uri().path()),
             Listener::Admin => Route::of_admin(request.uri().path()),

@@ -181,6 +181,26 @@ label! {
     Refused, "reason" {
         /// Its address had too many.
         Address = "address",
+        /// There were too many, and the rest of the room is for addresses that sessions came from.
+        Full = "full",
+        /// There was no memory for it.
+        Memory = "memory",
+    }
+}
+
+label! {
+    /// Why a connection was closed before its time.
+    Dropped, "reason" {
+        /// It waited for its peer, and others needed the room.
+        Evicted = "evicted",
+        /// Its peer did not read its answers.
+        Answers = "answers",
+        /// Its peer sent too much that was neither a request nor a body.
+        Flood = "flood",
+        /// Its peer took back too many requests.
+        Resets = "resets",
+        /// There was no memory for it.
+        Memory = "memory",
     }
 }
 
@@ -319,6 +339,8 @@ label! {
         MisdirectedRequest = "421",
         /// 429.
         TooManyRequests = "429",
+        /// 431.
+        RequestHeaderFieldsTooLarge = "431",
         /// 500.
         InternalServerError = "500",
         /// 503.
@@ -346,6 +368,7 @@ impl From<StatusCode> for Status {
             415 => Self::UnsupportedMediaType,
             421 => Self::MisdirectedRequest,
             429 => Self::TooManyRequests,
+            431 => Self::RequestHeaderFieldsTooLarge,
             500 => Self::InternalServerError,
             503 => Self::ServiceUnavailable,
             _ => Self::Other,

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Form, Label, Labels, Listener, MemoryReason, Refused};
+use super::labels::{Dropped, Form, Label, Labels, Listener, MemoryReason, Refused};
 use super::process::Process;
 use super::series::{PREFIX, Series};
 use crate::http::connections::Counts;
@@ -163,9 +163,11 @@ impl Now {
             each(|counts| &counts.accepted).map(counters),
         )?;
         let help = "Connections that were closed at once, by why";
-        let refused = each(|counts| &counts.refused_by_address).map(counters);
-        let refused = refused.map(|(listener, count)| ((listener, Refused::Address), count));
+        let refused = self.by_reason::<Refused>(|counts, why| counts.refused(why));
         names.each("connections_refused", help, None, refused)?;
+        let help = "Connections that were closed before their time, by why";
+        let dropped = self.by_reason::<Dropped>(|counts, why| counts.dropped(why));
+        names.each("connections_dropped", help, None, dropped)?;
         let help = "How often the system failed to hand over a connection";
         names.each(
             "accept_errors",
@@ -188,6 +190,20 @@ impl Now {
         let help = "How often changed files of a certificate could not be used";
         let failures = each(|counts| &counts.tls_reload_failures).map(counters);
         names.each("tls_reload_failures", help, None, failures)
+    }
+
+    /// A count for each listener and reason.
+    fn by_reason<R: Label>(
+        &self,
+        read: fn(&Counts, R) -> &AtomicU64,
+    ) -> impl Iterator<Item = ((Listener, R), ConstCounter<u64>)> {
+        let listeners = Listener::ALL.iter().zip(&self.connections);
+        listeners.flat_map(move |(listener, counts)| {
+            let count = move |why: &R| {
+                ((*listener, *why), ConstCounter::new(read(counts, *why).load(Relaxed)))
+            };
+            R::ALL.iter().map(count)
+        })
     }
 }
 

@@ -223,7 +223,6 @@ async fn without_a_token_only_addresses_and_localhost_are_answered() {
         &format!("host: evil.example:{port}\r\n"),
         "host: localhost.evil.example\r\n",
         "host: 127.0.0.1.evil.example\r\n",
-        "host: localhost\r\nhost: evil.example\r\n",
         "host:\r\n",
         "host: \u{f6}\r\n",
     ] {
@@ -231,6 +230,8 @@ async fn without_a_token_only_addresses_and_localhost_are_answered() {
             assert_eq!(status_for(&server, path, head).await, 421, "{head}");
         }
     }
+    let two = "host: localhost\r\nhost: evil.example\r\n";
+    assert_eq!(status_for(&server, "/rejects", two).await, 400);
     let absolute = "http://evil.example/rejects";
     assert_eq!(status_for(&server, absolute, "host: localhost\r\n").await, 421);
     // With a token a name does no harm, and operators may give the machine one.

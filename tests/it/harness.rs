@@ -14,6 +14,7 @@ use mediatally::commands::serve::{Server, Stop};
 use mediatally::config::Config;
 use mediatally::http::App;
 use mediatally::http::connections::Counts;
+use mediatally::limits::memory::Kind;
 use mediatally::live::Live;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -79,6 +80,12 @@ impl TestServer {
             stops,
             running: tokio::spawn(server.run(receiver)),
         }
+    }
+
+    /// How much of one kind outsiders make the server hold.
+    pub(crate) fn held(&self, kind: Kind) -> usize {
+        let mut all = self.app.memory().usage();
+        all.find(|usage| usage.kind == kind).unwrap().used
     }
 
     pub(crate) fn live(&self) -> &Live {

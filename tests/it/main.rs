@@ -12,6 +12,7 @@ mod documents;
 mod downloaded;
 mod erase;
 mod events;
+mod fairness;
 mod harness;
 mod health;
 mod limits;

@@ -90,6 +90,7 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_connections_max", "gauge"),
     ("mediatally_connections_accepted_total", "counter"),
     ("mediatally_connections_refused_total", "counter"),
+    ("mediatally_connections_dropped_total", "counter"),
     ("mediatally_accept_errors_total", "counter"),
     ("mediatally_connections_malformed_total", "counter"),
     ("mediatally_tls_handshake_failures_total", "counter"),

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::telemetry::labels::{Dropped, Label, Refused};
+
 /// The figures of one listener, since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -11,8 +13,10 @@ pub struct Counts {
     pub open: AtomicU64,
     /// Connections that were taken.
     pub accepted: AtomicU64,
-    /// Connections that were closed at once, because their address had too many.
-    pub refused_by_address: AtomicU64,
+    /// Connections that were closed at once, by why.
+    pub refused: [AtomicU64; Refused::ALL.len()],
+    /// Connections that were closed before their time, by why.
+    pub dropped: [AtomicU64; Dropped::ALL.len()],
     /// How often the system failed to hand over a connection.
     pub accept_errors: AtomicU64,
     /// Connections that ended because what came was no HTTP, or a head beyond its bounds.
@@ -23,6 +27,23 @@ pub struct Counts {
     pub tls_certificate_expiry_s: AtomicU64,
     /// How often the files of certificate and key had changed to what cannot be used.
     pub tls_reload_failures: AtomicU64,
+}
+
+impl Counts {
+    /// Those that were closed at once for this.
+    pub fn refused(&self, why: Refused) -> &AtomicU64 {
+        &self.refused[why.row()]
+    }
+
+    /// Those that were closed before their time for this.
+    pub fn dropped(&self, why: Dropped) -> &AtomicU64 {
+        &self.dropped[why.row()]
+    }
+
+    /// Counts one that is closed before its time.
+    pub(super) fn count_dropped(&self, why: Dropped) {
+        one_more(self.dropped(why));
+    }
 }
 
 /// Counts one more.

@@ -1,27 +1,40 @@
-//! What a connection is doing: noted by its socket and its requests.
-//!
-//! ```text
-//! TCP ─▶ Wire: reads past the poller, follows TLS records ─▶ (rustls) ─▶ `received`: sees heads begin ─▶ hyper
-//! ```
+//! What a connection is doing: noted by its socket, its requests and its answers.
 
-use std::io::{self, Read};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::Version;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Shared, Stage};
+use super::charge::ConnectionCharge;
+use super::{HTTP2_CONNECTION_WINDOW, STREAMS_MAX, Shared, Stage};
+use crate::limits::memory::OverLimit;
+use crate::telemetry::labels::{Dropped, Label};
 
-/// What a connection is doing; written by its socket and its requests, read by its watcher.
+/// How many bytes a connection of HTTP/2 may send after its last request, without those that were read as bodies:
+/// bodies that nobody has read yet, which the window bounds, and as much again for frames that hold nothing.
+const OVERHEAD_BYTES_MAX: u64 = 2 * HTTP2_CONNECTION_WINDOW as u64;
+
+/// By how many more requests a peer may take back than it lets be answered.
+const RESETS_MAX: u32 = 100;
+
+/// How long a peer has for the rest of a body, or for an answer, before its connection may make room for others.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// A smaller piece of a body is no progress, so that a peer cannot keep a connection with single bytes.
+pub(super) const PROGRESS_BYTES: usize = 1 << 10;
+
+/// What a connection is doing; written by its socket, its requests and its answers, read by its watcher and by
+/// who looks for connections to close.
 pub(super) struct Traffic {
     pub(super) opened: Instant,
+    /// What it is charged.
+    pub(super) charge: ConnectionCharge,
+    requests: Requests,
     /// When the first byte of a request arrived whose head is not complete, in ms after `opened`,
     /// plus one; 0 if there is none.
     head_since: AtomicU64,
@@ -30,12 +43,27 @@ pub(super) struct Traffic {
     record_since: AtomicU64,
     /// When the last request was answered, or the handshake was done, in ms after `opened`.
     idle_since: AtomicU64,
-    /// Requests that are not answered yet.
-    in_flight: AtomicU32,
+    /// Since when all that is waited for are bodies, in ms after `opened`.
+    body_since: AtomicU64,
+    /// Since when the socket takes no more bytes, like `head_since`.
+    write_since: AtomicU64,
+    /// Answers whose bytes are not all gone.
+    unread: AtomicU32,
+    unread_since: Mutex<Vec<UnreadAnswer>>,
+    /// All bytes that arrived, in plain text.
+    received: AtomicU64,
+    /// How many of them are accounted for by requests.
+    explained: AtomicU64,
+    /// How many more requests were taken back than answered.
+    resets: AtomicU32,
+    /// Why the connection must go at once, as the row of a [`Dropped`] plus one.
+    must_go: AtomicU8,
     /// Whether no request has come yet.
     fresh: AtomicBool,
     /// Whether TLS is still being agreed on.
     handshake: AtomicBool,
+    /// Whether a request for a session was accepted.
+    has_session: AtomicBool,
     pub(super) http2: AtomicBool,
     /// Whether the next answer shall be the last.
     pub(super) last_answer: AtomicBool,
@@ -43,6 +71,41 @@ pub(super) struct Traffic {
     pub(super) read_directly: AtomicBool,
     /// Whether it did since the last request.
     pub(super) looked_again: AtomicBool,
+}
+
+/// An answer on its way.
+struct UnreadAnswer {
+    id: u32,
+    /// When it was made, or when a piece of it went last, in ms after the connection was opened.
+    since_ms: u64,
+}
+
+/// The open requests of a connection: how many there are, how many of them wait for more of their body, and
+/// whether the connection is being closed to make room. In one number, so that a connection is never chosen to be
+/// closed while a request of it is answered.
+///
+/// ```text
+/// bit 63: being closed; 31 bits: wait for their body; 32 bits: open
+/// ```
+#[derive(Default)]
+struct Requests(AtomicU64);
+
+const OPEN: u64 = 1;
+const WAITS: u64 = 1 << 32;
+const EVICTED: u64 = 1 << 63;
+
+impl Requests {
+    fn open(now: u64) -> u64 {
+        now % WAITS
+    }
+
+    fn waiting(now: u64) -> u64 {
+        now % EVICTED / WAITS
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// What a connection is doing.
@@ -55,17 +118,32 @@ pub(super) enum Activity {
     Answering,
 }
 
+/// The connection is being closed to make room for others.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is closed to make room for others")]
+pub(super) struct Evicted;
+
 impl Traffic {
     /// A connection that was just opened, and begins with a handshake if it speaks TLS.
-    pub(super) fn new(tls: bool) -> Self {
+    pub(super) fn new(tls: bool, charge: ConnectionCharge) -> Self {
         Self {
             opened: Instant::now(),
+            charge,
+            requests: Requests::default(),
             head_since: AtomicU64::new(0),
             record_since: AtomicU64::new(0),
-            handshake: AtomicBool::new(tls),
             idle_since: AtomicU64::new(0),
-            in_flight: AtomicU32::new(0),
+            body_since: AtomicU64::new(0),
+            write_since: AtomicU64::new(0),
+            unread: AtomicU32::new(0),
+            unread_since: Mutex::default(),
+            received: AtomicU64::new(0),
+            explained: AtomicU64::new(0),
+            resets: AtomicU32::new(0),
+            must_go: AtomicU8::new(0),
             fresh: AtomicBool::new(true),
+            handshake: AtomicBool::new(tls),
+            has_session: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             last_answer: AtomicBool::new(false),
             read_directly: AtomicBool::new(false),
@@ -73,16 +151,63 @@ impl Traffic {
         }
     }
 
+    fn at(&self, ms: u64) -> Instant {
+        self.opened + Duration::from_millis(ms)
+    }
+
     pub(super) fn activity(&self) -> Activity {
-        let at = |ms| self.opened + Duration::from_millis(ms);
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
+        if Requests::open(self.requests.now()) > 0 {
             return Activity::Answering;
         }
         let begun = |since: &AtomicU64| since.load(Ordering::Relaxed).checked_sub(1);
         match begun(&self.head_since).or_else(|| begun(&self.record_since)) {
-            Some(ms) => Activity::Head { since: at(ms) },
-            None => Activity::Idle { since: at(self.idle_since.load(Ordering::Relaxed)) },
+            Some(ms) => Activity::Head { since: self.at(ms) },
+            None => Activity::Idle { since: self.at(self.idle_since.load(Ordering::Relaxed)) },
         }
+    }
+
+    /// Since when the connection waits for its peer and for nothing else; nothing if it does not, or not for long
+    /// enough to be closed for it.
+    pub(super) fn waits_since(&self, now: Instant) -> Option<Instant> {
+        let requests = self.requests.now();
+        if requests & EVICTED != 0 {
+            return None;
+        }
+        let stalled = |since: Instant| (now >= since + STALLED).then_some(since);
+        let (open, waiting) = (Requests::open(requests), Requests::waiting(requests));
+        if open > waiting {
+            return None;
+        }
+        if open > 0 {
+            return stalled(self.at(self.body_since.load(Ordering::Relaxed)));
+        }
+        if let Some(since) = self.unread_since() {
+            return stalled(since);
+        }
+        match self.activity() {
+            Activity::Idle { since } | Activity::Head { since } => Some(since),
+            Activity::Answering => None,
+        }
+    }
+
+    /// Chooses the connection to be closed, if it still waits for its peer. From then on no request of it is
+    /// answered.
+    pub(super) fn evict(&self) -> bool {
+        let waits = |requests: u64| {
+            let chosen =
+                requests & EVICTED == 0 && Requests::open(requests) <= Requests::waiting(requests);
+            chosen.then_some(requests | EVICTED)
+        };
+        self.requests.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, waits).is_ok()
+    }
+
+    /// Notes that a request was accepted that begins a session or belongs to one; tells whether it is the first.
+    pub(super) fn accepted(&self) -> bool {
+        !self.has_session() && !self.has_session.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        self.has_session.load(Ordering::Relaxed)
     }
 
     /// Notes that TLS is agreed on: from now on the first request is waited for.
@@ -93,11 +218,11 @@ impl Traffic {
     }
 
     /// Notes that bytes of TLS arrived. A handshake counts like a head that began with the connection.
-    fn received_records(&self, records: &Records, began: bool) {
+    pub(super) fn received_records(&self, is_open: bool, began: bool) {
         if self.handshake.load(Ordering::Relaxed) {
             self.head_since.store(1, Ordering::Relaxed);
         }
-        if !records.is_open() {
+        if !is_open {
             self.record_since.store(0, Ordering::Relaxed);
         } else if began {
             self.record_since.store(self.elapsed_ms() + 1, Ordering::Relaxed);
@@ -118,38 +243,185 @@ impl Traffic {
     }
 
     /// Notes that these bytes arrived, in plain text.
-    pub(super) fn received(&self, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// Why the connection must go.
+    pub(super) fn received(&self, bytes: &[u8]) -> Result<(), Dropped> {
+        let fresh = self.is_fresh();
+        if fresh && !self.http2.load(Ordering::Relaxed) && bytes.starts_with(b"PRI ") {
+            self.http2.store(true, Ordering::Relaxed);
+            self.charge.is_http2().map_err(|_| Dropped::Memory)?;
+        }
+        // Heads of HTTP/1 have their own bound, and so have its bodies.
+        if fresh || self.http2.load(Ordering::Relaxed) {
+            // Nobody else writes it.
+            let received = self.received.load(Ordering::Relaxed) + bytes.len() as u64;
+            self.received.store(received, Ordering::Relaxed);
+            let explained = self.explained.load(Ordering::Relaxed);
+            if received.saturating_sub(explained) > OVERHEAD_BYTES_MAX {
+                return Err(Dropped::Flood);
+            }
+        }
+        self.must_go().map_or(Ok(()), Err)?;
         // Some clients end a body with a line break that belongs to nothing.
         let nothing = bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
-        if nothing || self.in_flight.load(Ordering::Relaxed) > 0 {
-            return;
-        }
-        if self.is_fresh() && bytes.starts_with(b"PRI ") {
-            self.http2.store(true, Ordering::Relaxed);
+        if nothing || Requests::open(self.requests.now()) > 0 {
+            return Ok(());
         }
         if self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.elapsed_ms() + 1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Notes that so many bytes were read as a body.
+    pub(super) fn read_body(&self, bytes: usize) {
+        if self.http2.load(Ordering::Relaxed) {
+            self.explained.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a request waits for more of its body; `progressed` if it came further since it did so last.
+    pub(super) fn body_waits(&self, progressed: bool) {
+        if progressed {
+            self.body_since.store(self.elapsed_ms(), Ordering::Relaxed);
+        }
+        self.requests.0.fetch_add(WAITS, Ordering::AcqRel);
+    }
+
+    /// Notes that it does so no more.
+    ///
+    /// # Errors
+    /// That the connection was chosen to be closed meanwhile.
+    pub(super) fn body_goes_on(&self) -> Result<(), Evicted> {
+        let before = self.requests.0.fetch_sub(WAITS, Ordering::AcqRel);
+        if before & EVICTED == 0 { Ok(()) } else { Err(Evicted) }
+    }
+
+    /// Why the connection must go, if it must.
+    pub(super) fn must_go(&self) -> Option<Dropped> {
+        let row = self.must_go.load(Ordering::Relaxed);
+        row.checked_sub(1).map(|row| Dropped::ALL[usize::from(row)])
+    }
+
+    fn let_go(&self, why: Dropped) {
+        let row = u8::try_from(why.row() + 1).unwrap_or(u8::MAX);
+        self.must_go.store(row, Ordering::Relaxed);
+    }
+
+    /// How many answers were made whose bytes are not all gone.
+    pub(super) fn unread(&self) -> u32 {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Notes an answer that its peer has to read; gives its id.
+    pub(super) fn answer_begins(&self) -> u32 {
+        let mut answers = self.unread_since.lock();
+        let id = answers.last().map_or(0, |last| last.id.wrapping_add(1));
+        answers.push(UnreadAnswer { id, since_ms: self.elapsed_ms() });
+        self.unread.fetch_add(1, Ordering::Relaxed);
+        id
+    }
+
+    /// Notes that a piece of an answer has gone.
+    pub(super) fn answer_goes_on(&self, id: u32) {
+        let mut answers = self.unread_since.lock();
+        if let Some(answer) = answers.iter_mut().find(|answer| answer.id == id) {
+            answer.since_ms = self.elapsed_ms();
+        }
+    }
+
+    /// Notes that an answer has gone.
+    pub(super) fn answer_ends(&self, id: u32) {
+        let mut answers = self.unread_since.lock();
+        answers.retain(|answer| answer.id != id);
+        self.unread.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Since when the peer takes nothing of what is there for it.
+    pub(super) fn unread_since(&self) -> Option<Instant> {
+        let write = self.write_since.load(Ordering::Relaxed).checked_sub(1);
+        let answers = || self.unread_since.lock().iter().map(|answer| answer.since_ms).min();
+        let answer = if self.unread() > 0 { answers() } else { None };
+        let oldest = [write, answer].into_iter().flatten().min();
+        oldest.map(|ms| self.at(ms))
+    }
+
+    /// Notes whether the socket took what was written.
+    pub(super) fn wrote<T>(&self, poll: &Poll<io::Result<T>>) {
+        let is_waiting = self.write_since.load(Ordering::Relaxed) != 0;
+        if poll.is_pending() != is_waiting {
+            let since = if poll.is_pending() { self.elapsed_ms() + 1 } else { 0 };
+            self.write_since.store(since, Ordering::Relaxed);
         }
     }
 }
 
 /// A request from its complete head to its answer.
-pub(super) struct InFlight(Arc<Traffic>);
+pub(super) struct InFlight {
+    traffic: Arc<Traffic>,
+    /// What its head is charged.
+    head_bytes: usize,
+    is_answered: bool,
+    /// Whether its body told that it was taken back; of HTTP/2 alone, where a connection outlives that.
+    pub(super) was_reset: Option<Arc<AtomicBool>>,
+}
 
 impl InFlight {
-    pub(super) fn begin(traffic: &Arc<Traffic>, version: Version) -> Self {
-        traffic.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Notes that a request has come.
+    ///
+    /// # Errors
+    /// That the connection is being closed.
+    pub(super) fn begin(traffic: &Arc<Traffic>, version: Version) -> Result<Self, Evicted> {
+        let before = traffic.requests.0.fetch_add(OPEN, Ordering::AcqRel);
+        let was_reset = (version == Version::HTTP_2).then(Arc::default);
+        let traffic = Arc::clone(traffic);
+        let in_flight = Self { traffic, head_bytes: 0, is_answered: false, was_reset };
+        let traffic = &in_flight.traffic;
+        if before & EVICTED != 0 {
+            return Err(Evicted);
+        }
+        // Requests that were taken back go when their tasks run next.
+        if Requests::open(before) > 4 * u64::from(STREAMS_MAX) {
+            traffic.let_go(Dropped::Resets);
+        }
         traffic.head_since.store(0, Ordering::Relaxed);
         traffic.fresh.store(false, Ordering::Relaxed);
         traffic.looked_again.store(false, Ordering::Relaxed);
-        traffic.http2.store(version == Version::HTTP_2, Ordering::Relaxed);
-        Self(Arc::clone(traffic))
+        if version == Version::HTTP_2 {
+            traffic.explained.store(traffic.received.load(Ordering::Relaxed), Ordering::Relaxed);
+            if !traffic.http2.swap(true, Ordering::Relaxed) && traffic.charge.is_http2().is_err() {
+                traffic.let_go(Dropped::Memory);
+            }
+        } else if traffic.http2.load(Ordering::Relaxed) {
+            traffic.http2.store(false, Ordering::Relaxed);
+        }
+        Ok(in_flight)
+    }
+
+    /// Charges the head of the request, as long as it is open.
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<(), OverLimit> {
+        self.traffic.charge.begin(bytes)?;
+        self.head_bytes = bytes;
+        Ok(())
+    }
+
+    /// Notes that the request has its answer. One that was taken back in the middle of its body has one too, which
+    /// nobody reads.
+    pub(super) fn answered(&mut self) {
+        let was_reset = self.was_reset.as_ref();
+        self.is_answered = !was_reset.is_some_and(|was_reset| was_reset.load(Ordering::Relaxed));
+        let resets = &self.traffic.resets;
+        if self.is_answered && resets.load(Ordering::Relaxed) > 0 {
+            // Several may come here at once.
+            let _ = resets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
     }
 
     /// Whether the answer shall close the connection. HTTP/2 has another word for it.
     pub(super) fn closes(&self, shared: &Shared) -> bool {
-        !self.0.http2.load(Ordering::Relaxed)
-            && (self.0.last_answer.load(Ordering::Relaxed)
+        !self.traffic.http2.load(Ordering::Relaxed)
+            && (self.traffic.last_answer.load(Ordering::Relaxed)
                 || shared.tasks.len() >= shared.settings.connections_max
                 || *shared.stage.borrow() != Stage::Open)
     }
@@ -157,179 +429,119 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.elapsed_ms(), Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A socket that is read past the poller on demand, below TLS if there is any.
-pub(super) struct Wire {
-    stream: TcpStream,
-    traffic: Arc<Traffic>,
-    /// The records of TLS.
-    records: Option<Records>,
-}
-
-impl Wire {
-    pub(super) fn new(stream: TcpStream, traffic: Arc<Traffic>, tls: bool) -> Self {
-        Self { stream, traffic, records: tls.then(Records::default) }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let mut poll = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if poll.is_pending() && this.traffic.read_directly.swap(false, Ordering::Relaxed) {
-            // The poller may not have heard yet of bytes that are there.
-            match (&*SockRef::from(&this.stream)).read(buffer.initialize_unfilled()) {
-                Ok(bytes) => {
-                    buffer.advance(bytes);
-                    poll = Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => poll = Poll::Ready(Err(error)),
-            }
+        let traffic = &self.traffic;
+        if self.head_bytes > 0 {
+            traffic.charge.end(self.head_bytes);
         }
-        let bytes = &buffer.filled()[before..];
-        if let Some(records) = this.records.as_mut().filter(|_| !bytes.is_empty()) {
-            let began = records.follow(bytes);
-            this.traffic.received_records(records, began);
+        if !self.is_answered && traffic.resets.fetch_add(1, Ordering::Relaxed) >= RESETS_MAX {
+            traffic.let_go(Dropped::Resets);
         }
-        poll
-    }
-}
-
-/// Follows the records of TLS through a stream, to know whether one has begun and is not complete:
-///
-/// ```text
-/// type (1 byte), version (2), length of what follows (2, big-endian), …
-/// ```
-#[derive(Debug, Default)]
-struct Records {
-    /// How many bytes of the header have come.
-    header: u8,
-    length: u16,
-    /// How many bytes are missing after the header.
-    missing: usize,
-}
-
-impl Records {
-    /// Goes on over these bytes; tells whether a record began in them.
-    fn follow(&mut self, mut bytes: &[u8]) -> bool {
-        let mut began = false;
-        while let Some((byte, rest)) = bytes.split_first() {
-            if self.missing > 0 {
-                let skipped = self.missing.min(bytes.len());
-                self.missing -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            began |= self.header == 0;
-            self.header += 1;
-            // Only the last two bytes of the header stay.
-            self.length = self.length << 8 | u16::from(*byte);
-            if self.header == 5 {
-                self.missing = self.length.into();
-                self.header = 0;
-            }
-            bytes = rest;
-        }
-        began
-    }
-
-    fn is_open(&self) -> bool {
-        self.header > 0 || self.missing > 0
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        traffic.idle_since.store(traffic.elapsed_ms(), Ordering::Relaxed);
+        traffic.requests.0.fetch_sub(OPEN, Ordering::AcqRel);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::io::Write;
-
     use super::*;
+    use crate::limits::memory::Memory;
+    use crate::size::Size;
 
-    #[tokio::test]
-    async fn bytes_that_the_poller_has_not_heard_of_are_read_on_demand() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
-        peer.write_all(b"GET").unwrap();
-        assert_eq!(stream.peek(&mut [0; 8]).unwrap(), 3, "they are there");
-        stream.set_nonblocking(true).unwrap();
-        // The poller is asked only when this test waits, which it does not.
-        let stream = TcpStream::from_std(stream).unwrap();
-        let traffic = Arc::new(Traffic::new(false));
-        let mut wire = Wire::new(stream, Arc::clone(&traffic), false);
-        let mut read = async || {
-            let mut bytes = [0; 8];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            let poll =
-                poll_fn(|context| Poll::Ready(Pin::new(&mut wire).poll_read(context, &mut buffer)));
-            poll.await.map(|read| read.map(|()| buffer.filled().to_vec()).unwrap())
-        };
-        assert_eq!(read().await, Poll::Pending);
-        traffic.read_directly.store(true, Ordering::Relaxed);
-        assert_eq!(read().await, Poll::Ready(b"GET".to_vec()));
-        traffic.read_directly.store(true, Ordering::Relaxed);
-        assert_eq!(read().await, Poll::Pending, "there is nothing more");
+    impl Traffic {
+        pub(in super::super) fn for_tests() -> Self {
+            Self::of_tests(&Memory::new(Size::gib(1), 1.0, &[], Vec::new()))
+        }
+
+        pub(in super::super) fn of_tests(memory: &Memory) -> Self {
+            let client = memory.client("192.0.2.1".parse().unwrap());
+            Self::new(false, ConnectionCharge::new(&client, false).unwrap())
+        }
+    }
+
+    const PIECE: [u8; 16 << 10] = [b'.'; 16 << 10];
+
+    fn pieces_until_dropped(traffic: &Traffic, mut each: impl FnMut()) -> u64 {
+        let mut pieces = 0;
+        while traffic.received(&PIECE).is_ok() && pieces < 1_000 {
+            pieces += 1;
+            each();
+        }
+        pieces
+    }
+
+    const PIECES_MAX: u64 = OVERHEAD_BYTES_MAX / PIECE.len() as u64;
+
+    #[test]
+    fn http2_may_send_so_much_that_is_no_request_and_no_body() {
+        let traffic = Arc::new(Traffic::for_tests());
+        let begin = || InFlight::begin(&traffic, Version::HTTP_2).ok().unwrap();
+        let mut request = begin();
+        assert_eq!(pieces_until_dropped(&traffic, || {}), PIECES_MAX);
+        request.answered();
+        drop(request);
+        let request = begin();
+        assert_eq!(pieces_until_dropped(&traffic, || {}), PIECES_MAX, "counted anew");
+        drop(request);
+        let _request = begin();
+        let read = pieces_until_dropped(&traffic, || traffic.read_body(PIECE.len()));
+        assert_eq!(read, 1_000, "bodies that are read do not count");
     }
 
     #[test]
-    fn a_record_is_open_from_its_first_byte_to_its_last_however_it_is_cut() {
-        // Of 3 bytes, of none, and of 300.
-        let mut stream = vec![22, 3, 1, 0, 3, 9, 9, 9, 23, 3, 3, 0, 0, 23, 3, 3, 1, 44];
-        stream.extend([0; 300]);
-        let ends = [8, 13, 318];
-        let begins = [0, 8, 13];
-        for step in 1..=stream.len() {
-            let mut records = Records::default();
-            let mut at = 0;
-            for bytes in stream.chunks(step) {
-                let began = records.follow(bytes);
-                assert_eq!(
-                    began,
-                    begins.iter().any(|begin| (at..at + bytes.len()).contains(begin))
-                );
-                at += bytes.len();
-                assert_eq!(records.is_open(), !ends.contains(&at), "cut at {at}");
+    fn http1_has_other_bounds() {
+        let traffic = Arc::new(Traffic::for_tests());
+        let _request = InFlight::begin(&traffic, Version::HTTP_11).ok().unwrap();
+        assert_eq!(pieces_until_dropped(&traffic, || {}), 1_000);
+    }
+
+    #[test]
+    fn a_connection_that_never_asks_is_bounded_too() {
+        assert_eq!(pieces_until_dropped(&Traffic::for_tests(), || {}), PIECES_MAX);
+    }
+
+    #[test]
+    fn a_peer_may_take_back_so_many_requests_more_than_are_answered() {
+        let traffic = Arc::new(Traffic::for_tests());
+        let asks = |is_answered| {
+            let mut request = InFlight::begin(&traffic, Version::HTTP_2).ok().unwrap();
+            if is_answered {
+                request.answered();
             }
+        };
+        for _ in 0..3 * RESETS_MAX {
+            asks(false);
+            asks(true);
         }
+        for _ in 0..RESETS_MAX {
+            asks(false);
+        }
+        assert_eq!(traffic.must_go(), None);
+        asks(false);
+        assert_eq!(traffic.must_go(), Some(Dropped::Resets));
+        assert_eq!(traffic.received(b"."), Err(Dropped::Resets));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_does_not_read_is_known_by_its_age() {
+        let traffic = Traffic::for_tests();
+        let second = Duration::from_secs(1);
+        let first = traffic.answer_begins();
+        tokio::time::advance(second).await;
+        let other = traffic.answer_begins();
+        assert_eq!(traffic.unread_since(), Some(traffic.opened));
+        traffic.answer_goes_on(first);
+        tokio::time::advance(second).await;
+        traffic.answer_goes_on(other);
+        assert_eq!(traffic.unread_since(), Some(traffic.opened + second));
+        traffic.answer_ends(first);
+        assert_eq!(traffic.unread_since(), Some(traffic.opened + 2 * second));
+        traffic.answer_ends(other);
+        assert_eq!(traffic.unread_since(), None);
+        traffic.wrote::<()>(&Poll::Pending);
+        tokio::time::advance(second).await;
+        traffic.wrote::<()>(&Poll::Pending);
+        assert_eq!(traffic.unread_since(), Some(traffic.opened + 2 * second));
+        traffic.wrote(&Poll::Ready(Ok(())));
+        assert_eq!(traffic.unread_since(), None);
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::traffic::{Activity, Traffic};
 use super::{FIRST_BYTE_WAIT, Settings, Shared, Stage};
+use crate::telemetry::labels::Dropped;
 
 /// What is to be done with a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum Verdict {
     Close,
     /// End it here and now.
     Drop,
+    /// So too, for what its peer does.
+    DropFor(Dropped),
 }
 
 /// Decides what becomes of one connection, from its traffic and the time.
@@ -39,6 +42,13 @@ impl<'c> Watcher<'c> {
 
     pub(super) fn look(&mut self, now: Instant, stage: Stage) -> Verdict {
         let traffic = self.traffic;
+        if let Some(why) = traffic.must_go() {
+            return Verdict::DropFor(why);
+        }
+        let is_late = |since| now >= since + self.settings.answer_timeout;
+        if traffic.unread_since().is_some_and(is_late) {
+            return Verdict::DropFor(Dropped::Answers);
+        }
         let aged = now.saturating_duration_since(traffic.opened) >= self.age_max;
         if aged || stage != Stage::Open {
             traffic.last_answer.store(true, Ordering::Relaxed);
@@ -94,7 +104,8 @@ impl<'c> Watcher<'c> {
         if self.traffic.read_directly.load(Ordering::Relaxed) {
             return now;
         }
-        let often = (self.settings.header_timeout / 2).max(Duration::from_millis(10));
+        let often = self.settings.header_timeout.min(self.settings.answer_timeout) / 2;
+        let often = often.max(Duration::from_millis(10));
         let draining = self.traffic.last_answer.load(Ordering::Relaxed) && self.traffic.is_fresh();
         now + if draining { often.min(FIRST_BYTE_WAIT) } else { often }
     }
