@@ -214,7 +214,9 @@ pub(super) async fn idle_admin(target: Target) {
     let from = [0, 1].map(|number| target.addresses.one_of_many(number));
     let holding = hold(&target, &from, target.admin_listen, 64, Manner::silent(Vec::new()));
     let asking = async {
-        let pause = (target.end - Instant::now()) / (HEALTH_CHECKS + 1);
+        // The last has its answer, or waits no longer, while the connections are still held.
+        let left = target.end.saturating_duration_since(Instant::now() + HEALTH_PATIENCE);
+        let pause = left / (HEALTH_CHECKS + 1);
         let mut asked = JoinSet::new();
         for _ in 0..HEALTH_CHECKS {
             sleep(pause).await;
@@ -229,11 +231,7 @@ pub(super) async fn idle_admin(target: Target) {
         let asked = answers.len() as u64;
         target.tally.checks.lock().push(Check { what: "health checks", asked, failed });
     };
-    // The connections are held until the last check has its answer.
-    tokio::select! {
-        () = async { tokio::join!(holding, sleep(HEALTH_PATIENCE * 2)); } => {}
-        () = asking => {}
-    }
+    tokio::join!(holding, asking);
 }
 
 async fn is_healthy(target: &Target) -> bool {
