@@ -5,8 +5,8 @@ FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 # Dependencies first, with an empty program, so that a change of the source does not build them again.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches \
- && echo 'fn main() {}' | tee src/main.rs > benches/collect.rs \
+RUN mkdir -p src benches/attack \
+ && echo 'fn main() {}' | tee src/main.rs benches/attack/main.rs > benches/collect.rs \
  && touch src/lib.rs
 # In a static program getrandom cannot look up the function of libc and would open /dev/urandom.
 ENV RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\""
