@@ -296,7 +296,8 @@ impl Collector {
         let work = move || {
             let _slot = slot;
             let StoredBody { packed, form, bytes_max, mut charge } = body;
-            let unpacked = reading.unpack(packed, bytes_max, &mut charge);
+            let unpacked = reading.unpack(&packed, bytes_max, &mut charge);
+            drop(packed);
             let (appended, unpacked) = match unpacked {
                 Ok(body) => (reading.append(&body, form, &mut elsewhere), Some(body)),
                 Err(refusal) => (Err(refusal), None),
@@ -448,7 +449,7 @@ impl StoredReading {
     /// Unpacks the body, and charges what it grows to before it grows.
     fn unpack(
         &self,
-        packed: Packed,
+        packed: &Packed,
         bytes_max: Size,
         charge: &mut Option<Charge>,
     ) -> Result<Bytes, Refusal> {

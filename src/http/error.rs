@@ -135,9 +135,10 @@ impl ApiError {
             Self::BodyTooLarge(_) | Self::TooManyEvents => Fate::Rejected(Rejected::TooLarge),
             Self::UnsupportedEncoding => Fate::Rejected(Rejected::Encoding),
             Self::NotAllowed(_) => Fate::Rejected(Rejected::Forbidden),
-            Self::TooManyRequests(_) => Fate::Rejected(Rejected::Rate),
+            Self::TooManyRequests(_) | Self::Memory(OverLimit::Share(_)) => {
+                Fate::Rejected(Rejected::Rate)
+            }
             Self::BodyTimeout(_) | Self::BodyTooSlow => Fate::Rejected(Rejected::Timeout),
-            Self::Memory(OverLimit::Share(_)) => Fate::Rejected(Rejected::Rate),
             Self::Memory(over) => Fate::Shed((*over).into()),
             Self::Full(full) => Fate::Shed(full.into()),
             Self::Unavailable(unavailable) => Fate::Shed((*unavailable).into()),

@@ -127,7 +127,7 @@ struct Account {
     shares: [usize; KINDS],
     used: [AtomicUsize; KINDS],
     refused: [[AtomicU64; Reason::ALL.len()]; KINDS],
-    clients: Box<[Mutex<HashMap<IpAddr, Weak<Tab>>>]>,
+    clients: Box<[Mutex<Tabs>]>,
     keys: RandomState,
     /// Networks whose clients have no share.
     unlimited: Vec<Network>,
@@ -286,10 +286,13 @@ impl Memory {
 }
 
 impl Account {
-    fn shard(&self, address: IpAddr) -> &Mutex<HashMap<IpAddr, Weak<Tab>>> {
+    fn shard(&self, address: IpAddr) -> &Mutex<Tabs> {
         &self.clients[usize::from(self.keys.hash_one(address).to_le_bytes()[0]) % SHARDS]
     }
 }
+
+/// Clients that use something.
+type Tabs = HashMap<IpAddr, Weak<Tab>>;
 
 /// A client, and what it uses. Clones are the same client.
 #[derive(Clone, Debug)]

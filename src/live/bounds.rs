@@ -133,13 +133,11 @@ impl Bounds {
 
     /// The same of one that may have room kept for it. Gives who opened it.
     pub(super) fn begin_in(&self, room: Option<Room>, bytes: usize) -> Owner {
-        match room {
-            Some(room) => room.used(bytes),
-            None => {
-                self.begin(bytes);
-                Owner::default()
-            }
+        if let Some(room) = room {
+            return room.used(bytes);
         }
+        self.begin(bytes);
+        Owner::default()
     }
 
     /// A session holds so many bytes in place of so many.

@@ -106,7 +106,7 @@ impl Written<'_, '_> {
             scratch.clear();
             serde_json::to_writer(&mut *scratch, self).expect("sound values are JSON");
             if scratch.len() > FACTS_BYTES_MAX {
-                let cut = serde_json::to_string(&self.cut()).expect("sound values are JSON");
+                let cut = serde_json::to_string(&self.shortened()).expect("sound values are JSON");
                 // One large body must not make this thread keep its room.
                 scratch.clear();
                 scratch.shrink_to(FACTS_BYTES_MAX);
@@ -117,7 +117,7 @@ impl Written<'_, '_> {
     }
 
     /// The same without what does not fit: each member is kept, in the order of the body, if there is room for it.
-    fn cut(&self) -> Cut<'_> {
+    fn shortened(&self) -> Shortened<'_> {
         let user_agent = self.user_agent.map(|text| &text[..text.floor_char_boundary(1 << 10)]);
         // A user agent of nothing but quotation marks doubles; names and punctuation take some hundred bytes.
         let mut room = FACTS_BYTES_MAX - (4 << 10);
@@ -134,14 +134,14 @@ impl Written<'_, '_> {
             Some((key, fitting(key, json(serde_json::to_string(value)))?))
         });
         let custom_metadata = metadata.collect();
-        Cut { address: self.address, user_agent, params, custom_metadata, is_cut: true }
+        Shortened { address: self.address, user_agent, params, custom_metadata, is_cut: true }
     }
 }
 
 /// Facts of which some are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Cut<'f> {
+struct Shortened<'f> {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<&'f str>,
     #[serde(skip_serializing_if = "Option::is_none")]
