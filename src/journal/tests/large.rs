@@ -202,3 +202,46 @@ fn a_stored_session_that_is_read_before_the_terms_are_written_is_folded_under_th
     let rig = Rig::with(rig.disk.after_crash(0), rig.clock.clone(), ten).unwrap();
     assert_eq!(sessions_of(&rig.live), before, "replay is what was live");
 }
+
+#[test]
+fn a_large_report_is_written_once_and_read_back() {
+    let mut rig = Rig::new();
+    let mut body = [b"[", BODY].concat();
+    let ad_break = r#"{"media.ad.podIndex":1,"media.ad.podSecond":0}"#;
+    let event = |event_type: &str, params: &str| {
+        let time = r#"{"ts":5,"playhead":0}"#;
+        format!(r#",{{"eventType":"{event_type}","playerTime":{time},"params":{params}}}"#)
+    };
+    body.extend_from_slice(event("adBreakStart", ad_break).as_bytes());
+    for _ in 0..60 {
+        let id = "a".repeat(1_500);
+        let ad = format!(
+            r#"{{"media.ad.id":"{id}","media.ad.length":1,"media.ad.podPosition":1,"media.ad.playerName":"p"}}"#
+        );
+        body.extend_from_slice(event("adStart", &ad).as_bytes());
+    }
+    body.push(b']');
+    let (id, _) = rig.append_stored(&body.into()).unwrap();
+    rig.writer.turn();
+    let (tells, told) = channel();
+    let reporter = Reporter::new(Arc::clone(&rig.live), rig.journal.clone(), told);
+    let Rig { disk, journal, writer, live, clock, .. } = rig;
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.run());
+        let reporting = scope.spawn(|| reporter.run());
+        while live.unreported() > 0 {
+            std::thread::yield_now();
+        }
+        journal.close();
+        drop(tells);
+        reporting.join().unwrap();
+    });
+    let found = records(&disk);
+    in_order(&found);
+    let [(.., Content::Batch { .. }), (.., Content::Report { sid, report })] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert!(*sid == id && report.len() > 64 << 10);
+    let rig = Rig::on(disk.after_crash(0), clock).unwrap();
+    assert_eq!((rig.recovered.damaged, rig.live.unreported()), (0, 0));
+}
