@@ -33,7 +33,9 @@ const UNCHARGED_BYTES: usize = 8 << 10;
 /// How much of a packed body is unpacked to see whether it is an array.
 const LOOK_BYTES: usize = 4 << 10;
 
-/// A stored session has long to arrive, but must not stand still: at least so much in each such time.
+/// A stored session has long to arrive. But once so much of it is held, it must not stand still: at least so much
+/// comes in each such time.
+const PACED_BYTES: usize = 256 << 10;
 const PACE: (usize, Duration) = (16 << 10, Duration::from_secs(5));
 
 /// A whole body, and the memory that it is charged.
@@ -140,7 +142,7 @@ async fn collect<'b>(
     }
     // Room for more is taken as it comes: who only says that much will follow must not take it from others.
     let known = body.size_hint().exact().map(|rest| rest.saturating_add(piece.len() as u64));
-    arriving.expect(to_usize(known.unwrap_or(u64::MAX)).min(FIRST_ROOM_BYTES))?;
+    arriving.expect(to_usize(known.unwrap_or(u64::MAX)))?;
     loop {
         arriving.add(&piece)?;
         // A body is held to its bounds as it comes, too.
@@ -162,7 +164,7 @@ struct Deadline {
     began: Instant,
     /// How long the whole body may take.
     time: Duration,
-    /// Since when the pace is watched, and how much had arrived then; only of a stored session.
+    /// Since when the pace is watched, and how much had arrived then; only of a large stored session.
     pace: Option<(Instant, usize)>,
 }
 
@@ -185,7 +187,7 @@ impl Deadline {
     /// Goes on after a piece.
     fn extend(&mut self, arriving: &Arriving<'_>) {
         self.time = arriving.time();
-        if arriving.is_stored != Some(true) {
+        if arriving.is_stored != Some(true) || arriving.bytes.len() < PACED_BYTES {
             return;
         }
         let (now, arrived) = (Instant::now(), arriving.bytes.len());
@@ -205,6 +207,8 @@ struct Arriving<'b> {
     client: &'b memory::Client,
     /// As they came, packed or not.
     bytes: BytesMut,
+    /// How many it says that it has; as many as can be, if it does not say.
+    announced: usize,
     charge: Option<Charge>,
     /// Whether it is a stored session; nothing as long as that does not show.
     is_stored: Option<bool>,
@@ -227,6 +231,7 @@ impl<'b> Arriving<'b> {
             encoding,
             client,
             bytes: BytesMut::new(),
+            announced: usize::MAX,
             charge: None,
             is_stored: None,
             looked_at: 0,
@@ -243,10 +248,12 @@ impl<'b> Arriving<'b> {
         Ok(())
     }
 
-    /// Takes room for a body that will probably have so many bytes.
+    /// Takes the first room for a body that says that it has so many bytes.
     fn expect(&mut self, bytes: usize) -> Result<(), ApiError> {
-        self.charge(bytes)?;
-        self.bytes.reserve(bytes);
+        self.announced = bytes;
+        let first = bytes.min(FIRST_ROOM_BYTES);
+        self.charge(first)?;
+        self.bytes.reserve(first);
         Ok(())
     }
 
@@ -264,8 +271,8 @@ impl<'b> Arriving<'b> {
     fn add(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         let bytes = self.bytes.len() + piece.len();
         if bytes > self.bytes.capacity() {
-            // What it grows to is known before, so that it is charged before.
-            let capacity = bytes.max(2 * self.bytes.capacity()).min(bytes + (1 << 20));
+            // It doubles, but not beyond what it says that it has; and that is charged before it is taken.
+            let capacity = (2 * self.bytes.capacity()).min(self.announced).max(bytes);
             self.charge(capacity)?;
             self.bytes.reserve(capacity - self.bytes.len());
         }
