@@ -74,8 +74,8 @@ impl Packed {
         let mut members = Members::of(&self.bytes);
         loop {
             if unpacked.capacity() - unpacked.len() < PIECE_BYTES {
-                let capacity =
-                    (unpacked.capacity() * 2).clamp(2 * PIECE_BYTES, bytes_max + 2 * PIECE_BYTES);
+                let capacity = (unpacked.capacity() / 2 * 3)
+                    .clamp(2 * PIECE_BYTES, bytes_max + 2 * PIECE_BYTES);
                 reserve(capacity).map_err(NotUnpacked::NoRoom)?;
                 unpacked.reserve_exact(capacity - unpacked.len());
             }
@@ -202,7 +202,7 @@ mod tests {
         assert!((1_000_000..1_100_000).contains(&reserved), "{reserved}");
         let refused =
             packed.unpack(text.len(), |bytes| if bytes > 99_999 { Err(bytes) } else { Ok(()) });
-        assert!(matches!(refused, Err(NotUnpacked::NoRoom(131_072))), "{refused:?}");
+        assert!(matches!(refused, Err(NotUnpacked::NoRoom(110_592))), "{refused:?}");
     }
 
     #[test]
