@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::Rng;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Clock;
 use crate::journal::record::{Content, Detached, Encoded};
@@ -33,8 +33,14 @@ const CLOSED_AT_ONCE: usize = 10_000;
 
 pub use parsing::{Parsing, Slot};
 
-/// A body up to this is not charged for being read and for waiting.
-const SMALL_BODY_BYTES: usize = 8 << 10;
+/// What reading one event of a stored session takes at most, but for one that is far larger than an event may be.
+const EVENT_OF_STORED_BYTES: usize = 4 << 20;
+
+/// A body up to this is small: it is not charged for being read and for waiting, and needs no turn.
+pub const SMALL_BODY_BYTES: usize = 8 << 10;
+
+/// The turn of a large body to be read; nothing for a small one.
+pub type Turn = Option<OwnedSemaphorePermit>;
 
 /// Takes bodies, and answers once they are durable.
 #[derive(Debug)]
@@ -82,9 +88,10 @@ impl Client<'_> {
         self.charge(Kind::Parsing, body_bytes, PARSE_BYTES_PER_BYTE_MAX * body_bytes)
     }
 
-    /// Charges the record of a body until it is committed. Small ones are bounded together by the journal.
+    /// Charges the record of a body until it is committed, twice: the next group grows while one is written. So
+    /// large events leave room for the small ones, which the journal bounds together.
     fn charge_waiting(&self, body_bytes: usize) -> Result<Option<Charge>, OverLimit> {
-        self.charge(Kind::Journal, body_bytes, body_bytes)
+        self.charge(Kind::Journal, body_bytes, 2 * body_bytes)
     }
 
     fn charge(
@@ -232,11 +239,13 @@ impl Collector {
     pub async fn start(
         &self,
         body: &[u8],
+        turn: Turn,
         client: Client<'_>,
         ticket: &mut Ticket,
     ) -> Result<SessionId, Refusal> {
         let _waiting = client.charge_waiting(body.len())?;
         let (id, committed) = {
+            let _turn = turn;
             let _parsing = client.charge_parsing(body.len())?;
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
             point_out(&start.event.unlisted);
@@ -334,11 +343,13 @@ impl Collector {
         &self,
         id: &str,
         body: &[u8],
+        turn: Turn,
         client: &Client<'_>,
         ticket: &mut Ticket,
     ) -> Result<(), Refusal> {
         let _waiting = client.charge_waiting(body.len())?;
         let committed = {
+            let _turn = turn;
             let _parsing = client.charge_parsing(body.len())?;
             let event = Event::parse(body, self.rules).map_err(Refusal::Invalid)?;
             let id = self.live_id(id)?;
@@ -352,7 +363,7 @@ impl Collector {
                     Step::of(&event, record.body())
                 }
             };
-            self.live.has_room_for(&step)?;
+            self.live.has_room_for(id, &step)?;
             point_out(&event.unlisted);
             self.journal.append_with(ticket, &record, Change::Event { id, step })?
         };
@@ -470,6 +481,12 @@ impl StoredReading {
         })
     }
 
+    fn charge_rate(&self, tokens: u64) {
+        if let Some(ip) = self.client.ip {
+            self.limits.charge_client(ip, tokens);
+        }
+    }
+
     /// Reads the events one by one, and appends the session that they make.
     fn append(
         &self,
@@ -478,7 +495,11 @@ impl StoredReading {
         ticket: &mut Ticket,
     ) -> Result<oneshot::Receiver<Committed>, Refusal> {
         let client = &self.client;
-        let _parsing = client.charge(Kind::Parsing, body.len(), body.len())?;
+        // Whatever comes of it, it is read.
+        self.charge_rate(tokens_of_stored(body.len() as u64, 0));
+        // One event is read at a time.
+        let event_bytes = body.len().min(EVENT_OF_STORED_BYTES);
+        let _parsing = client.charge(Kind::Parsing, event_bytes, event_bytes)?;
         let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
         let (sender, terms) = ((address, user_agent), self.journal.terms());
         let mut session = stored(body, self.rules, form, sender, terms, point_out)?;
@@ -496,9 +517,7 @@ impl StoredReading {
         let record = Detached::batch(self.id, address, user_agent, &kept);
         let change = Change::Batch { id: self.id, session: Box::new(session), room };
         let committed = self.journal.append_large(ticket, record, change)?;
-        if let Some(ip) = client.ip {
-            self.limits.charge_client(ip, tokens_of_stored(body.len() as u64, events));
-        }
+        self.charge_rate(tokens_of_stored(0, events));
         Ok(committed)
     }
 }

@@ -2,17 +2,20 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Settings;
 use super::error::ApiError;
+use crate::collector::{SMALL_BODY_BYTES, Turn};
 use crate::limits::memory::{self, Charge, Kind};
 use crate::size::Size;
 use crate::wire::packed::{self, Encoding, NotUnpacked, Packed, first_unpacked};
@@ -47,6 +50,27 @@ pub(super) struct Received {
     pub(super) stored: Option<StoredForm>,
     /// What it is charged, until it is answered.
     pub(super) charge: Option<Charge>,
+    /// Its turn to be read, if it is large.
+    pub(super) turn: Turn,
+}
+
+/// Lets so many large bodies be read at once, and those that come in between wait in order. So whoever posts many of
+/// them takes a part of the cores, and small requests do not queue behind them.
+#[derive(Debug)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    /// Half of the cores are left to everybody else.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Arc::new(Semaphore::new((cores / 2).max(1))))
+    }
+}
+
+impl Turns {
+    async fn wait(&self) -> Turn {
+        Some(Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed"))
+    }
 }
 
 /// What a path takes as a body.
@@ -89,6 +113,7 @@ pub(super) async fn read(
     mut body: Body,
     takes: Takes,
     settings: &Settings,
+    turns: &Turns,
     client: &memory::Client,
 ) -> Result<Received, ApiError> {
     let largest = takes.largest(settings);
@@ -99,7 +124,10 @@ pub(super) async fn read(
         }
         Ok(encoding) => {
             let arriving = Arriving::new(takes, settings, encoding, client);
-            collect(&mut body, arriving).await.and_then(Arriving::finish)
+            match collect(&mut body, arriving).await {
+                Ok(arriving) => arriving.finish(turns).await,
+                Err(error) => Err(error),
+            }
         }
     };
     let is_late =
@@ -206,7 +234,7 @@ struct Arriving<'b> {
     encoding: Encoding,
     client: &'b memory::Client,
     /// As they came, packed or not.
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     /// How many it says that it has; as many as can be, if it does not say.
     announced: usize,
     charge: Option<Charge>,
@@ -230,7 +258,7 @@ impl<'b> Arriving<'b> {
             settings,
             encoding,
             client,
-            bytes: BytesMut::new(),
+            bytes: Vec::new(),
             announced: usize::MAX,
             charge: None,
             is_stored: None,
@@ -253,7 +281,7 @@ impl<'b> Arriving<'b> {
         self.announced = bytes;
         let first = bytes.min(FIRST_ROOM_BYTES);
         self.charge(first)?;
-        self.bytes.reserve(first);
+        self.bytes.reserve_exact(first);
         Ok(())
     }
 
@@ -274,7 +302,7 @@ impl<'b> Arriving<'b> {
             // It doubles, but not beyond what it says that it has; and that is charged before it is taken.
             let capacity = (2 * self.bytes.capacity()).min(self.announced).max(bytes);
             self.charge(capacity)?;
-            self.bytes.reserve(capacity - self.bytes.len());
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(piece);
         match self.encoding {
@@ -298,9 +326,12 @@ impl<'b> Arriving<'b> {
     }
 
     fn look(&self, arrived: &[u8]) -> Option<bool> {
-        if self.takes != Takes::Either {
+        if self.takes == Takes::Event {
+            return Some(false);
+        }
+        if self.takes == Takes::Stored {
             let shows = first_unpacked(arrived, self.encoding, LOOK_BYTES).is_some();
-            return shows.then_some(self.takes == Takes::Stored);
+            return shows.then_some(true);
         }
         first_unpacked(arrived, self.encoding, LOOK_BYTES).map(|first| first == b'[')
     }
@@ -329,8 +360,8 @@ impl<'b> Arriving<'b> {
     }
 
     /// The body once all of it is there. A stored session stays packed: it is unpacked when its turn has come.
-    fn finish(mut self) -> Result<Received, ApiError> {
-        let bytes = self.whole.take().unwrap_or_else(|| std::mem::take(&mut self.bytes).freeze());
+    async fn finish(mut self, turns: &Turns) -> Result<Received, ApiError> {
+        let bytes = self.whole.take().unwrap_or_else(|| std::mem::take(&mut self.bytes).into());
         self.learn(&bytes);
         let body = Packed { bytes, encoding: self.encoding };
         // Only a body that unpacks to more blanks than a look takes has not shown what it is.
@@ -343,18 +374,27 @@ impl<'b> Arriving<'b> {
             if stored.is_none() && body.bytes.len() > self.settings.event_bytes_max.as_usize() {
                 return Err(ApiError::BodyTooLarge(self.settings.event_bytes_max));
             }
-            return Ok(Received { body, stored, charge: self.charge });
+            let is_large = stored.is_none() && body.bytes.len() > SMALL_BODY_BYTES;
+            let turn = if is_large { turns.wait().await } else { None };
+            return Ok(Received { body, stored, charge: self.charge, turn });
         }
         let packed_bytes = body.bytes.len();
         let max = self.settings.event_bytes_max;
-        let unpacked = body.unpack(max.as_usize(), |more| self.charge(packed_bytes + more));
+        let mut unpack =
+            |bytes_max| body.unpack(bytes_max, |more| self.charge(packed_bytes + more));
+        let mut turn = None;
+        let mut unpacked = unpack(max.as_usize().min(SMALL_BODY_BYTES));
+        if matches!(unpacked, Err(NotUnpacked::TooLarge)) && max.as_usize() > SMALL_BODY_BYTES {
+            turn = turns.wait().await;
+            unpacked = unpack(max.as_usize());
+        }
         let unpacked = unpacked.map_err(|error| match error {
             NotUnpacked::TooLarge => ApiError::BodyTooLarge(max),
             NotUnpacked::NotGzip(error) => not_gzip(&error),
             NotUnpacked::NoRoom(error) => error,
         })?;
         let stored = self.takes.stored_form(&unpacked);
-        Ok(Received { body: Packed::plain(unpacked), stored, charge: self.charge })
+        Ok(Received { body: Packed::plain(unpacked), stored, charge: self.charge, turn })
     }
 }
 

@@ -170,6 +170,7 @@ struct Shared {
     settings: Settings,
     privacy: privacy::Settings,
     rejects: Rejects,
+    turns: body::Turns,
     documents: documents::Documents,
     lookup: lookup::Lookup,
     series: Arc<Series>,
@@ -208,6 +209,7 @@ impl App {
     /// Handles for the handlers.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
+            turns: body::Turns::default(),
             documents: documents::Documents::new(parts.collector.rules()),
             lookup: lookup::Lookup::new(parts.archive),
             looks: series::Looks::default(),

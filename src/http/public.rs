@@ -104,9 +104,11 @@ async fn begin(
     let body = read(app, &head, body, takes).await;
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
-    let Received { body, stored, charge } = body;
+    let Received { body, stored, charge, turn } = body;
     let (begun, body) = match stored {
-        None => (app.collector().start(&body.bytes, client, &mut ticket).await, Some(body.bytes)),
+        None => {
+            (app.collector().start(&body.bytes, turn, client, &mut ticket).await, Some(body.bytes))
+        }
         Some(form) => {
             let bytes_max = app.0.settings.stored_bytes_max;
             let stored = StoredBody { packed: body, form, bytes_max, charge };
@@ -135,11 +137,11 @@ async fn event(
     let (mut head, body) = request.into_parts();
     let body = admit(&app, &mut ticket, &mut head, body, Ok(())).await?;
     let body = read(&app, &head, body, Takes::Event).await;
-    let Received { body, charge: _charge, .. } =
+    let Received { body, charge: _charge, turn, .. } =
         body.map_err(|error| unmet(&app, &mut ticket, error))?;
     app.series().http.body_bytes.of(DataRoute::Events).inc_by(body.bytes.len() as u64);
     let client = Client { memory: Some(memory_of(&app, &head)), ..Client::default() };
-    match app.collector().event(&sid, &body.bytes, &client, &mut ticket).await {
+    match app.collector().event(&sid, &body.bytes, turn, &client, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refusal) => {
             let error = refused(&app, &head, Some(&body.bytes), refusal.into());
@@ -214,7 +216,7 @@ fn unmet(app: &App, ticket: &mut Ticket, error: ApiError) -> ApiError {
 
 async fn read(app: &App, head: &Parts, body: Body, takes: Takes) -> Result<Received, ApiError> {
     let client = memory_of(app, head);
-    let read = body::read(&head.headers, body, takes, &app.0.settings, &client).await;
+    let read = body::read(&head.headers, body, takes, &app.0.settings, &app.0.turns, &client).await;
     read.map_err(|error| refused(app, head, None, error))
 }
 

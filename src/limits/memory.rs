@@ -14,7 +14,8 @@
 //!
 //! Each kind has a ceiling of its own, and the ceilings together are the account, so that no kind can use up what
 //! another needs. Within a kind a client has a share. It binds only once four fifths of the kind are used: on a
-//! quiet server the many players behind one address of a carrier are not punished.
+//! quiet server the many players behind one address of a carrier are not punished. The last tenth of a kind is for
+//! small charges, so that whoever holds much never keeps out the usual request.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -25,13 +26,13 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::client::client_of;
+use super::client::{client_of, network_of};
 use super::{Network, machine};
 use crate::size::Size;
 use crate::telemetry::labels::Label;
 pub use crate::telemetry::labels::{MemoryKind as Kind, MemoryReason as Reason};
 
-/// The least that `memory.max` may be set to: less leaves no room for one large stored session.
+/// The least that `memory.max` may be set to: less leaves no room for one stored session of the largest size.
 pub const MAX_LEAST: Size = Size::mib(192);
 
 /// How much of the account each kind may use, in twentieths.
@@ -45,6 +46,9 @@ const TWENTIETHS: [(Kind, usize); KINDS] = [
 ];
 
 const KINDS: usize = Kind::ALL.len();
+
+/// A charge up to this is small: an event, packed or not, and a small head.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// How many locks guard the clients, so that two threads rarely meet.
 const SHARDS: usize = 64;
@@ -244,9 +248,10 @@ impl Memory {
         self.0.shares[kind.row()]
     }
 
-    /// The handle of a client, which is one address, or one network of IPv6.
+    /// The handle of a client, which is one address, or one network of 48 bits of IPv6: whoever has one of 64 bits
+    /// mostly has many.
     pub fn client(&self, address: IpAddr) -> Client {
-        let address = client_of(address);
+        let address = network_of(address).unwrap_or_else(|| client_of(address));
         let mut clients = self.0.shard(address).lock();
         if let Some(tab) = clients.get(&address).and_then(Weak::upgrade) {
             return Client(tab);
@@ -349,16 +354,20 @@ impl Client {
         Ok(charge)
     }
 
-    fn take(&self, kind: Kind, bytes: usize) -> Result<(), OverLimit> {
+    /// Takes so many bytes for a charge that has so many in all.
+    fn take(&self, kind: Kind, bytes: usize, in_all: usize) -> Result<(), OverLimit> {
         let (tab, account) = (&*self.0, &*self.0.memory.0);
         let row = kind.row();
         let ceiling = account.ceilings[row];
+        let own_ceiling = if in_all > SMALL_BYTES { ceiling / 10 * 9 } else { ceiling };
         // Added before it is compared, so that two at once cannot both take the last bytes.
         let used = account.used[row].fetch_add(bytes, Ordering::Relaxed) + bytes;
         let own = tab.used[row].fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let over = if used > ceiling {
+        // Whoever uses a kind alone takes nothing from others.
+        let binds = !tab.is_unlimited && own < used && used > ceiling / 5 * 4;
+        let over = if used > own_ceiling {
             OverLimit::Full(kind)
-        } else if !tab.is_unlimited && used > ceiling / 5 * 4 && own > account.shares[row] {
+        } else if binds && own > account.shares[row] {
             OverLimit::Share(kind)
         } else {
             return Ok(());
@@ -390,7 +399,7 @@ impl Charge {
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), OverLimit> {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
-            self.client.take(self.kind, more)?;
+            self.client.take(self.kind, more, bytes)?;
             self.bytes = bytes;
         }
         Ok(())
@@ -458,11 +467,23 @@ mod tests {
         let memory = memory(&[]);
         let (one, two) = (client(&memory, "192.0.2.1"), client(&memory, "192.0.2.2"));
         let first = one.charge(BODIES, 800).unwrap();
+        assert!(one.charge(BODIES, 1).is_ok(), "nobody else uses any");
+        let _other = two.charge(BODIES, 1).unwrap();
         assert_eq!(one.charge(BODIES, 1).unwrap_err(), OverLimit::Share(BODIES));
-        let _others = two.charge(BODIES, 200).unwrap();
+        let _others = two.charge(BODIES, 199).unwrap();
         assert_eq!(two.charge(BODIES, 1).unwrap_err(), OverLimit::Full(BODIES));
         drop(first);
         assert!(one.charge(BODIES, 500).is_ok());
+    }
+
+    #[test]
+    fn the_last_tenth_is_for_small_charges() {
+        let memory = Memory::with_ceilings(Size::gib(1), [10 << 20; KINDS], 1.0, Vec::new());
+        let one = client(&memory, "192.0.2.1");
+        let mut large = one.charge(BODIES, 9 << 20).unwrap();
+        assert_eq!(large.grow_to((9 << 20) + 1), Err(OverLimit::Full(BODIES)));
+        assert_eq!(one.charge(BODIES, SMALL_BYTES + 1).unwrap_err(), OverLimit::Full(BODIES));
+        assert!(one.charge(BODIES, SMALL_BYTES).is_ok());
     }
 
     #[test]
@@ -475,8 +496,8 @@ mod tests {
     fn a_client_is_kept_as_long_as_it_uses_anything() {
         let memory = memory(&[]);
         let charge = client(&memory, "2001:db8::1").charge(BODIES, 300).unwrap();
-        let again = client(&memory, "2001:db8::ffff:1");
-        assert!(Arc::ptr_eq(&charge.client.0, &again.0), "a network of 64 bits is one client");
+        let again = client(&memory, "2001:db8:0:ffff::1");
+        assert!(Arc::ptr_eq(&charge.client.0, &again.0), "a network of 48 bits is one client");
         drop((charge, again));
         assert!(memory.0.clients.iter().all(|shard| shard.lock().is_empty()));
     }

@@ -85,6 +85,22 @@ impl Bounds {
         Ok(())
     }
 
+    /// Whether there is memory for an event that says no more than most: an eighth beyond the bound, so that what
+    /// fills it up are not the sessions that have begun.
+    pub(super) fn has_memory_for_usual(&self) -> Result<(), Full> {
+        let bytes_max = self.settings.bytes_max.as_usize();
+        if self.bytes() > bytes_max.saturating_add(bytes_max / 8) {
+            return Err(Full::Bytes(self.settings.bytes_max));
+        }
+        Ok(())
+    }
+
+    /// Whether there is memory for an event with long names or metadata of a session of this client.
+    pub(super) fn has_memory_for_large(&self, owner: Owner) -> Result<(), Full> {
+        self.has_memory()?;
+        if self.uses(16, 16) && self.is_over_share(owner) { Err(Full::Share) } else { Ok(()) }
+    }
+
     /// How nearly the bounds are reached.
     pub(super) fn pressure(&self) -> Pressure {
         let is_over = |twentieths| self.uses(twentieths, twentieths);
@@ -150,11 +166,10 @@ impl Bounds {
         self.owners.resize(owner, bytes_before, bytes);
     }
 
-    /// A live session waits for its report from now on, and holds so many bytes.
-    pub(super) fn end(&self, owner: Owner, bytes: usize) {
+    /// A live session waits for its report from now on. Until then it is still its owner's.
+    pub(super) fn end(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
         self.unreported.fetch_add(1, Ordering::Relaxed);
-        self.owners.end(owner, bytes);
     }
 
     /// A live session of so many bytes is gone.
@@ -165,9 +180,10 @@ impl Bounds {
     }
 
     /// A session of so many bytes that waited for its report is gone.
-    pub(super) fn drop_ended(&self, bytes: usize) {
+    pub(super) fn drop_ended(&self, owner: Owner, bytes: usize) {
         self.unreported.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.owners.end(owner, bytes);
     }
 
     /// All sessions are gone.

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use self::bounds::{Bounds, Pressure};
-use self::shard::{Hashed, Held, Shard};
+use self::shard::{Ended, Hashed, Held, Shard};
 use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{
@@ -47,9 +47,9 @@ const SESSION_BYTES: usize = size_of::<Held>()
 /// and metadata.
 const USUAL_STEP_BYTES: usize = 256;
 
-/// How many sessions are looked at for eviction at a time, in shards: all of them within two seconds or so, a few
+/// How many sessions are looked at for eviction at a time, in shards: all of them within seven seconds or so, a few
 /// milliseconds of work each time.
-const EVICTION_SHARDS: usize = SHARDS / 8;
+const EVICTION_SHARDS: usize = SHARDS / 32;
 
 /// The section `live` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,13 +149,17 @@ impl Live {
         self.bounds.keep_room(SESSION_BYTES + heap_bytes, owner)
     }
 
-    /// Whether an event of a live session would be taken now. One that says no more than most is taken
-    /// whatever is full, so that sessions that have begun go on.
+    /// Whether an event of a live session would be taken now. One that says no more than most is taken whatever is
+    /// full, so that sessions that have begun go on; only far beyond the bound none is.
     ///
     /// # Errors
     /// [`Full`] if not.
-    pub fn has_room_for(&self, step: &Step) -> Result<(), Full> {
-        if step.heap_bytes() <= USUAL_STEP_BYTES { Ok(()) } else { self.bounds.has_memory() }
+    pub fn has_room_for(&self, id: SessionId, step: &Step) -> Result<(), Full> {
+        if step.heap_bytes() <= USUAL_STEP_BYTES {
+            return self.bounds.has_memory_for_usual();
+        }
+        let owner = self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.owner);
+        self.bounds.has_memory_for_large(owner.unwrap_or_default())
     }
 
     /// Whether the session is live.
@@ -194,7 +198,7 @@ impl Live {
 
     /// A session that has ended and whose report is not in the journal yet.
     pub fn ended(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.shard(id).lock().ended.get(&Hashed(id)).cloned()
+        self.shard(id).lock().ended.get(&Hashed(id)).map(|ended| Arc::clone(&ended.session))
     }
 
     /// A copy of a live session.
@@ -337,8 +341,8 @@ impl Live {
         if !shard.is_new(seq) {
             return false;
         }
-        let Some(session) = shard.ended.remove(&Hashed(id)) else { return false };
-        self.bounds.drop_ended(SESSION_BYTES + session.heap_bytes());
+        let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(id)) else { return false };
+        self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
         true
     }
 
@@ -434,8 +438,8 @@ impl Live {
                 }
                 self.bounds.drop_live(held.owner, SESSION_BYTES + held.session.heap_bytes());
                 live += 1;
-            } else if let Some(session) = shard.ended.remove(&Hashed(*id)) {
-                self.bounds.drop_ended(SESSION_BYTES + session.heap_bytes());
+            } else if let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(*id)) {
+                self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
                 pending += 1;
             }
         }
@@ -444,8 +448,8 @@ impl Live {
 
     /// A session that was counted among the live ones waits for its report from now on.
     fn end(&self, shard: &mut Shard, id: SessionId, session: Session, owner: Owner) {
-        self.bounds.end(owner, SESSION_BYTES + session.heap_bytes());
-        shard.ended.insert(Hashed(id), Arc::new(session));
+        self.bounds.end();
+        shard.ended.insert(Hashed(id), Ended { session: Arc::new(session), owner });
     }
 
     /// Folds that nothing could be received for a while.
@@ -492,7 +496,7 @@ impl Live {
         let folded_seq = self.progress().seq;
         let shard = self.shards[row].lock();
         let live = shard.sessions.iter().map(|(id, held)| (id.0, held.session.clone()));
-        let ended = shard.ended.iter().map(|(id, session)| (id.0, (**session).clone()));
+        let ended = shard.ended.iter().map(|(id, ended)| (id.0, (*ended.session).clone()));
         let mut sessions: Vec<_> = live.chain(ended).collect();
         let seq = shard.seq.max(folded_seq);
         drop(shard);
@@ -659,7 +663,7 @@ mod tests {
             live.open(number.into(), 1_000, id(number), opening(""), Some(room));
         };
         let evictable = |now_ms| {
-            let mut found: Vec<_> = (0..8).flat_map(|_| live.evictable(now_ms, 99)).collect();
+            let mut found: Vec<_> = (0..32).flat_map(|_| live.evictable(now_ms, 99)).collect();
             found.sort_unstable();
             found
         };
@@ -668,20 +672,20 @@ mod tests {
         let play = br#"{"eventType":"play","playerTime":{"ts":1,"playhead":0}}"#;
         let event = crate::wire::Event::parse(play, Rules::default()).unwrap();
         assert!(live.hear(18, 1_100, id(1), Step::of(&event, play)).is_some());
-        assert_eq!(evictable(10_999), [], "they have ten seconds for it");
+        assert_eq!(evictable(15_999), [], "they have some seconds for it");
         let mut of_one: Vec<_> = (2..=15).map(id).collect();
         of_one.sort_unstable();
-        assert_eq!(evictable(11_000), of_one, "those of the client that has more than its share");
+        assert_eq!(evictable(16_000), of_one, "those of the client that has more than its share");
         (18..=20).for_each(|number| {
             let room = live.keep_room(0, Owner::of(&two)).unwrap();
-            live.open(u64::from(number) + 1, 9_000, id(number), opening(""), Some(room));
+            live.open(u64::from(number) + 1, 14_000, id(number), opening(""), Some(room));
         });
-        assert_eq!(evictable(11_000).len(), 16, "now everybody's, but none that is too young");
-        assert!(live.close(30, 10_999, id(2), CloseReason::Evicted).is_none(), "too early");
-        assert!(live.close(31, 11_000, id(1), CloseReason::Evicted).is_none(), "it has an event");
+        assert_eq!(evictable(16_000).len(), 16, "now everybody's, but none that is too young");
+        assert!(live.close(30, 15_999, id(2), CloseReason::Evicted).is_none(), "too early");
+        assert!(live.close(31, 16_000, id(1), CloseReason::Evicted).is_none(), "it has an event");
         for number in 2..=16 {
             let seq = 40 + u64::from(number);
-            assert!(live.close(seq, 11_000, id(number), CloseReason::Evicted).is_some());
+            assert!(live.close(seq, 16_000, id(number), CloseReason::Evicted).is_some());
         }
         assert_eq!((live.sessions(), live.unreported()), (5, 15));
         assert_eq!(evictable(99_000), [], "there is room");

@@ -22,7 +22,15 @@ pub(super) struct Shard {
     /// When they run out.
     pub(super) deadlines: Deadlines,
     /// Sessions that have ended and whose report is not in the journal yet.
-    pub(super) ended: ById<Arc<Session>>,
+    pub(super) ended: ById<Ended>,
+}
+
+/// A session that waits for its report.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) session: Arc<Session>,
+    /// Who opened it, and is charged for it until then.
+    pub(super) owner: Owner,
 }
 
 /// A session and where it stands among the deadlines.

@@ -121,17 +121,21 @@ impl Written<'_, '_> {
         let user_agent = self.user_agent.map(|text| &text[..text.floor_char_boundary(1 << 10)]);
         // A user agent of nothing but quotation marks doubles; names and punctuation take some hundred bytes.
         let mut room = FACTS_BYTES_MAX - (4 << 10);
-        let mut fitting = |key: &str, value: String| {
+        let mut fitting = |key: &str, value: serde_json::Result<String>| {
+            let value = value.expect("sound values are JSON");
             room = room.checked_sub(key.len() + value.len() + "\"\":,".len())?;
             Some(RawValue::from_string(value).expect("it was just written as JSON"))
         };
-        let json = |written: serde_json::Result<String>| written.expect("sound values are JSON");
+        // What is too large as it is need not be written to see that.
+        let may_fit = |text: Option<&str>| text.is_none_or(|text| text.len() <= FACTS_BYTES_MAX);
         let params = self.params.iter().filter_map(|(key, value)| {
-            Some((key, fitting(key, json(serde_json::to_string(&value)))?))
+            let fits = may_fit(self.params.0.text(key));
+            Some((key, fits.then(|| fitting(key, serde_json::to_string(&value))).flatten()?))
         });
         let params = params.collect();
         let metadata = self.custom_metadata.iter().filter_map(|(key, value)| {
-            Some((key, fitting(key, json(serde_json::to_string(value)))?))
+            let fits = may_fit(Some(value));
+            Some((key, fits.then(|| fitting(key, serde_json::to_string(value))).flatten()?))
         });
         let custom_metadata = metadata.collect();
         Shortened { address: self.address, user_agent, params, custom_metadata, is_cut: true }

@@ -62,8 +62,8 @@ pub use stored::{EventsByType, StoredSession};
 pub const EVENTS_MAX_RANGE: RangeInclusive<u32> = 10..=100_000;
 
 /// How old a session that never sent an event must be before it may be evicted, in ms of up time. Players send
-/// their first event within ten seconds.
-const EVICTION_AGE_MS: u64 = 10_000;
+/// their first ping after ten seconds, and it may be on its way.
+const EVICTION_AGE_MS: u64 = 15_000;
 
 /// A playhead that differs by more than this, in seconds, has moved.
 const MOVED_S: f64 = 0.001;

@@ -72,6 +72,7 @@ impl Packed {
         }
         let mut unpacked = Vec::new();
         let mut members = Members::of(&self.bytes);
+        let mut piece = [0; PIECE_BYTES];
         loop {
             if unpacked.capacity() - unpacked.len() < PIECE_BYTES {
                 let capacity = (unpacked.capacity() / 2 * 3)
@@ -79,7 +80,6 @@ impl Packed {
                 reserve(capacity).map_err(NotUnpacked::NoRoom)?;
                 unpacked.reserve_exact(capacity - unpacked.len());
             }
-            let mut piece = [0; PIECE_BYTES];
             let read = members.read(&mut piece).map_err(NotUnpacked::NotGzip)?;
             if read == 0 {
                 return Ok(unpacked.into());

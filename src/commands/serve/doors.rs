@@ -25,9 +25,6 @@ const ADMIN_CONNECTIONS_MAX: usize = 128;
 /// How many of them may come from one address, so that nobody from elsewhere keeps out health checks.
 const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 
-/// What their connections are charged to, which is part of what stays for the program.
-const ADMIN_MEMORY: Size = Size::mib(192);
-
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
 
@@ -110,8 +107,9 @@ impl Doors {
                 http::counted(Listener::Admin, series, admin_gate.clone()),
                 admin_settings,
                 admin_tls,
-                // Operators must get in whatever players use, and they are few.
-                Memory::new(ADMIN_MEMORY, 1.0, &[], Vec::new()),
+                // Operators must get in whatever players use. They are few, so a part of what stays for the
+                // program is enough.
+                Memory::new(Size::bytes(memory.max().as_u64() / 16), 1.0, &[], Vec::new()),
                 Arc::clone(&admin_counts),
                 admin_stages,
             )),

@@ -29,7 +29,7 @@ use crate::telemetry::labels::{Dropped, Refused};
 const BATCH_PART: usize = 64;
 
 /// How many connections are closed at once when there is no memory: one may hold as much as many others.
-const MEMORY_BATCH: usize = 8;
+const MEMORY_BATCH: usize = 16;
 
 /// Which part of the room is for addresses that sessions came from.
 const RESERVED_PART: usize = 20;

@@ -19,6 +19,10 @@ use crate::telemetry::labels::{Dropped, Label};
 /// bodies that nobody has read yet, which the window bounds, and as much again for frames that hold nothing.
 const OVERHEAD_BYTES_MAX: u64 = 2 * HTTP2_CONNECTION_WINDOW as u64;
 
+/// How many of the bytes that arrived before a request its head explains: as many as a head may have. A flood is not
+/// excused by a tiny request now and then.
+const HEAD_BYTES_EXPLAINED: u64 = 32 << 10;
+
 /// By how many more requests a peer may take back than it lets be answered.
 const RESETS_MAX: u32 = 100;
 
@@ -389,7 +393,9 @@ impl InFlight {
         traffic.fresh.store(false, Ordering::Relaxed);
         traffic.looked_again.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
-            traffic.explained.store(traffic.received.load(Ordering::Relaxed), Ordering::Relaxed);
+            let received = traffic.received.load(Ordering::Relaxed);
+            let explained = traffic.explained.load(Ordering::Relaxed) + HEAD_BYTES_EXPLAINED;
+            traffic.explained.store(explained.min(received), Ordering::Relaxed);
             if !traffic.http2.swap(true, Ordering::Relaxed) && traffic.charge.is_http2().is_err() {
                 traffic.let_go(Dropped::Memory);
             }
