@@ -495,8 +495,10 @@ impl StoredReading {
         ticket: &mut Ticket,
     ) -> Result<oneshot::Receiver<Committed>, Refusal> {
         let client = &self.client;
-        // Whatever comes of it, it is read.
-        self.charge_rate(tokens_of_stored(body.len() as u64, 0));
+        // Whatever comes of it, it is read. The first token its request has taken already.
+        let body_bytes = body.len() as u64;
+        let of_reading = tokens_of_stored(body_bytes, 0).saturating_sub(1);
+        self.charge_rate(of_reading);
         // One event is read at a time.
         let event_bytes = body.len().min(EVENT_OF_STORED_BYTES);
         let _parsing = client.charge(Kind::Parsing, event_bytes, event_bytes)?;
@@ -517,7 +519,7 @@ impl StoredReading {
         let record = Detached::batch(self.id, address, user_agent, &kept);
         let change = Change::Batch { id: self.id, session: Box::new(session), room };
         let committed = self.journal.append_large(ticket, record, change)?;
-        self.charge_rate(tokens_of_stored(0, events));
+        self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
         Ok(committed)
     }
 }
