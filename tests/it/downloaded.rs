@@ -349,8 +349,8 @@ async fn what_a_body_is_shows_whatever_the_pieces_that_it_comes_in() {
     assert_eq!(chunked(encoded, &[&two.concat()]).await, "201", "gzip may have several members");
     let empty = gzip("", Compression::fast());
     let with_empty = |count: usize| [empty.repeat(count), packed.clone()].concat();
-    assert_eq!(chunked(encoded, &[&with_empty(999)]).await, "201");
-    assert_eq!(chunked(encoded, &[&with_empty(1_000)]).await, "400", "each costs time");
+    assert_eq!(chunked(encoded, &[&with_empty(15)]).await, "201");
+    assert_eq!(chunked(encoded, &[&with_empty(16)]).await, "400", "each costs time");
     for broken in [&packed[..packed.len() - 1], &packed[..5], b"", &[&packed[..], b"x"].concat()] {
         assert_eq!(
             chunked(encoded, &[broken, b""][..usize::from(!broken.is_empty())]).await,
