@@ -838,19 +838,18 @@ impl Writer {
 
     /// The file that is written, and its size.
     fn open(&mut self) -> io::Result<&mut (File, u64)> {
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let folder = self.data_dir.join(FOLDER);
-                DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-                files::check_folder(&folder)?;
-                let mut options = OpenOptions::new();
-                options.append(true).create(true).mode(0o640);
-                let file = files::open_to_write(&folder.join(CURRENT), &mut options)?;
-                let size = file.metadata()?.len();
-                self.due_ms = 0;
-                (file, size)
-            }
+        let open = if let Some(open) = self.open.take() {
+            open
+        } else {
+            let folder = self.data_dir.join(FOLDER);
+            DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+            files::check_folder(&folder)?;
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o640);
+            let file = files::open_to_write(&folder.join(CURRENT), &mut options)?;
+            let size = file.metadata()?.len();
+            self.due_ms = 0;
+            (file, size)
         };
         Ok(self.open.insert(open))
     }
