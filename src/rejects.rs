@@ -6,7 +6,11 @@
 //! comes faster than the disk takes it is counted and dropped.
 //!
 //! No client pushes out the others: a ring that is full loses the oldest line of the client that has the most
-//! there, and a file takes of one client no more than a [share](FILE_SHARE).
+//! there, and a file takes of one client no more than a [share](FILE_SHARE). A body whose line would be longer is
+//! cut, and its line ends with its whole length.
+//!
+//! Whoever answers the client waits for no large body: it is handed to the writer shared, and escaped only as it is
+//! written.
 //!
 //! They are not kept for ever. By their first lines, which are the oldest:
 //!
@@ -18,7 +22,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +58,31 @@ const RETAIN_LOOK: Duration = Duration::from_secs(1);
 const QUEUE_MAX: usize = 256;
 const QUEUE_BYTES_MAX: usize = 16 << 20;
 
+/// How many bytes more, for bodies that are not large: they find room while a large one is written.
+const QUEUE_BYTES_OF_SMALL: usize = 4 << 20;
+
 /// How many lines, and how many bytes of them, a ring holds.
 const RING_LINES_MAX: usize = 100;
 const RING_BYTES_MAX: usize = 4 << 20;
 
-/// How much of a body a ring shows, so that one stored session does not push out all others. The files have
-/// the whole body.
+/// How much of a body a ring shows, escaped, so that one stored session does not push out all others. The files
+/// have more of it.
 const RING_BODY_BYTES_MAX: usize = 256 << 10;
 
 /// Which part of the current file one client may fill: an eighth.
 const FILE_SHARE: u64 = 8;
+
+/// How long a line of a file may be, if a share is not less.
+const LINE_BYTES_MAX: u64 = 8 << 20;
+
+/// What a line has after its head beside the body itself, at most.
+const TAIL_BYTES_MAX: usize = ",\"body_hex\":\"\",\"body_bytes\":18446744073709551615}\n".len();
+
+/// How much of a body becomes hex at once.
+const HEX_PIECE_BYTES: usize = 1 << 10;
+
+/// How much of a line is collected before it goes to the disk.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// Of how many clients it is known how much of the file they fill. All others share one entry.
 const SHARES_MAX: usize = 4_096;
@@ -111,7 +131,7 @@ pub struct Reject<'r> {
     /// The message of the answer.
     pub message: &'r str,
     /// The body, if it was read and may be kept.
-    pub body: Option<&'r [u8]>,
+    pub body: Option<&'r Bytes>,
     /// How long the body was, if it was read and may not be kept.
     pub withheld_bytes: Option<usize>,
 }
@@ -144,7 +164,8 @@ pub struct Rejects {
     came: [AtomicU64; 3],
     queue: SyncSender<Word>,
     queued_bytes: Arc<AtomicUsize>,
-    line_bytes_max: u64,
+    /// How long a line of the files may be.
+    line_bytes_max: usize,
     shares: Arc<Mutex<Shares>>,
     /// Makes of a client what nobody outside can foresee.
     clients: RandomState,
@@ -158,11 +179,20 @@ pub struct Rejects {
 #[derive(Debug)]
 enum Word {
     /// A line to be written.
-    Line(String),
+    Line(Queued),
     /// Remove the lines that go, and say how many those are.
     Purge(Purging, SyncSender<io::Result<u64>>),
     /// Nothing more comes.
     End,
+}
+
+/// A line that waits to be written.
+#[derive(Debug)]
+struct Queued {
+    line: Line,
+    /// How many bytes it holds meanwhile, those of a body that is not written whole included.
+    held_bytes: usize,
+    share: Share,
 }
 
 /// What is to be removed, unless whoever wanted it has given up.
@@ -275,37 +305,58 @@ struct Shares {
     bytes_max: u64,
     /// By client; the others are at nothing.
     filled: HashMap<Option<u64>, u64>,
+    /// How much of that waits to be written, which may come into the next file.
+    waiting: HashMap<Option<u64>, u64>,
+}
+
+/// What a line takes of the share of a client, or of those that have one together.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    client_key: Option<u64>,
+    bytes: u64,
 }
 
 impl Shares {
-    /// Whether a line of a client still fits into its share, which then is counted. One line fits in any case, so
-    /// that a long stored session can be kept; the client pays for it in the files after this one.
-    fn take(&mut self, client_key: u64, bytes: u64) -> bool {
+    fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, filled: HashMap::new(), waiting: HashMap::new() }
+    }
+
+    /// What a line of a client takes of its share, if it still fits.
+    fn take(&mut self, client_key: u64, bytes: u64) -> Option<Share> {
         let known = self.filled.contains_key(&Some(client_key));
-        let entry = (known || self.filled.len() < SHARES_MAX).then_some(client_key);
-        let filled = self.filled.entry(entry).or_default();
-        let fits = *filled == 0 || *filled + bytes <= self.bytes_max;
-        if fits {
-            *filled += bytes;
+        let client_key = (known || self.filled.len() < SHARES_MAX).then_some(client_key);
+        let filled = self.filled.get(&client_key).copied().unwrap_or_default() + bytes;
+        if filled > self.bytes_max {
+            return None;
         }
-        fits
+        self.filled.insert(client_key, filled);
+        *self.waiting.entry(client_key).or_default() += bytes;
+        Some(Share { client_key, bytes })
     }
 
     /// Gives back what was taken for a line that is not written after all.
-    fn give_back(&mut self, client_key: u64, bytes: u64) {
-        let known = self.filled.contains_key(&Some(client_key));
-        if let Some(filled) = self.filled.get_mut(&known.then_some(client_key)) {
-            *filled = filled.saturating_sub(bytes);
-        }
+    fn give_back(&mut self, share: Share) {
+        subtract(&mut self.filled, share);
+        subtract(&mut self.waiting, share);
+    }
+
+    /// A line is in the current file.
+    fn settle(&mut self, share: Share) {
+        subtract(&mut self.waiting, share);
     }
 
     /// Begins a new file.
     fn rotate(&mut self) {
-        let bytes_max = self.bytes_max;
-        self.filled.retain(|_, filled| {
-            *filled = filled.saturating_sub(bytes_max);
-            *filled > 0
-        });
+        self.filled.clone_from(&self.waiting);
+    }
+}
+
+fn subtract(from: &mut HashMap<Option<u64>, u64>, share: Share) {
+    if let Some(bytes) = from.get_mut(&share.client_key) {
+        *bytes = bytes.saturating_sub(share.bytes);
+        if *bytes == 0 {
+            from.remove(&share.client_key);
+        }
     }
 }
 
@@ -395,8 +446,9 @@ impl Rejects {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let file_bytes_max = settings.bytes_max.as_u64() / 2;
         let rings: Arc<[Mutex<Ring>; 3]> = Arc::default();
-        let shares = Shares { bytes_max: file_bytes_max / FILE_SHARE, filled: HashMap::new() };
-        let shares = Arc::new(Mutex::new(shares));
+        let share_bytes_max = file_bytes_max / FILE_SHARE;
+        let shares = Arc::new(Mutex::new(Shares::new(share_bytes_max)));
+        let line_bytes_max = share_bytes_max.min(LINE_BYTES_MAX);
         let retention_ms = u64::try_from(settings.retention.as_millis()).unwrap_or(u64::MAX);
         let writer = Writer {
             words,
@@ -415,7 +467,7 @@ impl Rejects {
             came: Default::default(),
             queue,
             queued_bytes,
-            line_bytes_max: file_bytes_max,
+            line_bytes_max: usize::try_from(line_bytes_max).unwrap_or(usize::MAX),
             shares,
             clients: RandomState::new(),
             over_share: AtomicU64::new(0),
@@ -446,31 +498,48 @@ impl Rejects {
             self.gone_skipped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let mut line = line_of(reject, RING_BODY_BYTES_MAX);
-        self.rings[class as usize].lock().push(reject.received_ms, reject.client_key, line.clone());
+        let head = head_of(reject);
+        let content = reject.body.map(Content::of);
+        let shown = Line::new(head.clone(), content.as_ref(), reject, RING_BODY_BYTES_MAX);
+        self.rings[class as usize].lock().push(
+            reject.received_ms,
+            reject.client_key,
+            shown.to_json(),
+        );
         // A body that is not kept has nothing to lose, one whose session is gone has nowhere to go, and a
         // flood of either must not push the others out of the files.
-        if class != Class::Invalid || self.line_bytes_max == 0 {
-            return;
+        if class == Class::Invalid && self.line_bytes_max > 0 {
+            let body_bytes_max = self.line_bytes_max.saturating_sub(head.len() + TAIL_BYTES_MAX);
+            let line = Line::new(head, content.as_ref(), reject, body_bytes_max);
+            self.enqueue(line, reject);
         }
-        if reject.body.is_some_and(|body| body.len() > RING_BODY_BYTES_MAX) {
-            line = line_of(reject, usize::MAX);
-        }
-        if line.len() as u64 >= self.line_bytes_max {
+    }
+
+    /// Hands a line to the writer, if there is room for it.
+    fn enqueue(&self, mut line: Line, reject: &Reject<'_>) {
+        let bytes = line.bytes();
+        if bytes > self.line_bytes_max {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let bytes = line.len();
-        if !self.shares.lock().take(reject.client_key, bytes as u64 + 1) {
+        let Some(share) = self.shares.lock().take(reject.client_key, bytes as u64) else {
             self.over_share.fetch_add(1, Ordering::Relaxed);
             return;
-        }
-        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let whole_bytes = reject.body.map_or(0, Bytes::len);
+        let is_large = whole_bytes > RING_BODY_BYTES_MAX;
+        let held_bytes = line.head.len() + whole_bytes;
+        let before = self.queued_bytes.fetch_add(held_bytes, Ordering::Relaxed);
+        let bytes_max = QUEUE_BYTES_MAX + if is_large { 0 } else { QUEUE_BYTES_OF_SMALL };
         // A stored session may be as large as the bound, and then it waits alone.
-        let full = before > 0 && before + bytes > QUEUE_BYTES_MAX;
-        if full || self.queue.try_send(Word::Line(line)).is_err() {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.shares.lock().give_back(reject.client_key, bytes as u64 + 1);
+        let has_room = before == 0 || before + held_bytes <= bytes_max;
+        if has_room && !is_large {
+            line.unshare();
+        }
+        let queued = Queued { line, held_bytes, share };
+        if !has_room || self.queue.try_send(Word::Line(queued)).is_err() {
+            self.queued_bytes.fetch_sub(held_bytes, Ordering::Relaxed);
+            self.shares.lock().give_back(share);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -507,35 +576,22 @@ impl Rejects {
     }
 }
 
-/// A refusal as JSON, with so much of its body.
-fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
+/// A refusal as JSON without its body, and without the brace at its end.
+fn head_of(reject: &Reject<'_>) -> String {
     #[derive(Serialize)]
-    struct Line<'l> {
+    struct Head<'h> {
         received_ms: u64,
         status: u16,
-        path: &'l str,
+        path: &'h str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        client: Option<&'l str>,
+        client: Option<&'h str>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        user_agent: Option<&'l str>,
-        message: &'l str,
+        user_agent: Option<&'h str>,
+        message: &'h str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        violations: Option<&'l Violations>,
-        /// The body as text, because it need not be JSON.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        body: Option<&'l str>,
-        /// A body that is not text.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        body_hex: Option<String>,
-        /// How long the body is, if not all of it is here.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        body_bytes: Option<usize>,
+        violations: Option<&'h Violations>,
     }
-    let whole = reject.body.unwrap_or_default();
-    let text = reject.body.and_then(|body| str::from_utf8(body).ok());
-    let text = text.map(|text| &text[..text.floor_char_boundary(body_bytes_max)]);
-    let bytes = &whole[..whole.len().min(body_bytes_max)];
-    let line = Line {
+    let head = Head {
         received_ms: reject.received_ms,
         status: reject.status,
         path: reject.path,
@@ -543,11 +599,146 @@ fn line_of(reject: &Reject<'_>, body_bytes_max: usize) -> String {
         user_agent: reject.user_agent,
         message: reject.message,
         violations: reject.violations,
-        body: text,
-        body_hex: reject.body.filter(|_| text.is_none()).map(|_| hex::encode(bytes)),
-        body_bytes: (whole.len() > body_bytes_max).then_some(whole.len()).or(reject.withheld_bytes),
     };
-    serde_json::to_string(&line).expect("text and numbers are JSON")
+    let mut json = serde_json::to_string(&head).expect("text and numbers are JSON");
+    json.pop();
+    json
+}
+
+/// A body, and whether it is text. It need not be JSON.
+#[derive(Clone, Debug)]
+struct Content {
+    bytes: Bytes,
+    is_text: bool,
+}
+
+impl Content {
+    fn of(body: &Bytes) -> Self {
+        Self { bytes: body.clone(), is_text: str::from_utf8(body).is_ok() }
+    }
+
+    /// The longest beginning that takes no more than so many bytes in JSON, and how many it takes.
+    fn begin(&self, json_bytes_max: usize) -> (Self, usize) {
+        let (end, json_bytes) = if self.is_text {
+            escaped_begin(&self.bytes, json_bytes_max)
+        } else {
+            let end = self.bytes.len().min(json_bytes_max / 2);
+            (end, 2 * end)
+        };
+        (Self { bytes: self.bytes.slice(..end), is_text: self.is_text }, json_bytes)
+    }
+}
+
+/// How many bytes of a text take no more than so many once they are escaped, and how many they take then.
+fn escaped_begin(text: &[u8], escaped_bytes_max: usize) -> (usize, usize) {
+    /// What is counted without a look at each byte.
+    const PIECE_BYTES: usize = 4 << 10;
+    let (mut end, mut escaped) = (0, 0);
+    for piece in text.chunks(PIECE_BYTES) {
+        let more = piece.iter().map(|byte| escaped_bytes(*byte)).sum::<usize>();
+        if escaped + more > escaped_bytes_max {
+            break;
+        }
+        (end, escaped) = (end + piece.len(), escaped + more);
+    }
+    for byte in &text[end..] {
+        let more = escaped_bytes(*byte);
+        if escaped + more > escaped_bytes_max {
+            break;
+        }
+        (end, escaped) = (end + 1, escaped + more);
+    }
+    // No character is cut. Its bytes take one each.
+    while text.get(end).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000) {
+        (end, escaped) = (end - 1, escaped - 1);
+    }
+    (end, escaped)
+}
+
+/// How many bytes one of a string takes in JSON.
+fn escaped_bytes(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => "\\u0000".len(),
+        _ => 1,
+    }
+}
+
+/// A refusal as a line of JSON. Its body is escaped only as it is written.
+///
+/// ```text
+/// {"received_ms":5,…,"violations":[…],"body":"{\"a","body_bytes":9}
+/// └────────────── head ─────────────┘ └── or body_hex     └── if not all of it is here
+/// ```
+#[derive(Debug)]
+struct Line {
+    head: String,
+    body: Option<Content>,
+    /// How many bytes the body takes in JSON.
+    json_bytes: usize,
+    /// How long the body is, if not all of it is here.
+    body_bytes: Option<usize>,
+}
+
+impl Line {
+    /// A line with so much of a body as takes no more than so many bytes.
+    fn new(
+        head: String,
+        content: Option<&Content>,
+        reject: &Reject<'_>,
+        json_bytes_max: usize,
+    ) -> Self {
+        let (body, json_bytes) = content.map(|content| content.begin(json_bytes_max)).unzip();
+        let cut =
+            content.zip(body.as_ref()).filter(|(whole, body)| body.bytes.len() < whole.bytes.len());
+        let body_bytes = cut.map(|(whole, _)| whole.bytes.len()).or(reject.withheld_bytes);
+        Self { head, body, json_bytes: json_bytes.unwrap_or_default(), body_bytes }
+    }
+
+    /// Copies the body, so that it holds no buffer in which it is a small part.
+    fn unshare(&mut self) {
+        if let Some(body) = &mut self.body {
+            body.bytes = Bytes::copy_from_slice(&body.bytes);
+        }
+    }
+
+    /// How many bytes are written, the line feed included, or a few less.
+    fn bytes(&self) -> usize {
+        self.head.len() + self.json_bytes + TAIL_BYTES_MAX
+    }
+
+    /// Writes it, without a line feed.
+    fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all(self.head.as_bytes())?;
+        match &self.body {
+            None => {}
+            Some(Content { bytes, is_text: true }) => {
+                to.write_all(b",\"body\":")?;
+                let text = str::from_utf8(bytes).map_err(io::Error::other)?;
+                serde_json::to_writer(&mut *to, text)?;
+            }
+            Some(Content { bytes, is_text: false }) => {
+                to.write_all(b",\"body_hex\":\"")?;
+                for piece in bytes.chunks(HEX_PIECE_BYTES) {
+                    let mut digits = [0; 2 * HEX_PIECE_BYTES];
+                    let digits = &mut digits[..2 * piece.len()];
+                    hex::encode_to_slice(piece, digits).map_err(io::Error::other)?;
+                    to.write_all(digits)?;
+                }
+                to.write_all(b"\"")?;
+            }
+        }
+        if let Some(body_bytes) = self.body_bytes {
+            write!(to, ",\"body_bytes\":{body_bytes}")?;
+        }
+        to.write_all(b"}")
+    }
+
+    fn to_json(&self) -> String {
+        let mut json = Vec::with_capacity(self.bytes());
+        self.write_to(&mut json).expect("a vector takes all");
+        String::from_utf8(json).expect("JSON is text")
+    }
 }
 
 /// Writes the files, and removes what is too old.
@@ -580,8 +771,8 @@ impl Writer {
                 tracing::warn!(%error, "old refused bodies cannot be removed; it is tried again");
             }
             keeps_old = retained.is_err();
-            let line = match self.words.recv_timeout(RETAIN_LOOK) {
-                Ok(Word::Line(line)) => line,
+            let queued = match self.words.recv_timeout(RETAIN_LOOK) {
+                Ok(Word::Line(queued)) => queued,
                 Ok(Word::Purge(Purging { judge, is_given_up }, purged)) => {
                     // The file gets another of the same name.
                     (self.open, self.due_ms) = (None, 0);
@@ -595,8 +786,7 @@ impl Writer {
                 Ok(Word::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => continue,
             };
-            self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            let written = self.write(&line);
+            let written = self.write_queued(queued);
             if let Err(error) = &written
                 && !failing
             {
@@ -609,31 +799,59 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, line: &str) -> io::Result<()> {
-        let folder = self.data_dir.join(FOLDER);
-        let current = folder.join(CURRENT);
-        let bytes = line.len() as u64 + 1;
-        if self.open.as_ref().is_some_and(|(_, size)| size + bytes > self.file_bytes_max) {
+    /// Writes a line, and gives back what it has taken of the queue.
+    fn write_queued(&mut self, queued: Queued) -> io::Result<()> {
+        let Queued { line, held_bytes, share } = queued;
+        let written = self.write(&line);
+        drop(line);
+        self.queued_bytes.fetch_sub(held_bytes, Ordering::Relaxed);
+        self.shares.lock().settle(share);
+        written
+    }
+
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        let bytes = line.bytes() as u64;
+        let (_, size) = self.open()?;
+        if *size + bytes > self.file_bytes_max {
             self.open = None;
-            std::fs::rename(&current, folder.join(PREVIOUS))?;
+            let folder = self.data_dir.join(FOLDER);
+            std::fs::rename(folder.join(CURRENT), folder.join(PREVIOUS))?;
             self.shares.lock().rotate();
         }
-        let (file, size) = match &mut self.open {
-            Some(open) => open,
-            none => {
-                DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-                files::check_folder(&folder)?;
-                let mut options = OpenOptions::new();
-                options.append(true).create(true).mode(0o640);
-                let file = files::open_to_write(&current, &mut options)?;
-                let size = file.metadata()?.len();
-                self.due_ms = 0;
-                none.insert((file, size))
-            }
-        };
-        file.write_all(format!("{line}\n").as_bytes())?;
-        *size += bytes;
+        let (file, size) = self.open()?;
+        let capacity = usize::try_from(bytes).unwrap_or(usize::MAX).min(WRITE_BYTES);
+        let mut writer = BufWriter::with_capacity(capacity, &*file);
+        let written = line
+            .write_to(&mut writer)
+            .and_then(|()| writer.write_all(b"\n"))
+            .and_then(|()| writer.flush());
+        // What it has not written by now it must not write later.
+        let _ = writer.into_parts();
+        if written.is_err() {
+            // Half a line would spoil the next one. If that fails too, the disk is at fault in any case.
+            let _ = file.set_len(*size);
+        }
+        written?;
+        *size = file.metadata()?.len();
         Ok(())
+    }
+
+    /// The file that is written, and its size.
+    fn open(&mut self) -> io::Result<&mut (File, u64)> {
+        let open = if let Some(open) = self.open.take() {
+            open
+        } else {
+            let folder = self.data_dir.join(FOLDER);
+            DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+            files::check_folder(&folder)?;
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o640);
+            let file = files::open_to_write(&folder.join(CURRENT), &mut options)?;
+            let size = file.metadata()?.len();
+            self.due_ms = 0;
+            (file, size)
+        };
+        Ok(self.open.insert(open))
     }
 
     /// Removes what has reached its age. A file is as old as its first line.
@@ -710,10 +928,13 @@ fn received_ms_of(line: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::journal::erase::Selection;
 
     fn a_reject() -> Reject<'static> {
+        static BODY: Bytes = Bytes::from_static(b"{}");
         Reject {
             received_ms: 5,
             status: 400,
@@ -723,7 +944,7 @@ mod tests {
             user_agent: None,
             violations: None,
             message: "Request had improper format.",
-            body: Some(b"{}"),
+            body: Some(&BODY),
             withheld_bytes: None,
         }
     }
@@ -733,6 +954,10 @@ mod tests {
     }
 
     fn keep_of(rejects: &Rejects, client_key: u64, status: u16, body: Option<&[u8]>) {
+        keep_bytes(rejects, client_key, status, body.map(Bytes::copy_from_slice).as_ref());
+    }
+
+    fn keep_bytes(rejects: &Rejects, client_key: u64, status: u16, body: Option<&Bytes>) {
         let violations = Violations::unreadable("broken".into());
         rejects.keep(&Reject {
             received_ms: 5,
@@ -810,11 +1035,12 @@ mod tests {
         assert!(rejects.last(Class::Invalid)[0].contains("the one"));
         assert_eq!(rejects.last(Class::Unread).len(), RING_LINES_MAX);
         assert_eq!(rejects.dropped(), 0);
-        for client in 0..300 {
+        for client in 0..400 {
             keep_of(&rejects, client, 400, Some(&vec![b'x'; 100_000]));
         }
         assert!(rejects.dropped() > 100, "nothing waits for the disk");
-        assert!(rejects.queued_bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX);
+        let queued_bytes = rejects.queued_bytes.load(Ordering::Relaxed);
+        assert!(queued_bytes <= QUEUE_BYTES_MAX + QUEUE_BYTES_OF_SMALL);
     }
 
     #[test]
@@ -833,7 +1059,7 @@ mod tests {
                 user_agent: None,
                 violations: None,
                 message: "this session is over",
-                body: Some(b"{}"),
+                body: Some(&Bytes::from_static(b"{}")),
                 withheld_bytes: None,
             });
         };
@@ -849,42 +1075,156 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_leaves_room_in_the_ring_and_is_whole_in_the_file() {
+    fn a_large_body_leaves_room_in_the_ring_and_is_longer_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let (rejects, writer) =
             Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
         keep(&rejects, 400, Some(b"the one"));
-        let text = "é".repeat(QUEUE_BYTES_MAX / 2);
+        let text = "é".repeat(2 << 20);
         keep_of(&rejects, 2, 400, Some(text.as_bytes()));
         keep(&rejects, 413, Some(b"a stored session that is too long"));
         let last = rejects.last(Class::Invalid);
         assert_eq!(last.len(), 3);
         assert!(last[0].contains("the one"));
         assert!(last[1].len() < RING_BODY_BYTES_MAX + 500);
-        assert!(last[1].ends_with(&format!("é\",\"body_bytes\":{QUEUE_BYTES_MAX}}}")));
-        assert_eq!(rejects.dropped(), 1, "beside another it finds no room");
-        rejects.close();
-        writer.run();
-        let (rejects, writer) =
-            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
-        keep(&rejects, 400, Some(text.as_bytes()));
-        assert_eq!(rejects.dropped(), 0, "one that is as large as the bound waits alone");
+        assert!(last[1].ends_with(&format!("é\",\"body_bytes\":{}}}", text.len())));
         rejects.close();
         writer.run();
         let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
-        assert!(file.lines().last().unwrap().ends_with(&format!("\"body\":\"{text}\"}}")));
+        let lines: Vec<_> = file.lines().collect();
+        assert_eq!((lines.len(), rejects.dropped()), (3, 0));
+        assert!(lines[1].ends_with(&format!("\"body\":\"{text}\"}}")), "all of it");
     }
 
     #[test]
-    fn a_line_that_no_file_may_hold_is_not_written() {
+    fn while_a_large_body_waits_there_is_room_for_small_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
+        let large = Bytes::from(vec![b'x'; QUEUE_BYTES_MAX]);
+        keep_bytes(&rejects, 1, 400, Some(&large));
+        assert_eq!(rejects.dropped(), 0, "one that is as large as the bound waits alone");
+        keep_of(&rejects, 2, 400, Some(b"small"));
+        assert_eq!(rejects.dropped(), 0);
+        keep_bytes(&rejects, 3, 400, Some(&large));
+        assert_eq!(rejects.dropped(), 1, "beside another it finds no room");
+        let shares = Arc::clone(&rejects.shares);
+        assert_eq!(shares.lock().waiting.len(), 2);
+        rejects.close();
+        writer.run();
+        assert_eq!(rejects.queued_bytes.load(Ordering::Relaxed), 0);
+        assert!(shares.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn large_bodies_of_two_clients_leave_the_refusals_of_others_in_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rejects, mut writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
+        let mut write = || {
+            while let Ok(Word::Line(queued)) = writer.words.try_recv() {
+                writer.write_queued(queued).unwrap();
+            }
+        };
+        (10..20).for_each(|client| keep_of(&rejects, client, 400, Some(b"of another")));
+        write();
+        // Each would take six times as many bytes, with which two files were full.
+        let body = Bytes::from(vec![1; 16 << 20]);
+        for _ in 0..3 {
+            for client in [1, 2] {
+                keep_bytes(&rejects, client, 400, Some(&body));
+                write();
+            }
+        }
+        assert_eq!((rejects.over_share(), rejects.dropped()), (4, 0));
+        let share = Settings::default().bytes_max.as_u64() / 2 / FILE_SHARE;
+        let file = std::fs::read_to_string(folder.path().join("rejects/current.ndjson")).unwrap();
+        assert!(!folder.path().join("rejects/previous.ndjson").exists());
+        assert_eq!(file.lines().filter(|line| line.contains("of another")).count(), 10);
+        for line in file.lines().skip(10) {
+            assert!((line.len() as u64) < share && line.len() as u64 > share - 100);
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let kept = line["body"].as_str().unwrap();
+            assert!(kept.len() > 1 << 20 && kept.bytes().all(|byte| byte == 1));
+            assert_eq!(line["body_bytes"], 16 << 20);
+        }
+        assert_eq!(file.lines().count(), 12);
+    }
+
+    #[test]
+    fn a_head_that_is_longer_than_a_share_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { bytes_max: Size::kib(64), ..Settings::default() };
         let (rejects, writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
-        keep(&rejects, 400, Some(&vec![b'x'; 40_000]));
+        rejects.keep(&Reject { message: &"x".repeat(4 << 10), ..a_reject() });
         assert_eq!((rejects.dropped(), rejects.last(Class::Invalid).len()), (1, 1));
         rejects.close();
         writer.run();
         assert!(!folder.path().join("rejects").exists());
+    }
+
+    /// The body of a line that has no more than so many bytes of it, and the line.
+    fn cut_to(body: &[u8], json_bytes_max: usize) -> (serde_json::Value, Line) {
+        let body = Bytes::copy_from_slice(body);
+        let reject = Reject { body: Some(&body), ..a_reject() };
+        let content = Content::of(&body);
+        let line = Line::new(head_of(&reject), Some(&content), &reject, json_bytes_max);
+        (serde_json::from_str(&line.to_json()).unwrap(), line)
+    }
+
+    #[test]
+    fn a_body_is_cut_between_characters_and_between_escapes() {
+        let text = "a\u{1}\"é\n\u{7f}𝄞\\z";
+        // By how many bytes it may take: each character as JSON has it.
+        let ends = [1, 7, 9, 11, 13, 14, 18, 20, 21];
+        for json_bytes_max in 0..=22 {
+            let (line, _) = cut_to(text.as_bytes(), json_bytes_max);
+            let chars = ends.iter().take_while(|end| **end <= json_bytes_max).count();
+            let kept: String = text.chars().take(chars).collect();
+            assert_eq!(line["body"], kept, "{json_bytes_max}");
+            let is_cut = kept.len() < text.len();
+            assert_eq!(line.get("body_bytes").is_some(), is_cut);
+            if is_cut {
+                assert_eq!(line["body_bytes"], text.len());
+            }
+        }
+        let (line, _) = cut_to(b"\xFF\0\x01", 5);
+        assert_eq!((&line["body_hex"], &line["body_bytes"]), (&"ff00".into(), &3.into()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_has_the_longest_beginning_that_fits(
+            text in "(?s)[\\x00-\\x22\\\\aé𝄞]{0,40}",
+            repeats in 0..400_usize,
+            json_bytes_max in 0..30_000_usize,
+        ) {
+            let text = text.repeat(repeats);
+            let (value, line) = cut_to(text.as_bytes(), json_bytes_max);
+            let kept = value["body"].as_str().unwrap();
+            prop_assert!(text.starts_with(kept));
+            let json_bytes = |text: &str| serde_json::to_string(text).unwrap().len() - 2;
+            prop_assert_eq!(line.json_bytes, json_bytes(kept));
+            prop_assert!(line.json_bytes <= json_bytes_max);
+            let next = text[kept.len()..].chars().next();
+            if let Some(next) = next {
+                prop_assert!(line.json_bytes + json_bytes(&next.to_string()) > json_bytes_max);
+            }
+            prop_assert_eq!(value["body_bytes"].as_u64(), next.map(|_| text.len() as u64));
+            prop_assert!(line.to_json().len() < line.bytes());
+        }
+
+        #[test]
+        fn bytes_that_are_no_text_are_kept_in_hex(
+            mut bytes: Vec<u8>, repeats in 1..50_usize, json_bytes_max in 0..9_000_usize,
+        ) {
+            bytes.push(0xFF);
+            let bytes = bytes.repeat(repeats);
+            let (value, line) = cut_to(&bytes, json_bytes_max);
+            let kept = &bytes[..bytes.len().min(json_bytes_max / 2)];
+            prop_assert_eq!(&value["body_hex"], &hex::encode(kept));
+            prop_assert!(line.to_json().len() < line.bytes());
+        }
     }
 
     /// Nobody writes here, which is how it looks to whoever waits for a purge that takes long.
@@ -950,9 +1290,8 @@ mod tests {
         let settings = Settings { bytes_max: Size::kib(128), ..Settings::default() };
         let (rejects, mut writer) = Rejects::new(&settings, folder.path(), &Clock::manual(5));
         let mut write = || {
-            while let Ok(Word::Line(line)) = writer.words.try_recv() {
-                writer.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                writer.write(&line).unwrap();
+            while let Ok(Word::Line(queued)) = writer.words.try_recv() {
+                writer.write_queued(queued).unwrap();
             }
         };
         let read = |name: &str| std::fs::read_to_string(folder.path().join(FOLDER).join(name));
@@ -988,23 +1327,24 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_fits_once_and_is_paid_for() {
-        let mut shares = Shares { bytes_max: 100, filled: HashMap::new() };
-        assert!(shares.take(1, 250));
-        assert!(!shares.take(1, 1));
-        for _ in 0..2 {
-            shares.rotate();
-            assert!(!shares.take(1, 99));
-        }
+    fn no_client_takes_more_than_its_share() {
+        let mut shares = Shares::new(100);
+        assert!(shares.take(1, 101).is_none());
+        let (first, second) = (shares.take(1, 60).unwrap(), shares.take(1, 40).unwrap());
+        assert!(shares.take(1, 1).is_none());
+        shares.settle(first);
         shares.rotate();
-        assert!(shares.take(1, 99) && shares.take(1, 1) && !shares.take(1, 1));
+        assert!(shares.take(1, 61).is_none(), "what waits comes into the new file");
+        assert!(shares.take(1, 60).is_some());
+        shares.give_back(second);
+        assert!(shares.take(1, 41).is_none() && shares.take(1, 40).is_some());
         // Those who are too many are one.
         (0..SHARES_MAX as u64 * 2).for_each(|client| {
             shares.take(client + 10, 60);
         });
         assert_eq!(shares.filled.len(), SHARES_MAX + 1);
-        assert!(!shares.take(9_999_999, 60), "the share of all others is full");
-        assert!(shares.take(11, 40), "who is known has its own");
+        assert!(shares.take(9_999_999, 60).is_none(), "the share of all others is full");
+        assert!(shares.take(11, 40).is_some(), "who is known has its own");
     }
 
     #[test]
@@ -1062,8 +1402,8 @@ mod tests {
             writer.retain().unwrap();
             if refused {
                 rejects.keep(&Reject { received_ms: ms, ..a_reject() });
-                let Ok(Word::Line(line)) = writer.words.try_recv() else { panic!("no line") };
-                writer.write(&line).unwrap();
+                let Ok(Word::Line(queued)) = writer.words.try_recv() else { panic!("no line") };
+                writer.write_queued(queued).unwrap();
             }
             (in_files(), rejects.last(Class::Invalid).len())
         };

@@ -2,6 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use mediatally::clock::Clock;
+use mediatally::rejects::{Reject, Rejects, Settings};
 use mediatally::wire::{
     Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, StoredForm,
     parse_stored,
@@ -72,6 +75,37 @@ fn violations_that_are_not_listed_take_nothing() {
     let (of_many, _) = peak(|| answer_bytes(&many));
     assert!(of_many <= of_few + 1_000, "{of_many} and {of_few}");
     assert!(of_few <= PARSE_BYTES_BASE, "{of_few}");
+}
+
+/// It is kept by whoever answers the client, and a thread writes it.
+#[test]
+fn a_refused_body_takes_no_copy_of_its_bytes() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    for (byte, name) in [(1, "control characters"), (0xFF, "no text"), (b'a', "letters")] {
+        let (rejects, writer) =
+            Rejects::new(&Settings::default(), folder.path(), &Clock::manual(5));
+        let body = Bytes::from(vec![byte; STORED_BYTES_MAX]);
+        let reject = Reject {
+            received_ms: 5,
+            status: 400,
+            path: "/api/v1/downloaded",
+            client: None,
+            client_key: 1,
+            user_agent: None,
+            violations: None,
+            message: "",
+            body: Some(&body),
+            withheld_bytes: None,
+        };
+        let (to_keep, ()) = peak(|| rejects.keep(&reject));
+        rejects.close();
+        let (to_write, ()) = peak(|| writer.run());
+        println!("{name}: {to_keep} to keep, {to_write} to write");
+        assert_eq!((rejects.dropped(), rejects.over_share()), (0, 0));
+        assert!(to_keep <= 300 << 10, "{name}: {to_keep}");
+        assert!(to_write <= 100 << 10, "{name}: {to_write}");
+    }
 }
 
 /// Bodies of about so many bytes that would make a server hold much.

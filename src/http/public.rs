@@ -17,6 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
+use bytes::Bytes;
 
 use super::body::{Received, Takes};
 use super::connections::Peer;
@@ -120,7 +121,7 @@ async fn begin(
     match begun {
         Ok(id) => Ok(created(id)),
         Err(refusal) => {
-            let error = refused(app, &head, body.as_deref(), refusal.into());
+            let error = refused(app, &head, body.as_ref(), refusal.into());
             Err(unmet(app, &mut ticket, error))
         }
     }
@@ -229,7 +230,7 @@ fn memory_of(app: &App, head: &Parts) -> memory::Client {
 /// Keeps a body that was refused for what it is; the same body will be refused again, while a server that
 /// has no room, or is asked too often, takes it later, and one that broke off may come whole. What is for others is
 /// not ours to keep.
-fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> ApiError {
+fn refused(app: &App, head: &Parts, body: Option<&Bytes>, error: ApiError) -> ApiError {
     let body = body.filter(|_| !matches!(error, ApiError::NotAllowed(_)));
     let comes_again = matches!(
         error,
@@ -240,8 +241,11 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
         let redactor = app.collector().redactor();
         let violations = error.violations();
         let kept = body.and_then(|body| match redactor {
-            None => Some(Cow::Borrowed(body)),
-            Some(redactor) => redactor.refused(body, violations),
+            None => Some(body.clone()),
+            Some(redactor) => redactor.refused(body, violations).map(|kept| match kept {
+                Cow::Borrowed(same) => body.slice_ref(same),
+                Cow::Owned(changed) => changed.into(),
+            }),
         });
         let told = redactor.zip(violations).map(|(redactor, all)| redactor.violations(all));
         let message = match (&error, redactor) {
@@ -261,8 +265,8 @@ fn refused(app: &App, head: &Parts, body: Option<&[u8]>, error: ApiError) -> Api
             user_agent: client.user_agent.as_deref(),
             violations: told.as_ref().or(violations),
             message: &message,
-            body: kept.as_deref(),
-            withheld_bytes: body.filter(|_| kept.is_none()).map(<[u8]>::len),
+            body: kept.as_ref(),
+            withheld_bytes: body.filter(|_| kept.is_none()).map(Bytes::len),
         });
     }
     error
