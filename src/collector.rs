@@ -81,6 +81,24 @@ pub struct StoredBody {
     pub charge: Option<Charge>,
 }
 
+/// What became of a stored session.
+#[derive(Debug)]
+pub struct StoredOutcome {
+    /// The id of the session, or why it was not taken; then nothing was acknowledged.
+    pub result: Result<SessionId, Refusal>,
+    /// The body, if it could be unpacked.
+    pub body: Option<Bytes>,
+    /// What the body is charged, for as long as it is held.
+    pub charge: Option<Charge>,
+}
+
+impl StoredOutcome {
+    /// It was refused before it was unpacked.
+    fn refused(unavailable: Unavailable) -> Self {
+        Self { result: Err(unavailable.into()), body: None, charge: None }
+    }
+}
+
 impl Client<'_> {
     /// Charges what is made of a body while it is read. That of a small one is little, and part of what stays for
     /// the program: no more are read at once than there are cores.
@@ -272,20 +290,16 @@ impl Collector {
         Ok(id)
     }
 
-    /// Takes a stored session: when this returns, it is durable and has ended. Gives the unpacked body too, if it
-    /// could be unpacked.
-    ///
-    /// # Errors
-    /// [`Refusal`], and then nothing was acknowledged.
+    /// Takes a stored session: when this returns, it is durable and has ended, or refused.
     pub async fn stored(
         &self,
         body: StoredBody,
         client: Client<'_>,
         ticket: &mut Ticket,
-    ) -> (Result<SessionId, Refusal>, Option<Bytes>) {
+    ) -> StoredOutcome {
         let slot = match self.parsing.enter(client.ip).await {
             Ok(slot) => slot,
-            Err(unavailable) => return (Err(unavailable.into()), None),
+            Err(unavailable) => return StoredOutcome::refused(unavailable),
         };
         let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
         let reading = StoredReading {
@@ -313,15 +327,14 @@ impl Collector {
             };
             (appended, unpacked, elsewhere, charge)
         };
-        // The charge is kept until the answer.
-        let (appended, body, _charge) = match tokio::task::spawn_blocking(work).await {
+        let (appended, body, charge) = match tokio::task::spawn_blocking(work).await {
             Ok((appended, body, back, charge)) => {
                 *ticket = back;
                 (appended, body, charge)
             }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return (Err(Unavailable::Closed.into()), None),
+                Err(_) => return StoredOutcome::refused(Unavailable::Closed),
             },
         };
         let result = match appended {
@@ -331,7 +344,7 @@ impl Collector {
             },
             Err(refusal) => Err(refusal),
         };
-        (result, body)
+        StoredOutcome { result, body, charge }
     }
 
     /// Takes an event of a session, whose id is given as it stands in the path: when this returns, the event

@@ -106,14 +106,16 @@ async fn begin(
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
     let Received { body, stored, charge, turn } = body;
-    let (begun, body) = match stored {
+    let (begun, body, _charge) = match stored {
         None => {
-            (app.collector().start(&body.bytes, turn, client, &mut ticket).await, Some(body.bytes))
+            let begun = app.collector().start(&body.bytes, turn, client, &mut ticket).await;
+            (begun, Some(body.bytes), charge)
         }
         Some(form) => {
             let bytes_max = app.0.settings.stored_bytes_max;
             let stored = StoredBody { packed: body, form, bytes_max, charge };
-            app.collector().stored(stored, client, &mut ticket).await
+            let outcome = app.collector().stored(stored, client, &mut ticket).await;
+            (outcome.result, outcome.body, outcome.charge)
         }
     };
     let bytes = body.as_ref().map_or(0, |body| body.len() as u64);
