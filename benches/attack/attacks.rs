@@ -132,14 +132,14 @@ pub(crate) static ALL: &[Attack] = &[
     attack("stored", "stored sessions of 16 MiB, packed, on 8 connections", |target| {
         Box::pin(posted::stored_large_events(target, 1))
     }),
+    attack("stored-many-addresses", "the same from 8 addresses", |target| {
+        Box::pin(posted::stored_large_events(target, 8))
+    }),
     attack(
         "stored-large-state",
         "stored sessions of 4 000 ad breaks and ads with names of 4 kB, packed, on 8 connections",
         |target| Box::pin(posted::stored_large_state(target)),
     ),
-    attack("stored-many-addresses", "the same from 8 addresses", |target| {
-        Box::pin(posted::stored_large_events(target, 8))
-    }),
     attack(
         "stored-small-events",
         "stored sessions of 100 000 small events, packed, on 8 connections",
