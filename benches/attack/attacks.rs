@@ -1,10 +1,15 @@
 //! The attacks, and what each of them is given.
+//!
+//! What needs many networks of IPv6 is not here, such as one owner of a network of 48 bits who posts from a different
+//! one of 64 bits each time: of IPv6, loopback has `::1` alone, and more addresses take root. Attacks from several
+//! addresses use those of IPv4.
 
 mod held;
 mod posted;
 mod streams;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,6 +23,8 @@ use crate::tally::Tally;
 pub(crate) struct Target {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: SocketAddr,
+    /// Where the server keeps its data.
+    pub(crate) data_folder: PathBuf,
     pub(crate) tally: Arc<Tally>,
     pub(crate) addresses: Addresses,
     /// How many files, and so connections, this process may have open.
@@ -100,6 +107,19 @@ pub(crate) static ALL: &[Attack] = &[
             |target| Box::pin(posted::large_starts(target)),
         )
     },
+    Attack {
+        seconds_min: 8,
+        ..attack(
+            "growing-sessions",
+            "60 sessions that are sent ad breaks and ads with names of 126 KiB, packed, on 60 connections",
+            |target| Box::pin(posted::growing_sessions(target)),
+        )
+    },
+    attack(
+        "large-events",
+        "events of one session with names of 126 KiB, packed, on 3 HTTP/2 connections of 128 streams",
+        |target| Box::pin(streams::large_events(target)),
+    ),
     attack("starts", "sessions opened as fast as possible on 32 connections", |target| {
         Box::pin(posted::starts(target))
     }),
@@ -115,6 +135,11 @@ pub(crate) static ALL: &[Attack] = &[
     attack("stored-many-addresses", "the same from 8 addresses", |target| {
         Box::pin(posted::stored_large_events(target, 8))
     }),
+    attack(
+        "stored-large-state",
+        "stored sessions of 4 000 ad breaks and ads with names of 4 kB, packed, on 8 connections",
+        |target| Box::pin(posted::stored_large_state(target)),
+    ),
     attack(
         "stored-small-events",
         "stored sessions of 100 000 small events, packed, on 8 connections",
@@ -167,6 +192,11 @@ pub(crate) static ALL: &[Attack] = &[
     attack("refused-bodies", "39 517 bodies that are refused, on 16 connections", |target| {
         Box::pin(posted::refused_bodies(target))
     }),
+    attack(
+        "refused-control-characters",
+        "40 stored sessions of 16 MiB of control characters, packed, from 2 addresses",
+        |target| Box::pin(posted::refused_control_characters(target)),
+    ),
     attack("slow-heads", "500 connections that send a head byte by byte", |target| {
         Box::pin(held::slow_heads(target))
     }),

@@ -109,6 +109,49 @@ pub(crate) fn stored_small_events() -> Vec<u8> {
     stored(&events.join(","))
 }
 
+/// Events that open ad breaks and ads in turn, each with a name that makes it so large; no two are the same.
+pub(crate) fn ad_events(count: u64, name_bytes: usize) -> Vec<String> {
+    let name = "a".repeat(name_bytes);
+    let event = |number: u64| {
+        let (index, ts) = (number / 2, 1_700_000_000_000 + number);
+        let (event_type, params) = if number.is_multiple_of(2) {
+            let name = format!("\"media.ad.podFriendlyName\":\"{name}\"");
+            (
+                "adBreakStart",
+                format!("{name},\"media.ad.podIndex\":{index},\"media.ad.podSecond\":0"),
+            )
+        } else {
+            let name = format!("\"media.ad.name\":\"{name}\",\"media.ad.playerName\":\"p\"");
+            (
+                "adStart",
+                format!(
+                    "{name},\"media.ad.id\":\"{index}\",\"media.ad.length\":9,\"media.ad.podPosition\":1"
+                ),
+            )
+        };
+        format!(
+            "{{\"eventType\":\"{event_type}\",\"playerTime\":{{\"playhead\":1,\"ts\":{ts}}},\
+             \"params\":{{{params}}}}}"
+        )
+    };
+    (0..count).map(event).collect()
+}
+
+/// A valid stored session whose state is large: thousands of ad breaks and ads with long names.
+pub(crate) fn stored_large_state() -> Vec<u8> {
+    const EVENTS: usize = 4_000;
+    stored(&ad_events(EVENTS as u64, STORED_BYTES / EVENTS - 300).join(","))
+}
+
+/// A stored session that is refused for control characters where there may be none.
+pub(crate) fn stored_control_characters() -> Vec<u8> {
+    let text = "\u{1}".repeat(STORED_BYTES);
+    stored(&format!(
+        "{{\"eventType\":\"ping\",\"playerTime\":{{\"playhead\":1,\"ts\":1700000001000}},\
+         \"customMetadata\":{{\"plan\":\"{text}\"}}}}"
+    ))
+}
+
 /// A start that names its report suite eight times.
 pub(crate) fn start_of_one_suite() -> Vec<u8> {
     let mut start = start();

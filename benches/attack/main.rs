@@ -146,6 +146,7 @@ fn measure(attack: &Attack, arguments: &Arguments, files_max: usize) -> anyhow::
         let target = Target {
             listen: server.listen,
             admin_listen: server.admin_listen,
+            data_folder: server.data_folder(),
             tally: Arc::clone(&tally),
             addresses,
             files_max,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +18,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::memory_group::MemoryGroup;
+
+/// The folder of its data, in a folder of its own.
+const DATA: &str = "data";
 
 /// What the line of the log is about that a server writes once it serves.
 const START: &str = "mediatally::start";
@@ -47,7 +50,7 @@ pub(crate) struct Server {
     watched: Arc<Watched>,
     watch: Option<JoinHandle<()>>,
     // In this order: the folder can go once the process has, and so can the group.
-    _folder: TempDir,
+    folder: TempDir,
     _group: Option<MemoryGroup>,
 }
 
@@ -98,7 +101,7 @@ impl Server {
         }
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder.path().join("data"))
+            .arg(folder.path().join(DATA))
             .env("MEDIATALLY_LOG__FORMAT", "json")
             .envs(settings.iter().copied())
             .current_dir(folder.path())
@@ -124,11 +127,16 @@ impl Server {
             admin_listen: unspecified,
             watched,
             watch: Some(watch),
-            _folder: folder,
+            folder,
             _group: group,
         };
         (server.listen, server.admin_listen) = read_start(log)?;
         Ok(server)
+    }
+
+    /// Where it keeps its data.
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        self.folder.path().join(DATA)
     }
 
     /// Ends it and says what became of it.

@@ -1,6 +1,7 @@
 //! Attacks that post whole requests, one after the other.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -183,8 +184,72 @@ pub(super) async fn one_suite(target: Target) {
     }
 }
 
-/// Posts bodies that are refused, and looks whether that of a player is still shown to the operator.
+/// Opens some sessions and makes each of them hold more with every event.
+pub(super) async fn growing_sessions(target: Target) {
+    const SESSIONS_GROWN: usize = 60;
+    const EVENTS: u64 = 512;
+    let events = bodies::ad_events(EVENTS, EVENT_BYTES);
+    let events: Arc<Vec<_>> = Arc::new(events.iter().map(|event| gzip(event.as_bytes())).collect());
+    let mut workers = JoinSet::new();
+    for _ in 0..SESSIONS_GROWN {
+        let (target, events) = (target.clone(), Arc::clone(&events));
+        workers.spawn(async move {
+            while !target.is_over() {
+                if grow_session(&target, &events).await.is_none() {
+                    sleep(PAUSE).await;
+                }
+            }
+        });
+    }
+    while workers.join_next().await.is_some() {}
+}
+
+/// Opens a session and posts these events to it again and again; ends if the session or the connection does.
+async fn grow_session(target: &Target, events: &[Vec<u8>]) -> Option<()> {
+    let from = target.addresses.attacker();
+    let path = open_session(target, from).await?;
+    let mut connection = Connection::open(from, target.listen, Some(&target.tally)).await.ok()?;
+    let mut requests = events.iter().map(|event| post_gzip(&path, event)).cycle();
+    while !target.is_over() {
+        if !exchange(target, &mut connection, &requests.next()?, 1).await {
+            connection = Connection::open(from, target.listen, Some(&target.tally)).await.ok()?;
+        }
+    }
+    Some(())
+}
+
+/// Opens a session; gives where its events go.
+pub(super) async fn open_session(target: &Target, from: IpAddr) -> Option<String> {
+    let mut connection = Connection::open(from, target.listen, Some(&target.tally)).await.ok()?;
+    connection.send(&post(SESSIONS, bodies::START.as_bytes())).await.ok()?;
+    let response = connection.answer().await.ok()?;
+    target.tally.answered(Answer::Status(response.status), response.body_bytes);
+    response.location.map(|location| format!("{location}/events"))
+}
+
+pub(super) async fn stored_large_state(target: Target) {
+    let request = packed(DOWNLOADED, &bodies::stored_large_state());
+    run_from_one(target, Load::new(vec![request], 8)).await;
+}
+
+/// Posts bodies that are refused, and looks whether that of a player is still kept and shown to the operator.
 pub(super) async fn refused_bodies(target: Target) {
+    let request = post(SESSIONS, &bodies::invalid_start("refused-to-the-attacker"));
+    let load = Load { requests_max: 39_517, ahead: 16, ..Load::new(vec![request], 16) };
+    let from = [target.addresses.attacker()];
+    refuse(&target, run(&target, &from, load)).await;
+}
+
+/// The same with a few bodies that are much larger where they are written down.
+pub(super) async fn refused_control_characters(target: Target) {
+    let request = packed(DOWNLOADED, &bodies::stored_control_characters());
+    let load = Load { requests_max: 40, ..Load::new(vec![request], 2) };
+    let from = [0, 1].map(|number| target.addresses.one_of_many(number));
+    refuse(&target, run(&target, &from, load)).await;
+}
+
+/// Has a body of a player refused, attacks, and looks whether the player's is still shown and kept.
+async fn refuse(target: &Target, attack: impl Future<Output = ()>) {
     const MARK: &str = "refused-to-a-player";
     let own = async {
         let from = target.addresses.player(0);
@@ -193,9 +258,7 @@ pub(super) async fn refused_bodies(target: Target) {
         connection.answer().await.ok()
     };
     own.await;
-    let request = post(SESSIONS, &bodies::invalid_start("refused-to-the-attacker"));
-    let load = Load { requests_max: 39_517, ahead: 16, ..Load::new(vec![request], 16) };
-    run(&target, &[target.addresses.attacker()], load).await;
+    attack.await;
     // With one address for all, nobody can tell them apart.
     if target.addresses.are_same {
         return;
@@ -207,10 +270,19 @@ pub(super) async fn refused_bodies(target: Target) {
         let (_, body) = connection.answer_with_body().await.ok()?;
         memchr::memmem::find(&body, MARK.as_bytes())
     };
-    let is_gone = shown.await.is_none();
-    target.tally.checks.lock().push(Check {
-        what: "refusals of a player that are still shown",
-        asked: 1,
-        failed: u64::from(is_gone),
-    });
+    let is_shown = shown.await.is_some();
+    let is_kept = is_in_files(&target.data_folder.join("rejects"), MARK.as_bytes());
+    let check = |what, is_good: bool| Check { what, asked: 1, failed: u64::from(!is_good) };
+    target.tally.checks.lock().extend([
+        check("refusals of a player that are still shown", is_shown),
+        check("refusals of a player that are still kept", is_kept),
+    ]);
+}
+
+/// Whether one of the files in a folder has these bytes.
+fn is_in_files(folder: &Path, bytes: &[u8]) -> bool {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| std::fs::read(file.path()).ok())
+        .any(|contents| memchr::memmem::find(&contents, bytes).is_some())
 }

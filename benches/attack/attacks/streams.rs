@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout_at};
 
 use super::Target;
-use crate::bodies::{self, gzip};
+use super::posted::open_session;
+use crate::bodies::{self, EVENT_BYTES, gzip};
 use crate::client::Counted;
 use crate::tally::Answer;
 
@@ -59,6 +62,21 @@ pub(super) async fn many_headers(target: Target) {
         Some((request, None))
     };
     run(target, 330, make).await;
+}
+
+/// Sends events of one session that are large once they are unpacked, on as many streams as there may be.
+pub(super) async fn large_events(target: Target) {
+    let from = target.addresses.attacker();
+    let Some(path) = open_session(&target, from).await else { return };
+    let events = bodies::ad_events(256, EVENT_BYTES);
+    let events: Vec<_> = events.iter().map(|event| Bytes::from(gzip(event.as_bytes()))).collect();
+    let (events, next) = (Arc::new(events), Arc::new(AtomicUsize::new(0)));
+    let make = move |target: &Target| {
+        let event = &events[next.fetch_add(1, Ordering::Relaxed) % events.len()];
+        let request = post(target, &path).header("content-encoding", "gzip");
+        Some((request.body(()).ok()?, Some(event.clone())))
+    };
+    run(target, 3, make).await;
 }
 
 fn post(target: &Target, path: &str) -> hyper::http::request::Builder {
@@ -121,7 +139,7 @@ async fn hold_streams(
     let mut may_open = STREAMS * REOPENED_MAX;
     while may_open > 0 {
         if streams.len() >= STREAMS {
-            // One that was refused makes way for another.
+            // One that is done with makes way for another.
             match timeout_at(target.end, streams.join_next()).await {
                 Ok(Some(Ok(true))) => {}
                 _ => break,
@@ -145,7 +163,8 @@ async fn hold_streams(
     sleep_until(target.end).await;
 }
 
-/// Waits for the answer of a stream and keeps it, unread, until it is over; gives whether it was refused before.
+/// Waits for the answer of a stream and keeps it, unread, until it is over; gives whether another may take its place
+/// before.
 async fn hold_stream(target: &Target, response: ResponseFuture, stream: SendStream<Bytes>) -> bool {
     let Ok(answered) = timeout_at(target.end, response).await else {
         target.tally.answered(Answer::Held, 0);
@@ -160,6 +179,10 @@ async fn hold_stream(target: &Target, response: ResponseFuture, stream: SendStre
     let length = length.and_then(|digits| digits.parse().ok()).unwrap_or(0);
     let status = response.status().as_u16();
     target.tally.answered(Answer::Status(status), length);
+    if matches!(status, 201 | 204) {
+        // There is nothing to hold.
+        return true;
+    }
     if matches!(status, 429 | 503) {
         sleep(RETRY_PAUSE).await;
         return true;
