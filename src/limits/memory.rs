@@ -248,15 +248,17 @@ impl Memory {
         self.0.shares[kind.row()]
     }
 
-    /// The handle of a client, which is one address, or one network of 48 bits of IPv6: whoever has one of 64 bits
-    /// mostly has many.
+    /// The handle of a client, which is one address, or one network of 48 bits of IPv6, because whoever has one of
+    /// 64 bits mostly has many.
     pub fn client(&self, address: IpAddr) -> Client {
-        let address = network_of(address).unwrap_or_else(|| client_of(address));
+        let is_unlimited = self.0.unlimited.iter().any(|network| network.contains(address));
+        // Whoever is named by itself is a client by itself.
+        let network = network_of(address).filter(|_| !is_unlimited);
+        let address = network.unwrap_or_else(|| client_of(address));
         let mut clients = self.0.shard(address).lock();
         if let Some(tab) = clients.get(&address).and_then(Weak::upgrade) {
             return Client(tab);
         }
-        let is_unlimited = self.0.unlimited.iter().any(|network| network.contains(address));
         let tab = Arc::new(Tab {
             memory: self.clone(),
             address,
@@ -488,8 +490,12 @@ mod tests {
 
     #[test]
     fn who_is_unlimited_has_no_share() {
-        let memory = memory(&["10.0.0.0/8"]);
-        assert!(client(&memory, "10.1.2.3").charge(BODIES, 1_000).is_ok());
+        let memory = memory(&["10.0.0.0/8", "2001:db8::7"]);
+        for unlimited in ["10.1.2.3", "2001:db8::7"] {
+            let _other = client(&memory, "2001:db8::8").charge(BODIES, 10).unwrap();
+            assert!(client(&memory, unlimited).charge(BODIES, 990).is_ok());
+        }
+        assert!(!client(&memory, "2001:db8::8").is_unlimited());
     }
 
     #[test]
