@@ -1,8 +1,9 @@
 //! The queue of large records: stored sessions, and the reports that are large.
 //!
 //! Single events and starts never wait behind it. It has a share of the room for itself, and the writer takes a
-//! few MiB of it at a time, after the small records of the same group. A record gets its number and its time
-//! when it is taken, so what stays in the queue is behind every small record that comes meanwhile.
+//! few MiB of it at a time. These are written once the small records that were taken with them are answered;
+//! small records that come meanwhile wait for these few MiB, never for the rest. A record gets its number and its
+//! time when it is taken, so what stays in the queue is behind every small record that comes meanwhile.
 
 use std::collections::VecDeque;
 
@@ -20,7 +21,7 @@ const STORED_MAX: usize = 256;
 /// waits for its own.
 const REPORT_BYTES_MAX: usize = 8 << 20;
 
-/// How much of the queue is written with one group; one record is always taken.
+/// How much of the queue is written in one group; one record is always taken.
 const TAKEN_BYTES_MAX: usize = 4 << 20;
 
 /// What waits, and how much it holds.
@@ -82,12 +83,18 @@ impl LargeQueue {
     /// Whether a record that holds so many bytes may wait here.
     pub(super) fn has_room_for(&self, change: &Change, bytes: usize) -> Result<(), Unavailable> {
         match change {
-            Change::Batch { .. } if self.waiting.len() < STORED_MAX && self.stored.fits(bytes) => {
-                Ok(())
-            }
-            Change::Batch { .. } => Err(Unavailable::Stored),
+            Change::Batch { .. } => self.has_room_for_stored(bytes),
             _ if self.reports.fits(bytes) => Ok(()),
             _ => Err(Unavailable::Busy),
+        }
+    }
+
+    /// Whether a stored session that holds so many bytes may.
+    pub(super) fn has_room_for_stored(&self, bytes: usize) -> Result<(), Unavailable> {
+        if self.waiting.len() < STORED_MAX && self.stored.fits(bytes) {
+            Ok(())
+        } else {
+            Err(Unavailable::Stored)
         }
     }
 

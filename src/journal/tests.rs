@@ -375,6 +375,17 @@ fn beyond_the_bound_of_uncommitted_bytes_records_are_refused_at_once() {
     rig.writer.turn();
     assert!(pending.into_iter().all(|(_, mut c)| c.try_recv() == Ok(Ok(Outcome::Opened))));
     assert_eq!(rig.journal.is_up(), Ok(()));
+    // The two buffers take turns, so the large ones are back with the next group.
+    let spare = |rig: &Rig| {
+        let queue = rig.journal.0.queue();
+        queue.lines.capacity() + queue.waiting.capacity() * size_of::<Waiting>()
+    };
+    rig.commit(1);
+    assert!(spare(&rig) > 32 << 20);
+    for _ in 0..2 {
+        rig.commit(1);
+        assert!(spare(&rig) <= 2 << 20, "the memory of a burst is given back");
+    }
 }
 
 #[test]
@@ -1013,6 +1024,8 @@ fn drive(acts: &[Act]) {
                 for _ in 0..*count {
                     pending.extend(rig.append_batch());
                 }
+                // One that is committed before them in the same turn.
+                pending.extend(rig.append_start());
                 history.started.extend(pending.iter().map(|(id, _)| *id));
                 turn(&mut rig, crash.is_some(), pending, |id, _| {
                     history.acknowledged.insert(id);

@@ -1,4 +1,9 @@
 //! The one thread that writes: group, write, sync, fold, wake.
+//!
+//! In one turn it takes the small records that wait, and behind them some large ones. The small ones are a group
+//! of their own and are answered before the first byte of a large one is written. The large ones follow in the
+//! same turn, as a second group, because their numbers come before those of the next small records. That costs one
+//! more sync in a turn that has both.
 
 use std::fmt;
 use std::io;
@@ -11,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::disk::{Disk, DiskFile};
-use super::record::{Content, Encoded};
+use super::record::{Content, Detached, Encoded};
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
@@ -26,6 +31,12 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// How often an idle writer looks whether its segment has grown too old, and whether the disk is as it was:
 /// readiness shall turn within a second, whether there are requests or not.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
+
+/// A buffer that is larger than this, and was used for less than a quarter of it, is made smaller.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+
+/// How large it is then.
+const SPARE_BYTES: usize = 1 << 20;
 
 /// Where a journal goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +73,10 @@ pub struct Writer {
     waiting: Vec<Waiting>,
     /// Begun with the first append of the group.
     group_since: Option<Stopwatch>,
+    /// The large records that were taken behind the group; they are the next one.
+    large: Vec<(Detached, Waiting)>,
+    /// Begun with the first append of these.
+    large_since: Option<Stopwatch>,
     /// Who waits for the segment that grows to be closed.
     rotations: Vec<oneshot::Sender<u64>>,
     committed_seq: u64,
@@ -110,6 +125,14 @@ impl Open {
 /// How many bytes are written of a group.
 fn size_of_group(lines: &[u8], values: &[(usize, Bytes)]) -> u64 {
     (lines.len() + values.iter().map(|(_, value)| value.len()).sum::<usize>()) as u64
+}
+
+/// Gives back the memory that a burst has left in an empty buffer, if this time far less of it was used.
+fn shrink<T>(buffer: &mut Vec<T>, used: usize) {
+    let capacity = buffer.capacity();
+    if capacity * size_of::<T>() > SPARE_BYTES_MAX && used < capacity / 4 {
+        buffer.shrink_to(SPARE_BYTES / size_of::<T>());
+    }
 }
 
 impl Drop for Writer {
@@ -165,6 +188,8 @@ impl Writer {
             values: Vec::new(),
             waiting: Vec::new(),
             group_since: None,
+            large: Vec::new(),
+            large_since: None,
             rotations: Vec::new(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
@@ -195,25 +220,25 @@ impl Writer {
         tracing::debug!(last_seq = self.committed_seq, "the journal is closed");
     }
 
-    /// Commits one group, or refuses it and waits until the disk writes again. False at the end.
+    /// Commits what waits, or refuses it and waits until the disk writes again. False at the end.
     pub(super) fn turn(&mut self) -> bool {
         if let Some(since_ms) = self.down_since_ms {
             return self.recover(since_ms);
         }
-        if !self.take_group() {
+        if !self.take() {
             return false;
         }
-        if let Err(error) = self.commit_group() {
-            let since_ms = self.refuse_group(&error);
+        if let Err(error) = self.commit() {
+            let since_ms = self.refuse_all(&error);
             return self.recover(since_ms);
         }
         true
     }
 
-    /// Waits for records and takes them; an empty group is taken when there is time to look after the segment,
-    /// or somebody wants it closed.
+    /// Waits for records and takes them; none are taken when there is time to look after the segment, or
+    /// somebody wants it closed.
     /// False when the journal is closed and nothing is left.
-    fn take_group(&mut self) -> bool {
+    fn take(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
         if queue.waiting.is_empty() && queue.large.is_empty() && queue.rotations.is_empty() {
@@ -227,20 +252,17 @@ impl Writer {
         self.group_since = queue.since.take();
         self.rotations.append(&mut queue.rotations);
         queue.in_writing = self.lines.len();
-        let large = queue.take_large(&shared.clock);
+        self.large = queue.take_large(&shared.clock);
+        self.large_since = queue.large_since.take();
         if !queue.large.is_empty() {
-            queue.since = Some(Stopwatch::start());
-        }
-        drop(queue);
-        for (record, waiting) in large {
-            let (seq, received_ms) = (waiting.seq, waiting.received_ms);
-            self.values.extend(record.write_line(&mut self.lines, seq, received_ms));
-            self.waiting.push(waiting);
+            queue.large_since = Some(Stopwatch::start());
         }
         true
     }
 
-    fn commit_group(&mut self) -> io::Result<()> {
+    /// Commits the small records that were taken, then the large ones. If it fails, what is not committed yet is
+    /// still here.
+    fn commit(&mut self) -> io::Result<()> {
         // If that fails, they are told so by being dropped.
         let rotations = mem::take(&mut self.rotations);
         let has_records = self.open.as_ref().is_none_or(|open| open.bytes > 0);
@@ -252,9 +274,35 @@ impl Writer {
         for rotation in rotations {
             let _ = rotation.send(self.committed_seq + 1);
         }
-        if self.waiting.is_empty() {
-            return self.look_at_disk();
+        if self.waiting.is_empty() && self.large.is_empty() {
+            self.look_at_disk()?;
         }
+        let used = (self.lines.len(), self.waiting.len());
+        if !self.waiting.is_empty() {
+            self.commit_group()?;
+        }
+        if !self.large.is_empty() {
+            self.group_large();
+            self.commit_group()?;
+        }
+        // What large records put into the lines is less than what is kept in any case.
+        shrink(&mut self.lines, used.0);
+        shrink(&mut self.waiting, used.1);
+        Ok(())
+    }
+
+    /// Makes the large records the group.
+    fn group_large(&mut self) {
+        self.group_since = self.large_since.take();
+        for (record, waiting) in mem::take(&mut self.large) {
+            let (seq, received_ms) = (waiting.seq, waiting.received_ms);
+            self.values.extend(record.write_line(&mut self.lines, seq, received_ms));
+            self.waiting.push(waiting);
+        }
+    }
+
+    /// Writes the group, folds it, and wakes those who wait for it. If it cannot be written, it is still here.
+    fn commit_group(&mut self) -> io::Result<()> {
         let (lines, values) = (mem::take(&mut self.lines), mem::take(&mut self.values));
         let written = self.write(&lines, &values);
         (self.lines, self.values) = (lines, values);
@@ -265,7 +313,10 @@ impl Writer {
         {
             let mut queue = self.shared.queue();
             queue.in_writing = 0;
-            queue.large.release_taken();
+            // Those that were taken behind this group are still to be written.
+            if self.large.is_empty() {
+                queue.large.release_taken();
+            }
         }
         for Waiting { seq, received_ms, change, waiter, mut ticket } in self.waiting.drain(..) {
             self.committed_seq = seq;
@@ -327,25 +378,27 @@ impl Writer {
     ///
     /// Gives the time from which on something was not heard, in ms since the Unix epoch; a disk may hang
     /// for long before it fails.
-    fn refuse_group(&mut self, error: &io::Error) -> u64 {
+    fn refuse_all(&mut self, error: &io::Error) -> u64 {
         tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
         self.begin_outage();
         self.open = None;
-        let mut refused = mem::take(&mut self.waiting);
-        self.lines.clear();
+        // After a burst these may be large, and they are not needed until the disk writes again.
+        self.lines = Vec::new();
         self.values.clear();
-        let large;
-        {
-            let mut queue = self.shared.queue();
-            queue.is_down = true;
-            if queue.phase == Phase::Up {
-                queue.phase = Phase::Down;
-            }
-            refused.append(&mut queue.waiting);
-            queue.lines.clear();
-            queue.in_writing = 0;
-            large = queue.large.drain();
+        let mut refused = mem::take(&mut self.waiting);
+        refused.extend(mem::take(&mut self.large).into_iter().map(|(_, waiting)| waiting));
+        let mut queue = self.shared.queue();
+        queue.is_down = true;
+        if queue.phase == Phase::Up {
+            queue.phase = Phase::Down;
         }
+        let (lines, waiting) = (mem::take(&mut queue.lines), mem::take(&mut queue.waiting));
+        (queue.since, queue.large_since) = (None, None);
+        queue.in_writing = 0;
+        let large = queue.large.drain();
+        drop(queue);
+        drop(lines);
+        refused.extend(waiting);
         // What was still in the queue of large records had no time yet, and no session waits for it.
         let first_ms = refused.first().map(|waiting| waiting.received_ms);
         for waiting in refused {

@@ -1,6 +1,9 @@
 //! Stored sessions and large reports wait apart, and nothing small waits behind them.
 
 use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 
 use super::*;
 
@@ -89,32 +92,132 @@ fn the_time_and_the_number_of_a_large_record_are_those_at_which_it_is_taken() {
     assert_eq!(received.map(|at| at - 1_000_000).collect::<Vec<_>>(), [5_000, 10_000]);
 }
 
+/// Looks at the journal in the moment in which somebody is woken.
+struct Look {
+    disk: SimDisk,
+    journal: Journal,
+    woken: AtomicBool,
+}
+
+impl Wake for Look {
+    fn wake(self: Arc<Self>) {
+        let found = records(&self.disk);
+        let kinds: Vec<_> = found.iter().map(|(.., content)| content.kind()).collect();
+        assert_eq!(kinds, ["start"], "nothing of the large one is written yet");
+        let (bytes, _) = self.journal.uncommitted_bytes();
+        assert!((5 * MIB..5 * MIB + 300).contains(&bytes), "the large one alone: {bytes}");
+        assert_eq!(self.journal.up_until_ms(), None, "something is being written");
+        self.woken.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn small_records_are_woken_before_the_large_ones_of_their_turn_are_written() {
+    for durability in [Durability::Fsync, Durability::Write] {
+        let mut rig = Rig::new();
+        rig.writer.settings.durability = durability;
+        let mut stored = rig.append_large(5 * MIB).unwrap();
+        let (_, mut start) = rig.append_start().unwrap();
+        let (disk, journal) = (rig.disk.clone(), rig.journal.clone());
+        let look = Arc::new(Look { disk, journal, woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&look));
+        assert!(Pin::new(&mut start).poll(&mut Context::from_waker(&waker)).is_pending());
+        rig.writer.turn();
+        assert!(look.woken.load(Ordering::Relaxed));
+        assert!(start.try_recv() == Ok(Ok(Outcome::Opened)) && is_committed(&mut stored));
+        assert_eq!(kinds(&rig), ["start", "batch"]);
+        assert_eq!(rig.journal.uncommitted_bytes().0, 0);
+    }
+}
+
+/// What is done to the disk in a turn with small and large records: the small ones, their sync, the line before
+/// the body, the body, the rest of the line, and the sync. Gives how many operations there are, and how many until
+/// the small ones are committed.
+fn operations(durability: Durability) -> (u32, u32) {
+    match durability {
+        Durability::Fsync => (6, 2),
+        Durability::Write => (4, 1),
+    }
+}
+
 #[test]
 fn a_disk_that_fails_inside_a_large_record_refuses_it_and_all_that_wait_behind_it() {
-    // The line before the body, the body, the rest of the line, and the sync.
-    for operation in 0..4 {
-        let mut rig = Rig::new();
-        let kept = rig.commit(1);
-        let mut refused = vec![
-            rig.append_start().unwrap(),
-            rig.append_large(5 * MIB).unwrap(),
-            rig.append_large(5 * MIB).unwrap(),
-        ];
-        rig.disk.fail_after(operation, Some(2), 3 * MIB);
-        rig.writer.turn();
-        for (_, committed) in &mut refused {
-            assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Disk)), "at {operation}");
+    for durability in [Durability::Fsync, Durability::Write] {
+        let (operations, committing) = operations(durability);
+        for operation in 0..operations {
+            let mut rig = Rig::new();
+            rig.writer.settings.durability = durability;
+            let mut kept = rig.commit(1);
+            let mut small = rig.append_start().unwrap();
+            let mut large =
+                [rig.append_large(5 * MIB).unwrap(), rig.append_large(5 * MIB).unwrap()];
+            rig.disk.fail_after(operation, Some(2), 3 * MIB);
+            rig.writer.turn();
+            if operation < committing {
+                assert_eq!(small.1.try_recv(), Ok(Err(Unavailable::Disk)), "at {operation}");
+            } else {
+                assert!(is_committed(&mut small), "at {operation}");
+                kept.push(small.0);
+            }
+            for (_, committed) in &mut large {
+                assert_eq!(committed.try_recv(), Ok(Err(Unavailable::Disk)), "at {operation}");
+            }
+            assert_eq!(rig.journal.uncommitted_bytes().0, 0);
+            let held = (rig.live.sessions(), rig.live.unreported());
+            assert_eq!(held, (kept.len(), 0), "no room is left behind");
+            let mut after = rig.append_large(5 * MIB).unwrap();
+            rig.writer.turn();
+            assert!(is_committed(&mut after));
+            let found = records(&rig.disk);
+            in_order(&found);
+            let sids: Vec<_> = found.iter().filter_map(|(.., content)| content.sid()).collect();
+            assert_eq!(sids, [&kept[..], &[after.0]].concat());
+            let disk = rig.disk.after_crash(usize::MAX);
+            let rig = Rig::on(disk, rig.clock.clone()).unwrap();
+            assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+            assert!(kept.iter().all(|id| rig.live.contains(*id)));
+            assert!(rig.live.ended(after.0).is_some());
         }
-        assert_eq!(rig.journal.uncommitted_bytes().0, 0);
-        assert_eq!((rig.live.sessions(), rig.live.unreported()), (1, 0), "no room is left behind");
-        let mut after = rig.append_large(5 * MIB).unwrap();
-        rig.writer.turn();
-        assert!(is_committed(&mut after));
-        in_order(&records(&rig.disk));
-        let rig = rig.restart();
-        assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
-        assert!(rig.live.contains(kept[0]) && rig.live.ended(after.0).is_some());
     }
+}
+
+#[test]
+fn a_crash_inside_a_large_record_leaves_the_small_ones_of_its_turn() {
+    let (operations, committing) = operations(Durability::Fsync);
+    for operation in committing..operations {
+        for also_written in [0, MIB, usize::MAX] {
+            let mut rig = Rig::new();
+            let mut small = rig.append_start().unwrap();
+            let mut large = rig.append_large(5 * MIB).unwrap();
+            rig.disk.fail_after(operation, None, 3 * MIB);
+            rig.journal.close();
+            rig.writer.turn();
+            assert!(is_committed(&mut small));
+            assert_eq!(large.1.try_recv(), Ok(Err(Unavailable::Disk)));
+            let disk = rig.disk.after_crash(also_written);
+            let rig = Rig::on(disk, rig.clock.clone()).unwrap();
+            assert_eq!((rig.recovered.damaged, rig.recovered.missing), (0, 0));
+            assert!(rig.live.contains(small.0));
+            // Its whole line may have reached the disk before the machine went down.
+            let is_whole = also_written == usize::MAX && operation == operations - 2;
+            assert_eq!(rig.live.ended(large.0).is_some(), is_whole, "at {operation}");
+        }
+    }
+}
+
+#[test]
+fn whether_a_stored_session_would_be_taken_is_known_without_appending_it() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.journal.has_room_for_stored(17 * MIB), Ok(()), "one of any size");
+    assert_eq!(rig.journal.uncommitted_bytes().0, 0, "no room is kept");
+    let _waiting = [rig.append_large(6 * MIB).unwrap(), rig.append_large(6 * MIB).unwrap()];
+    assert_eq!(rig.journal.has_room_for_stored(3 * MIB), Ok(()));
+    assert_eq!(rig.journal.has_room_for_stored(6 * MIB), Err(Unavailable::Stored));
+    rig.disk.fail_after(0, Some(1), 0);
+    rig.writer.turn();
+    assert_eq!(rig.journal.has_room_for_stored(6 * MIB), Ok(()), "what waited is refused");
+    rig.journal.close();
+    assert_eq!(rig.journal.has_room_for_stored(1), Err(Unavailable::Closed));
 }
 
 #[test]
