@@ -508,6 +508,7 @@ impl StoredReading {
         ticket: &mut Ticket,
     ) -> Result<oneshot::Receiver<Committed>, Refusal> {
         let client = &self.client;
+        self.journal.has_room_for_stored(body.len())?;
         // Whatever comes of it, it is read. The first token its request has taken already.
         let body_bytes = body.len() as u64;
         let of_reading = tokens_of_stored(body_bytes, 0).saturating_sub(1);
