@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::http::connections::{self, Counts, Stage};
 use crate::http::tls::{self, Follower, Tls};
 use crate::http::{self, App, Gate, Guard, Health};
-use crate::limits::memory::Memory;
+use crate::limits::memory::{Kind, Memory};
 use crate::size::Size;
 use crate::telemetry::labels::Listener;
 use crate::telemetry::series::Series;
@@ -24,6 +24,9 @@ const ADMIN_CONNECTIONS_MAX: usize = 128;
 
 /// How many of them may come from one address, so that nobody from elsewhere keeps out health checks.
 const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+
+/// What the account of the admin side is made for: its answers may have a twentieth of three quarters of it.
+const ADMIN_MEMORY: Size = Size::gib(1);
 
 /// Open files beside the connections of players: the admin side, logs, the data folder.
 const FILES_RESERVED: usize = ADMIN_CONNECTIONS_MAX + 64;
@@ -107,9 +110,7 @@ impl Doors {
                 http::counted(Listener::Admin, series, admin_gate.clone()),
                 admin_settings,
                 admin_tls,
-                // Operators must get in whatever players use. They are few, so a part of what stays for the
-                // program is enough.
-                Memory::new(Size::bytes(memory.max().as_u64() / 16), 1.0, &[], Vec::new()),
+                admin_memory(memory),
                 Arc::clone(&admin_counts),
                 admin_stages,
             )),
@@ -127,6 +128,14 @@ impl Doors {
         };
         Ok((doors, Box::new(open)))
     }
+}
+
+/// What the connections of operators are charged to. They must get in whatever players use, and are few, so for their
+/// connections a part of what stays for the program is enough. Their answers may be long, and go to those alone who
+/// may look.
+fn admin_memory(of_players: &Memory) -> Memory {
+    let connections = Size::bytes(of_players.max().as_u64() / 32);
+    Memory::new(ADMIN_MEMORY, 1.0, &[(Kind::Connections, connections)], Vec::new())
 }
 
 /// The TLS of a listener, if it has one, and who sees its files change.
