@@ -141,11 +141,21 @@ struct Account {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverLimit {
     /// Not for anybody: the ceiling of the kind is reached.
-    #[error("the server's memory for {} is used up", .0.text())]
+    #[error("the server's memory for {} is used up", words(*.0))]
     Full(Kind),
     /// Not for this client: it uses its share, and the kind is nearly used up.
-    #[error("this client uses its share of the server's memory for {}, which is nearly used up", .0.text())]
+    #[error("this client uses its share of the server's memory for {}, which is nearly used up", words(*.0))]
     Share(Kind),
+}
+
+/// What a kind is, in an answer.
+fn words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Journal => "what waits to be written",
+        Kind::Live => "live sessions",
+        Kind::Parsing => "bodies that are read",
+        kind => kind.text(),
+    }
 }
 
 impl OverLimit {
