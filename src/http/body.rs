@@ -54,8 +54,8 @@ pub(super) struct Received {
     pub(super) turn: Turn,
 }
 
-/// Lets so many large bodies be read at once, and those that come in between wait in order. So whoever posts many of
-/// them takes a part of the cores, and small requests do not queue behind them.
+/// Limits how many large bodies are read at once; the others wait in order. A client that posts many of them takes a
+/// part of the cores, and small requests do not queue behind them.
 #[derive(Debug)]
 pub(super) struct Turns(Arc<Semaphore>);
 
@@ -326,14 +326,12 @@ impl<'b> Arriving<'b> {
     }
 
     fn look(&self, arrived: &[u8]) -> Option<bool> {
-        if self.takes == Takes::Event {
-            return Some(false);
+        let first = || first_unpacked(arrived, self.encoding, LOOK_BYTES);
+        match self.takes {
+            Takes::Event => Some(false),
+            Takes::Stored => first().map(|_| true),
+            Takes::Either => first().map(|first| first == b'['),
         }
-        if self.takes == Takes::Stored {
-            let shows = first_unpacked(arrived, self.encoding, LOOK_BYTES).is_some();
-            return shows.then_some(true);
-        }
-        first_unpacked(arrived, self.encoding, LOOK_BYTES).map(|first| first == b'[')
     }
 
     /// Refuses a body of which so many bytes are known, packed or not. One that is still blank may turn out to
@@ -394,6 +392,8 @@ impl<'b> Arriving<'b> {
             NotUnpacked::NoRoom(error) => error,
         })?;
         let stored = self.takes.stored_form(&unpacked);
+        // A stored session has a queue of its own, in which it must not keep a turn from others.
+        let turn = turn.filter(|_| stored.is_none());
         Ok(Received { body: Packed::plain(unpacked), stored, charge: self.charge, turn })
     }
 }
@@ -474,5 +474,33 @@ mod tests {
         {
             assert_eq!(encoding(wrong), Err(()), "{wrong:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_event_has_a_turn_and_a_stored_session_keeps_none() {
+        use std::io::Write;
+
+        let gzip = |text: &str| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let client =
+            memory::Memory::new(Size::gib(1), 1.0, &[], Vec::new()).client([192, 0, 2, 1].into());
+        let (settings, turns) = (Settings::default(), Turns::default());
+        let mut packed = HeaderMap::new();
+        packed.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        let blank = " ".repeat(2 * SMALL_BODY_BYTES);
+        // Only all of it shows that the second is a stored session.
+        for (text, is_stored) in [(format!("{blank}{{"), false), (format!("{blank}["), true)] {
+            let body = Body::from(gzip(&text));
+            let read = read(&packed, body, Takes::Either, &settings, &turns, &client).await;
+            let read = read.unwrap();
+            assert_eq!((read.stored.is_some(), read.turn.is_some()), (is_stored, !is_stored));
+        }
+        let small = Body::from(gzip("{}"));
+        let small = read(&packed, small, Takes::Event, &settings, &turns, &client).await.unwrap();
+        assert!(small.turn.is_none());
     }
 }

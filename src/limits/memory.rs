@@ -15,7 +15,7 @@
 //! Each kind has a ceiling of its own, and the ceilings together are the account, so that no kind can use up what
 //! another needs. Within a kind a client has a share. It binds only once four fifths of the kind are used: on a
 //! quiet server the many players behind one address of a carrier are not punished. The last tenth of a kind is for
-//! small charges, so that whoever holds much never keeps out the usual request.
+//! small charges, so that a client that holds much never keeps out the usual request.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -262,7 +262,7 @@ impl Memory {
     /// 64 bits mostly has many.
     pub fn client(&self, address: IpAddr) -> Client {
         let is_unlimited = self.0.unlimited.iter().any(|network| network.contains(address));
-        // Whoever is named by itself is a client by itself.
+        // An address without a share is a client of its own, because its neighbours may have one.
         let network = network_of(address).filter(|_| !is_unlimited);
         let address = network.unwrap_or_else(|| client_of(address));
         let mut clients = self.0.shard(address).lock();
@@ -346,7 +346,7 @@ impl Client {
         self.0.address
     }
 
-    /// What stands for the client in this process: a hash that nobody outside can foresee, and never 0.
+    /// Identifies the client in this process: a hash that nobody outside can foresee, and never 0.
     pub fn key(&self) -> u64 {
         self.0.key
     }
@@ -375,7 +375,7 @@ impl Client {
         // Added before it is compared, so that two at once cannot both take the last bytes.
         let used = account.used[row].fetch_add(bytes, Ordering::Relaxed) + bytes;
         let own = tab.used[row].fetch_add(bytes, Ordering::Relaxed) + bytes;
-        // Whoever uses a kind alone takes nothing from others.
+        // A client that is the only one to use a kind takes nothing from others.
         let binds = !tab.is_unlimited && own < used && used > ceiling / 5 * 4;
         let over = if used > own_ceiling {
             OverLimit::Full(kind)
