@@ -297,9 +297,12 @@ fn good_body(event_type: EventType) -> impl Strategy<Value = Value> {
     let parts =
         (time, params, any::<bool>(), prop::option::of(quality), prop::option::of(metadata));
     parts.prop_map(move |((playhead, ts), mut params, starts, quality, metadata)| {
-        if event_type == EventType::StatesUpdate && params.is_empty() {
-            let list = if starts { "statesStart" } else { "statesEnd" };
-            params.insert(list.to_owned(), json!([]));
+        let lists = ["statesStart", "statesEnd"];
+        if event_type == EventType::StatesUpdate
+            && !lists.iter().any(|list| params.contains_key(*list))
+        {
+            // One of the two is required.
+            params.insert(lists[usize::from(starts)].to_owned(), json!([]));
         }
         let mut body = json!({
             "eventType": event_type.name(),
