@@ -21,11 +21,6 @@ use crate::size::Size;
 use crate::wire::packed::{self, Encoding, NotUnpacked, Packed, first_unpacked};
 use crate::wire::{self, StoredForm, Violations};
 
-/// How much of a body is read only to be thrown away, and how long. A client that is still sending when
-/// we close loses our answer, so a body that is refused is read to its end if that is not far.
-const DISCARDED_BYTES_MAX: u64 = 1 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// How much room a body gets before it has come. Most events need no more.
 const FIRST_ROOM_BYTES: usize = 4 << 10;
 
@@ -117,44 +112,12 @@ pub(super) async fn read(
     client: &memory::Client,
 ) -> Result<Received, ApiError> {
     let largest = takes.largest(settings);
-    let read = match encoding_of(headers) {
-        Err(()) => Err(ApiError::UnsupportedEncoding),
-        Ok(_) if body.size_hint().lower() > largest.as_u64() => {
-            Err(ApiError::BodyTooLarge(largest))
-        }
-        Ok(encoding) => {
-            let arriving = Arriving::new(takes, settings, encoding, client);
-            match collect(&mut body, arriving).await {
-                Ok(arriving) => arriving.finish(turns).await,
-                Err(error) => Err(error),
-            }
-        }
-    };
-    let is_late =
-        |error: &ApiError| matches!(error, ApiError::BodyTimeout(_) | ApiError::BodyTooSlow);
-    if read.as_ref().is_err_and(|error| !is_late(error)) {
-        discard(headers, body).await;
+    let encoding = encoding_of(headers).map_err(|()| ApiError::UnsupportedEncoding)?;
+    if body.size_hint().lower() > largest.as_u64() {
+        return Err(ApiError::BodyTooLarge(largest));
     }
-    read
-}
-
-/// Reads the rest of a refused body, within bounds of size and time. A client that waits for our word
-/// before it sends (`Expect: 100-continue`) gets none.
-pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
-    if headers.contains_key(header::EXPECT) || body.size_hint().lower() > DISCARDED_BYTES_MAX {
-        return;
-    }
-    let reading = async {
-        let mut discarded = 0;
-        while let Ok(Some(data)) = next_data(&mut body).await {
-            discarded += data.len() as u64;
-            if discarded > DISCARDED_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    // Whatever comes of it, the request has its answer already.
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+    let arriving = Arriving::new(takes, settings, encoding, client);
+    collect(&mut body, arriving).await?.finish(turns).await
 }
 
 /// The whole body. Its bounds are those of one event until it shows that it is a stored session.

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::body;
 use crate::collector::Refusal;
 use crate::journal::Unavailable;
 use crate::limits::memory::OverLimit;
@@ -223,23 +221,17 @@ impl IntoResponse for ApiError {
     }
 }
 
-pub(super) async fn not_found(request: Request) -> ApiError {
-    let (head, body) = request.into_parts();
-    body::discard(&head.headers, body).await;
+pub(super) async fn not_found() -> ApiError {
     ApiError::NotFound
 }
 
 /// Whatever was asked, while the journal is read back.
-pub(super) async fn recovering(request: Request) -> ApiError {
-    let (head, body) = request.into_parts();
-    body::discard(&head.headers, body).await;
+pub(super) async fn recovering() -> ApiError {
     ApiError::Recovering
 }
 
 /// The router adds `Allow`.
-pub(super) async fn method_not_allowed(request: Request) -> ApiError {
-    let (head, body) = request.into_parts();
-    body::discard(&head.headers, body).await;
+pub(super) async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
 }
 

@@ -20,7 +20,6 @@ use axum::response::{IntoResponse, Response};
 use constant_time_eq::constant_time_eq_32;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::body;
 use super::error::ErrorBody;
 
 /// How many characters a token may have. Fewer could be guessed; more do not fit into a head well.
@@ -241,11 +240,7 @@ impl IntoResponse for Stranger {
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.admits(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(stranger) => {
-            let (head, body) = request.into_parts();
-            body::discard(&head.headers, body).await;
-            stranger.into_response()
-        }
+        Err(stranger) => stranger.into_response(),
     }
 }
 

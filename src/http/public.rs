@@ -79,7 +79,7 @@ async fn preflight_or_not_yet(tickets: State<Arc<Tickets>>, request: Request) ->
 async fn not_yet(State(tickets): State<Arc<Tickets>>, request: Request) -> ApiError {
     let route = Route::of_public(request.method(), request.uri().path());
     let mut ticket = route.of_data().map_or_else(Ticket::default, |route| tickets.take(route));
-    let refused = error::recovering(request).await;
+    let refused = error::recovering().await;
     ticket.settle(refused.fate());
     refused
 }
@@ -101,7 +101,7 @@ async fn begin(
 ) -> Result<Response, ApiError> {
     let mut ticket = app.series().tickets.take(route);
     let (mut head, body) = request.into_parts();
-    let body = admit(app, &mut ticket, &mut head, body, app.collector().has_room()).await?;
+    admit(app, &mut ticket, &mut head, app.collector().has_room())?;
     let body = read(app, &head, body, takes).await;
     let body = body.map_err(|error| unmet(app, &mut ticket, error))?;
     let client = client_of(&head, &app.0.privacy);
@@ -138,7 +138,7 @@ async fn event(
     let sid = sid.map_or_else(|_| String::new(), |Path(sid)| sid);
     let mut ticket = app.series().tickets.take(DataRoute::Events);
     let (mut head, body) = request.into_parts();
-    let body = admit(&app, &mut ticket, &mut head, body, Ok(())).await?;
+    admit(&app, &mut ticket, &mut head, Ok(()))?;
     let body = read(&app, &head, body, Takes::Event).await;
     let Received { body, charge: _charge, turn, .. } =
         body.map_err(|error| unmet(&app, &mut ticket, error))?;
@@ -153,25 +153,16 @@ async fn event(
     }
 }
 
-/// What is checked before a body is read: that there is room, and that its client does not ask too often. A
-/// small body of one that is refused is read to its end, so that the answer is read too.
-async fn admit(
+/// What is checked before a body is read: that there is room, and that its client does not ask too often.
+fn admit(
     app: &App,
     ticket: &mut Ticket,
     head: &mut Parts,
-    body: Body,
     room: Result<(), Refusal>,
-) -> Result<Body, ApiError> {
+) -> Result<(), ApiError> {
     identify(app, head);
     let rate = || app.collector().limits().take_client(|| peer_of(head)).map_err(Refusal::from);
-    match room.and_then(|()| rate()) {
-        Ok(()) => Ok(body),
-        Err(refusal) => {
-            let error = unmet(app, ticket, refusal.into());
-            body::discard(&head.headers, body).await;
-            Err(error)
-        }
-    }
+    room.and_then(|()| rate()).map_err(|refusal| unmet(app, ticket, refusal.into()))
 }
 
 /// Finds out whom a request is from, and warns where players cannot be told apart.
@@ -305,7 +296,7 @@ fn created(id: SessionId) -> Response {
 }
 
 async fn preflight_only(request: Request) -> Response {
-    preflight_or(request, error::not_found).await
+    preflight_or(request, async |_| ApiError::NotFound).await
 }
 
 /// Answers a preflight, and all else otherwise; a method that the router knew would earn the answer an `Allow`.

@@ -10,6 +10,7 @@ mod cors;
 mod dashboards;
 mod documents;
 mod downloaded;
+mod early_answers;
 mod erase;
 mod events;
 mod fairness;

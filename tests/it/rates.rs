@@ -185,13 +185,18 @@ async fn the_body_of_a_request_that_is_held_back_does_not_become_the_next_reques
         let (head, _) = raw.answer().await.unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
     }
-    raw.send(post_request(&"x".repeat(900_000))).await;
+    raw.send(post_request(&"x".repeat(60_000))).await;
     raw.send(post_request(SAMPLE)).await;
     for _ in 0..2 {
         let (head, _) =
             raw.answer().await.expect("a connection goes on after a body that is not wanted");
         assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
     }
+    // A large one ends it.
+    raw.send(post_request(&"x".repeat(900_000))).await;
+    raw.send(post_request(SAMPLE)).await;
+    assert!(raw.answer().await.unwrap().0.starts_with("HTTP/1.1 429 "));
+    assert_eq!(raw.closed().await, "");
     let mut raw = server.connect().await;
     raw.send(format!(
         "POST {SESSIONS} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"

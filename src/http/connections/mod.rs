@@ -14,6 +14,8 @@ mod charge;
 
 mod counts;
 
+mod leftover;
+
 mod registry;
 
 mod traffic;
@@ -31,7 +33,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, EXPECT};
 use axum::http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -388,7 +390,12 @@ async fn serve_connection(
                     seat.place.has_session();
                 }
                 let mut response = answers::charged(response, &traffic);
-                if in_flight.closes(&shared) {
+                let mut closes = in_flight.closes(&shared);
+                if let Some(rest) = in_flight.take_leftover() {
+                    closes |=
+                        leftover::read_on(rest, response.status(), &traffic, in_flight, &shared);
+                }
+                if closes {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response)
@@ -443,12 +450,13 @@ fn begin(
     } else {
         in_flight.charge(charge::request_bytes(&head)).map_err(Denied::Memory)
     };
+    let waits_for_word = head.headers.contains_key(EXPECT);
     if let Err(denied) = denied {
         head.headers.clear();
         head.extensions.insert(denied);
     }
     head.extensions.insert(peer.clone());
-    let body = Body::new(ArrivingBody::new(body, Arc::clone(traffic), &in_flight));
+    let body = Body::new(ArrivingBody::new(body, Arc::clone(traffic), &in_flight, waits_for_word));
     Ok((Request::from_parts(head, body), in_flight))
 }
 

@@ -7,11 +7,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::Version;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::charge::ConnectionCharge;
-use super::{HTTP2_CONNECTION_WINDOW, STREAMS_MAX, Shared, Stage};
+use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, STREAMS_MAX, Shared, Stage};
 use crate::limits::memory::OverLimit;
 use crate::telemetry::labels::{Dropped, Label};
 
@@ -60,6 +61,8 @@ pub(super) struct Traffic {
     explained: AtomicU64,
     /// How many more requests were taken back than answered.
     resets: AtomicU32,
+    /// The rest of a body of HTTP/1 that was not read before its request had an answer.
+    leftover: Mutex<Option<Incoming>>,
     /// Why the connection must go at once, as the row of a [`Dropped`] plus one.
     must_go: AtomicU8,
     /// Whether no request has come yet.
@@ -144,6 +147,7 @@ impl Traffic {
             received: AtomicU64::new(0),
             explained: AtomicU64::new(0),
             resets: AtomicU32::new(0),
+            leftover: Mutex::default(),
             must_go: AtomicU8::new(0),
             fresh: AtomicBool::new(true),
             handshake: AtomicBool::new(tls),
@@ -285,6 +289,20 @@ impl Traffic {
         }
     }
 
+    /// Notes that a stream is reset whose body was not read to its end. What its window allowed may still come; it is
+    /// explained ahead, but not beyond what all open streams may have on their way.
+    pub(super) fn excuse_reset(&self) {
+        let ahead_max = u64::from(STREAMS_MAX) * u64::from(HTTP2_STREAM_WINDOW);
+        let explained = self.explained.load(Ordering::Relaxed) + u64::from(HTTP2_STREAM_WINDOW);
+        let explained = explained.min(self.received.load(Ordering::Relaxed) + ahead_max);
+        self.explained.store(explained, Ordering::Relaxed);
+    }
+
+    /// Leaves the rest of a body over that its request does not read.
+    pub(super) fn leave_over(&self, rest: Incoming, stream: Option<&StreamNotes>) {
+        *stream.map_or(&self.leftover, |stream| &stream.leftover).lock() = Some(rest);
+    }
+
     /// Notes that a request waits for more of its body; `progressed` if it came further since it did so last.
     pub(super) fn body_waits(&self, progressed: bool) {
         if progressed {
@@ -361,14 +379,23 @@ impl Traffic {
     }
 }
 
+/// What the body of a stream of HTTP/2 tells its request.
+#[derive(Default)]
+pub(super) struct StreamNotes {
+    /// Whether the stream was taken back.
+    pub(super) was_reset: AtomicBool,
+    /// The rest of the body that was not read before there was an answer.
+    leftover: Mutex<Option<Incoming>>,
+}
+
 /// A request from its complete head to its answer.
 pub(super) struct InFlight {
     traffic: Arc<Traffic>,
     /// What its head is charged.
     head_bytes: usize,
     is_answered: bool,
-    /// Whether its body told that it was taken back; of HTTP/2 alone, where a connection outlives that.
-    pub(super) was_reset: Option<Arc<AtomicBool>>,
+    /// Of HTTP/2 alone, where a connection has several requests and outlives one that is taken back.
+    pub(super) stream: Option<Arc<StreamNotes>>,
 }
 
 impl InFlight {
@@ -378,9 +405,9 @@ impl InFlight {
     /// That the connection is being closed.
     pub(super) fn begin(traffic: &Arc<Traffic>, version: Version) -> Result<Self, Evicted> {
         let before = traffic.requests.0.fetch_add(OPEN, Ordering::AcqRel);
-        let was_reset = (version == Version::HTTP_2).then(Arc::default);
+        let stream = (version == Version::HTTP_2).then(Arc::default);
         let traffic = Arc::clone(traffic);
-        let in_flight = Self { traffic, head_bytes: 0, is_answered: false, was_reset };
+        let in_flight = Self { traffic, head_bytes: 0, is_answered: false, stream };
         let traffic = &in_flight.traffic;
         if before & EVICTED != 0 {
             return Err(Evicted);
@@ -394,8 +421,11 @@ impl InFlight {
         traffic.looked_again.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             let received = traffic.received.load(Ordering::Relaxed);
-            let explained = traffic.explained.load(Ordering::Relaxed) + HEAD_BYTES_EXPLAINED;
-            traffic.explained.store(explained.min(received), Ordering::Relaxed);
+            let explained = traffic.explained.load(Ordering::Relaxed);
+            if explained < received {
+                let explained = (explained + HEAD_BYTES_EXPLAINED).min(received);
+                traffic.explained.store(explained, Ordering::Relaxed);
+            }
             if !traffic.http2.swap(true, Ordering::Relaxed) && traffic.charge.is_http2().is_err() {
                 traffic.let_go(Dropped::Memory);
             }
@@ -412,11 +442,17 @@ impl InFlight {
         Ok(())
     }
 
+    /// What was left over of the body, once the request is answered.
+    pub(super) fn take_leftover(&self) -> Option<Incoming> {
+        let stream = self.stream.as_ref();
+        stream.map_or(&self.traffic.leftover, |stream| &stream.leftover).lock().take()
+    }
+
     /// Notes that the request has its answer. One that was taken back in the middle of its body has one too, which
     /// nobody reads.
     pub(super) fn answered(&mut self) {
-        let was_reset = self.was_reset.as_ref();
-        self.is_answered = !was_reset.is_some_and(|was_reset| was_reset.load(Ordering::Relaxed));
+        let was_reset = |stream: &Arc<StreamNotes>| stream.was_reset.load(Ordering::Relaxed);
+        self.is_answered = !self.stream.as_ref().is_some_and(was_reset);
         let resets = &self.traffic.resets;
         if self.is_answered && resets.load(Ordering::Relaxed) > 0 {
             // Several may come here at once.
