@@ -92,6 +92,9 @@ pub struct Settings {
     /// How long a client may take to read its answer, or each 64 KiB of a larger one.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
+    /// How long a post waits while the journal is read back, before it is refused.
+    #[serde(with = "humantime_serde")]
+    pub recovery_wait: Duration,
     /// How old a connection may grow (give or take a tenth) before its next answer closes it.
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
@@ -120,6 +123,7 @@ impl Default for Settings {
             body_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             answer_timeout: Duration::from_secs(10),
+            recovery_wait: Duration::from_secs(10),
             connection_age_max: Duration::from_mins(10),
             event_bytes_max: Size::kib(128),
             stored_bytes_max: Size::mib(16),

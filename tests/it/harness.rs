@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use command_fds::CommandFdExt as _;
 use mediatally::clock::Clock;
 use mediatally::collector::Collector;
 use mediatally::commands::serve::{Server, Stop};
@@ -312,7 +313,10 @@ pub(crate) struct Process {
 impl Process {
     /// A command of the program with no settings but those given.
     pub(crate) fn command(folder: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mediatally"));
+        Self::bare(Command::new(env!("CARGO_BIN_EXE_mediatally")), folder)
+    }
+
+    fn bare(mut command: Command, folder: &Path) -> Command {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("MEDIATALLY_") {
                 command.env_remove(name);
@@ -376,8 +380,31 @@ impl Process {
         (self.listen, self.admin_listen) = (text("listen"), text("admin_listen"));
     }
 
+    /// Starts the server like that, with sockets for players and operators that are open already, passed as systemd
+    /// does.
+    pub(crate) fn spawn_with_sockets(
+        folder: &Path,
+        settings: &[(&str, &str)],
+        sockets: [&std::net::TcpListener; 2],
+    ) -> Self {
+        // The number of the process is known only in itself.
+        let mut command = Command::new("sh");
+        command.args(["-c", "LISTEN_PID=$$ exec \"$0\"", env!("CARGO_BIN_EXE_mediatally")]);
+        command.envs([("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "mediatally.socket:admin")]);
+        let mappings = std::iter::zip(sockets, 3..).map(|(socket, child_fd)| {
+            let parent_fd = socket.try_clone().unwrap().into();
+            command_fds::FdMapping { parent_fd, child_fd }
+        });
+        command.fd_mappings(mappings.collect()).unwrap();
+        Self::spawn_by(command, folder, settings)
+    }
+
     fn spawn(folder: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = Self::command(folder)
+        Self::spawn_by(Command::new(env!("CARGO_BIN_EXE_mediatally")), folder, settings)
+    }
+
+    fn spawn_by(command: Command, folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = Self::bare(command, folder)
             .envs([
                 ("MEDIATALLY_LISTEN", "127.0.0.1:0"),
                 ("MEDIATALLY_ADMIN_LISTEN", "127.0.0.1:0"),

@@ -171,16 +171,19 @@ async fn a_server_full_of_sessions_says_so_and_stays_ready_for_their_events() {
     assert_eq!(becomes(&server, 200, "ok").await.1, GREEN);
 }
 
+/// A post does not wait until the journal is read back.
+const IMPATIENT: [(&str, &str); 1] = [("MEDIATALLY_HTTP__RECOVERY_WAIT", "0s")];
+
 /// A journal whose last segment is not opened before a test lets it be: somebody has a lease on it, which the system
 /// takes back only after 45 s.
-struct SlowJournal {
+pub(crate) struct SlowJournal {
     path: PathBuf,
     holder: std::process::Child,
 }
 
 impl SlowJournal {
     /// Puts such a segment, with this number, into the journal of a folder.
-    fn make(folder: &Path, first_seq: u64) -> Self {
+    pub(crate) fn make(folder: &Path, first_seq: u64) -> Self {
         const HOLD: &str = "import fcntl, signal, sys\n\
             signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
             file = open(sys.argv[1], 'w')\n\
@@ -199,7 +202,7 @@ impl SlowJournal {
     }
 
     /// Lets it be read to its end, which is here.
-    fn let_go(mut self) -> PathBuf {
+    pub(crate) fn let_go(mut self) -> PathBuf {
         drop(self.holder.stdin.take());
         self.holder.wait().unwrap();
         std::mem::take(&mut self.path)
@@ -215,7 +218,7 @@ impl Drop for SlowJournal {
 }
 
 /// Runs a server in `folder` until it has taken a session, and gives the place of that.
-async fn run_before(folder: &Path) -> String {
+pub(crate) async fn run_before(folder: &Path) -> String {
     let process = Process::start(folder, &[]).await;
     let response =
         client().post(process.url("/api/v1/sessions")).body(SAMPLE).send().await.unwrap();
@@ -226,7 +229,7 @@ async fn run_before(folder: &Path) -> String {
 }
 
 /// The number of the record after the last.
-fn next_seq(folder: &Path) -> u64 {
+pub(crate) fn next_seq(folder: &Path) -> u64 {
     let mut last = 0;
     for entry in std::fs::read_dir(folder.join("data/journal")).unwrap() {
         let path = entry.unwrap().path();
@@ -247,7 +250,7 @@ async fn while_the_journal_is_read_back_health_is_answered_and_all_else_asked_fo
     let folder = tempfile::tempdir().unwrap();
     let id = run_before(folder.path()).await;
     let journal = SlowJournal::make(folder.path(), next_seq(folder.path()));
-    let mut process = Process::begin(folder.path(), &[]).await;
+    let mut process = Process::begin(folder.path(), &IMPATIENT).await;
     let client = client();
     for url in [process.url("/livez"), process.admin_url("/livez"), process.url("/healthz")] {
         assert_eq!(told(url).await, (200, "ok\n".to_owned()));
@@ -316,7 +319,7 @@ async fn while_the_journal_is_read_back_the_series_say_so_and_refusals_are_count
     let folder = tempfile::tempdir().unwrap();
     run_before(folder.path()).await;
     let journal = SlowJournal::make(folder.path(), next_seq(folder.path()));
-    let mut process = Process::begin(folder.path(), &[]).await;
+    let mut process = Process::begin(folder.path(), &IMPATIENT).await;
     let client = client();
     for path in ["/metrics", "/metrics/"] {
         let (status, text) = told(process.admin_url(path)).await;

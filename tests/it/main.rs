@@ -23,6 +23,7 @@ mod privacy;
 mod rates;
 mod recovery;
 mod reports;
+mod restarts;
 mod scenarios;
 mod sessions;
 mod shutdown;

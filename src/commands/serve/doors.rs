@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -9,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::systemd::Sockets;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::connections::{self, Counts, Stage};
@@ -53,8 +55,8 @@ pub struct Doors {
     pub(super) followers: Vec<JoinHandle<()>>,
 }
 
-/// Opens both doors for what they are there for.
-pub(super) type Open = Box<dyn FnOnce(&App) + Send>;
+/// Opens both doors for what they are there for, or says that they will not open.
+pub(super) type Settle = Box<dyn FnOnce(Option<&App>) + Send>;
 
 impl Doors {
     /// Listens, and answers that the journal is being read back until the doors are opened.
@@ -67,24 +69,24 @@ impl Doors {
         health: &Health,
         series: &Arc<Series>,
         memory: &Memory,
-    ) -> anyhow::Result<(Self, Open)> {
+        sockets: Sockets,
+    ) -> anyhow::Result<(Self, Settle)> {
+        let public = listener(sockets.players, config.listen, "listen")?;
+        let admin = listener(sockets.admin, config.admin_listen, "admin_listen")?;
+        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
         // Nobody is let in before it is known who may.
-        let guard = Guard::new(&config.admin, config.admin_listen)?;
+        let guard = Guard::new(&config.admin, admin_listen)?;
         let (public_counts, admin_counts) = (Arc::<Counts>::default(), Arc::<Counts>::default());
         let (public_tls, public_follower) = open_tls(config.tls.public(), clock, &public_counts)?;
         let (admin_tls, admin_follower) = open_tls(config.tls.admin(), clock, &admin_counts)?;
-        let public = bind(config.listen, "listen")?;
-        let admin = bind(config.admin_listen, "admin_listen")?;
-        let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
         let (public_stage, public_stages) = watch::channel(Stage::Open);
         let (admin_stage, admin_stages) = watch::channel(Stage::Open);
-        let public_gate = Gate::new(http::recovering_public(health.clone(), series));
-        let admin_gate = Gate::new(http::recovering_admin(
-            health.clone(),
-            guard.clone(),
-            series,
-            [Arc::clone(&public_counts), Arc::clone(&admin_counts)],
-        ));
+        let public_gate =
+            Gate::new(http::recovering_public(health.clone(), series), config.http.recovery_wait);
+        let counts = [Arc::clone(&public_counts), Arc::clone(&admin_counts)];
+        let before = http::recovering_admin(health.clone(), guard.clone(), series, counts);
+        // Operators want to know how it stands.
+        let admin_gate = Gate::new(before, Duration::ZERO);
         let settings = config.http.clone();
         let admin_settings = http::Settings {
             connections_max: ADMIN_CONNECTIONS_MAX,
@@ -122,11 +124,14 @@ impl Doors {
                 .map(|follower| tokio::spawn(follower.run()))
                 .collect(),
         };
-        let open = move |app: &App| {
-            public_gate.open(http::public(app.clone()));
-            admin_gate.open(http::admin(app.clone(), guard));
+        let settle = move |app: Option<&App>| match app {
+            Some(app) => {
+                public_gate.open(http::public(app.clone()));
+                admin_gate.open(http::admin(app.clone(), guard));
+            }
+            None => public_gate.give_up(),
         };
-        Ok((doors, Box::new(open)))
+        Ok((doors, Box::new(settle)))
     }
 }
 
@@ -149,7 +154,16 @@ fn open_tls(
     Ok((Some(tls), Some(follower)))
 }
 
-fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+/// A socket that is open already, or one that is bound to an address of the settings.
+fn listener(
+    open: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    key: &str,
+) -> anyhow::Result<TcpListener> {
+    if let Some(open) = open {
+        open.set_nonblocking(true)?;
+        return Ok(TcpListener::from_std(open)?);
+    }
     connections::listen(address)
         .with_context(|| format!("cannot listen on {address} ({key}); choose another address"))
 }

@@ -4,6 +4,8 @@ mod doors;
 
 mod rooms;
 
+mod systemd;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -15,8 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::doors::{Open, fit_to_open_files};
+use self::doors::{Settle, fit_to_open_files};
 use self::rooms::{Ends, Rooms, Seams, Threads};
+use self::systemd::Sockets;
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{Config, Loaded};
@@ -61,7 +64,7 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let mut stops = signals()?;
-        let mut starting = Starting::begin(config, Clock::system())?;
+        let mut starting = Starting::begin(config, Clock::system(), Sockets::from_systemd()?)?;
         let rooms = tokio::select! {
             biased;
             rooms = starting.rooms() => rooms?,
@@ -70,7 +73,9 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        anyhow::Ok(starting.serve(rooms).run(stops).await)
+        let server = starting.serve(rooms);
+        systemd::ready();
+        anyhow::Ok(server.run(stops).await)
     })?;
     // Nothing that is left is worth waiting for.
     runtime.shutdown_background();
@@ -81,7 +86,7 @@ pub fn main(loaded: Loaded) -> anyhow::Result<ExitCode> {
 /// long that takes, nobody takes it for dead.
 struct Starting {
     doors: Doors,
-    open: Open,
+    settle: Settle,
     health: Health,
     shutdown: ShutdownSettings,
     rooms: JoinHandle<anyhow::Result<Rooms>>,
@@ -89,7 +94,7 @@ struct Starting {
 
 impl Starting {
     /// Listens, and begins to read the journal back, on a thread of its own.
-    fn begin(config: Config, clock: Clock) -> anyhow::Result<Self> {
+    fn begin(config: Config, clock: Clock, sockets: Sockets) -> anyhow::Result<Self> {
         let data_dir = DataDir::open(&config.data_dir)?;
         data_dir.check_permissions(&config.storage)?;
         let key = match &config.session.key {
@@ -99,11 +104,12 @@ impl Starting {
         let (health, series) = (Health::default(), Arc::<Series>::default());
         let (memory, origin) = config.memory();
         tracing::info!("{}", memory.description(origin));
-        let (doors, open) = Doors::build(&config, &clock, &health, &series, &memory)?;
+        let (doors, settle) = Doors::build(&config, &clock, &health, &series, &memory, sockets)?;
         tracing::info!(
             listen = %doors.listen,
             admin_listen = %doors.admin_listen,
-            "the journal is being read back; until then only health is answered, and on the admin address /metrics"
+            "the journal is being read back; until then posts wait (http.recovery_wait), health is answered, and on \
+             the admin address /metrics"
         );
         let shutdown = config.shutdown.clone();
         let rooms = {
@@ -115,7 +121,7 @@ impl Starting {
             };
             tokio::task::spawn_blocking(move || Rooms::build(config, key, clock, seams, data_dir))
         };
-        Ok(Self { doors, open, health, shutdown, rooms })
+        Ok(Self { doors, settle, health, shutdown, rooms })
     }
 
     /// Waits until the journal is read back. To be called once.
@@ -131,9 +137,9 @@ impl Starting {
 
     /// Opens the doors.
     fn serve(self, rooms: Rooms) -> Server {
-        let Self { doors, open, shutdown, .. } = self;
+        let Self { doors, settle, shutdown, .. } = self;
         let Rooms { app, threads, rejects_thread, data_dir } = rooms;
-        open(&app);
+        settle(Some(&app));
         tracing::info!(
             target: telemetry::START_TARGET,
             version = env!("CARGO_PKG_VERSION"),
@@ -159,6 +165,7 @@ impl Starting {
     async fn abandon(self) {
         let Doors { public_stage, admin_stage, public, admin, followers, .. } = self.doors;
         self.health.stop();
+        (self.settle)(None);
         followers.iter().for_each(JoinHandle::abort);
         public_stage.send_replace(Stage::Draining);
         admin_stage.send_replace(Stage::Draining);
@@ -188,7 +195,7 @@ impl Server {
     /// # Errors
     /// The address that cannot be bound, the folder or the certificate that cannot be used.
     pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
-        let mut starting = Starting::begin(config, clock)?;
+        let mut starting = Starting::begin(config, clock, Sockets::default())?;
         let rooms = starting.rooms().await?;
         Ok(starting.serve(rooms))
     }
@@ -220,6 +227,7 @@ impl Server {
         let (threads, data_dir) = (self.threads, self.data_dir);
         let rejects_thread = self.rejects_thread;
         app.health().stop();
+        systemd::stopping();
         if stop == Stop::AfterGrace {
             tracing::info!(grace_ms = millis(shutdown.grace), "stopping: not ready any more");
             public_stage.send_replace(Stage::Leaving);
