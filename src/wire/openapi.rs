@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{Dialect, Schemas, written};
+use super::schema::{DRAFT4, Dialect, Schemas, written};
 use super::violations::Code;
 use super::{EventType, Profile, Rules, STORED_EVENTS_MAX, StoredForm};
 
@@ -270,7 +270,7 @@ fn get_schema(id: &str, body: bool) -> Value {
     let schema = json!({
         "type": "object",
         "required": ["$schema", "id", "type", "$ref", "definitions"],
-        "properties": {"$schema": {"const": "https://json-schema.org/draft-04/schema#"}},
+        "properties": {"$schema": {"const": DRAFT4}},
     });
     json!({
         "operationId": id,
