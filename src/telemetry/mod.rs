@@ -17,4 +17,4 @@ pub mod series;
 
 pub mod ticket;
 
-pub use logs::{Format, START_TARGET, Settings, init};
+pub use logs::{Fatal, Format, START_TARGET, Settings, init};
