@@ -143,8 +143,7 @@ impl Target {
                 bail!("{} lies in the data folder; choose one outside of it", folder.display());
             }
         }
-        let mut target =
-            Self { folder: folder.to_owned(), made: Vec::new(), has_journal: false };
+        let mut target = Self { folder: folder.to_owned(), made: Vec::new(), has_journal: false };
         for path in missing {
             let made = DirBuilder::new().mode(0o750).create(&path);
             let made = made.and_then(|()| {
@@ -280,12 +279,7 @@ impl Others {
     }
 
     /// Copies the session key; a link in its place is an error, as it is for the server.
-    fn key(
-        &mut self,
-        source: &Path,
-        target: &Path,
-        made: &mut Vec<PathBuf>,
-    ) -> anyhow::Result<()> {
+    fn key(&mut self, source: &Path, target: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         self.copied += usize::from(copy_file(source, target, 0o600, made)?);
         Ok(())
     }

@@ -59,7 +59,9 @@ use crate::telemetry::labels::Label;
 use crate::telemetry::series::Series;
 use connections::Counts;
 pub use gate::Gate;
-pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local};
+pub use guard::{
+    Guard, GuardError, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local,
+};
 pub use health::Health;
 use health::Readiness;
 pub use series::counted;

@@ -125,7 +125,7 @@ async fn a_file_that_holds_no_token_stops_the_start() {
         let (path, any) = (path.to_str().unwrap(), "127.0.0.1:0");
         let settings = [("MEDIATALLY_ADMIN__TOKEN_FILE", path)];
         let (code, _, error) = run(&["--listen", any, "--admin-listen", any], &settings).await;
-        assert_eq!(code, Some(1), "{error}");
+        assert_eq!(code, Some(2), "{error}");
         assert!(error.contains(&format!("admin.token_file = \"{path}\": ")), "{error}");
         error
     };

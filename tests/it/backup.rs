@@ -225,7 +225,7 @@ async fn a_backup_that_was_killed_is_known_and_not_used() {
     until(|| segment.exists()).await;
     child.kill().await.unwrap();
     let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(said.contains("is a backup that was not finished"), "{said}");
     let (code, said) = run_command(copy.path(), &["verify"]).await;
     assert_eq!(code, Some(1));
@@ -375,7 +375,7 @@ async fn a_copy_that_breaks_a_promise_is_not_a_backup() {
     let data = names(&copy.path().join("data"));
     assert!(data.contains("journal.unfinished") && !data.contains("journal"), "{data:?}");
     let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(said.contains("is a backup that was not finished"), "{said}");
 }
 
