@@ -251,7 +251,7 @@ impl Others {
         from: &Path,
         to: &Path,
         depth: usize,
-        made: &mut Vec<PathBuf>,
+        list: &mut Vec<PathBuf>,
     ) -> anyhow::Result<()> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(from)? {
@@ -267,9 +267,9 @@ impl Others {
                 let (source, target) = (from.join(&name), to.join(&name));
                 let is_key = depth == 0 && name == SESSION_KEY;
                 let copied = if is_key {
-                    self.key(&source, &target, made)
+                    self.key(&source, &target, list)
                 } else {
-                    self.one(&source, &target, depth, made)
+                    self.one(&source, &target, depth, list)
                 };
                 copied.with_context(|| format!("cannot copy {}", source.display()))?;
             }
@@ -279,8 +279,8 @@ impl Others {
     }
 
     /// Copies the session key; a link in its place is an error, as it is for the server.
-    fn key(&mut self, source: &Path, target: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-        self.copied += usize::from(copy_file(source, target, 0o600, made)?);
+    fn key(&mut self, source: &Path, target: &Path, list: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+        self.copied += usize::from(copy_file(source, target, 0o600, list)?);
         Ok(())
     }
 
@@ -289,18 +289,18 @@ impl Others {
         source: &Path,
         target: &Path,
         depth: usize,
-        made: &mut Vec<PathBuf>,
+        list: &mut Vec<PathBuf>,
     ) -> anyhow::Result<()> {
         match std::fs::symlink_metadata(source) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(found) if found.is_dir() && depth < DEPTH_MAX => {
                 DirBuilder::new().mode(0o750).create(target)?;
-                made.push(target.to_owned());
-                self.copy(source, target, depth + 1, made)?;
+                list.push(target.to_owned());
+                self.copy(source, target, depth + 1, list)?;
             }
             Ok(found) if found.is_file() => {
                 let mode = found.permissions().mode() & 0o777;
-                self.copied += usize::from(copy_file(source, target, mode, made)?);
+                self.copied += usize::from(copy_file(source, target, mode, list)?);
             }
             Ok(_) => self.left_out.push(source.to_owned()),
             Err(error) => return Err(error.into()),
@@ -310,14 +310,14 @@ impl Others {
 }
 
 /// Copies a file as long as it is now; false if it was removed.
-fn copy_file(from: &Path, to: &Path, mode: u32, made: &mut Vec<PathBuf>) -> io::Result<bool> {
+fn copy_file(from: &Path, to: &Path, mode: u32, list: &mut Vec<PathBuf>) -> io::Result<bool> {
     let from = match files::open(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         opened => opened?,
     };
     let bytes = from.metadata()?.len();
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(to)?;
-    made.push(to.to_owned());
+    list.push(to.to_owned());
     io::copy(&mut from.take(bytes), &mut file)?;
     file.sync_all()?;
     Ok(true)

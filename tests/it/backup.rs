@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command as StdCommand, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -211,18 +211,15 @@ async fn a_backup_of_a_server_that_was_killed_has_what_it_acknowledged_and_what_
 #[tokio::test]
 async fn a_backup_that_was_killed_is_known_and_not_used() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &[]).await;
-    let url = process.url("/api/v1/sessions");
-    assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
-    // Reading this waits for somebody who writes.
-    let pipe = folder.path().join("data/journal/damaged-pipe");
-    assert!(StdCommand::new("mkfifo").arg(&pipe).status().unwrap().success());
+    data_of_one_session(folder.path()).await;
+    // It waits for the end of an erasure.
+    let order = folder.path().join("data/erase.json");
+    std::fs::write(&order, "an order").unwrap();
     let copy = tempfile::tempdir().unwrap();
     let data = copy.path().join("data");
     let arguments = ["backup", data.to_str().unwrap()];
     let mut child = Process::command(folder.path()).args(arguments).spawn().unwrap();
-    let segment = data.join("journal.unfinished/00000000000000000001.ndjson");
-    until(|| segment.exists()).await;
+    until(|| data.join("journal.unfinished").exists()).await;
     child.kill().await.unwrap();
     let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
     assert_eq!(code, Some(2));
@@ -233,8 +230,6 @@ async fn a_backup_that_was_killed_is_known_and_not_used() {
     let (code, said) = run_command(folder.path(), &arguments).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("holds a backup that was not finished; remove it"), "{said}");
-    process.signal(Signal::INT);
-    process.ended().await;
 }
 
 #[tokio::test]

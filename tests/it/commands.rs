@@ -25,7 +25,7 @@ pub(crate) async fn run(
 }
 
 /// What a program said, with its last words as it says them to a terminal.
-fn as_text(said: &str) -> String {
+pub(crate) fn as_text(said: &str) -> String {
     let line = |line: &str| {
         let fatal: Value = serde_json::from_str(line).ok()?;
         if fatal["target"] != "mediatally::fatal" {
@@ -34,10 +34,10 @@ fn as_text(said: &str) -> String {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let mut said = format!("mediatally: {}", text(&fatal["message"])?);
         if let Some(error) = text(&fatal["error"]) {
-            said += &format!(": {error}");
+            said.extend([": ", &error]);
         }
         for problem in fatal["problems"].as_array().into_iter().flatten() {
-            said += &format!("\n  {}", text(problem)?);
+            said.extend(["\n  ", &text(problem)?]);
         }
         Some(said)
     };
