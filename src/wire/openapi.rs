@@ -15,8 +15,9 @@ and gets the place of it in `Location`; there it posts what happens, one event a
 `sessionEnd`. Whatever is answered with 201 or 204 is durable.
 
 **Requests.** There is no authorisation. A body is read as JSON whatever its `Content-Type` says; \
-`Content-Encoding: gzip` is understood, other encodings get 415. An event has at most 128 KiB, a stored \
-session 16 MiB, packed or not, unless the server is set otherwise. A slash at the end of a path does no harm. \
+`Content-Encoding: gzip` is understood, and a body that begins with the bytes of gzip without it; other \
+encodings get 415. An event has at most 128 KiB, a stored \
+session 16 MiB, packed or not, unless the server is set otherwise. A slash at the end of a path, or several in a row, do no harm. \
 `OPTIONS` gets 204 on every path below `/api/`.
 
 **Bodies** are sound JSON throughout, also in members that nobody knows: UTF-8 without a byte order mark, \
