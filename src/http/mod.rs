@@ -30,11 +30,14 @@ mod public;
 
 mod series;
 
+mod slashes;
+
 mod strict;
 
 pub mod tls;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -277,12 +280,12 @@ pub fn recovering_public(health: Health, series: &Arc<Series>) -> impl Door {
         .service(Strict(public::recovering(health, tickets)))
 }
 
-/// The operators' door, behind its guard.
-pub fn admin(app: App, guard: Guard) -> impl Door {
+/// The operators' door, behind its guard; `listen` is where players post.
+pub fn admin(app: App, guard: Guard, listen: SocketAddr) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(Strict(admin::router(app, guard)))
+    layers.service(Strict(admin::router(app, guard, listen)))
 }
 
 /// The operators' door while the journal is read back.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::health::{Reader, Readiness};
-use super::{App, Connections, Door};
+use super::{App, Connections, Door, slashes};
 use crate::clock::Stopwatch;
 use crate::journal::Unavailable;
 use crate::journal::disk::Space;
@@ -122,9 +122,13 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
 /// A door whose answers are counted, and those to players timed.
 pub fn counted(listener: Listener, series: &Arc<Series>, mut door: impl Door) -> impl Door {
     let series = Arc::clone(series);
-    tower::service_fn(move |request: Request| {
+    tower::service_fn(move |mut request: Request| {
         let route = match listener {
-            Listener::Public => Route::of_public(request.method(), request.uri().path()),
+            Listener::Public => {
+                // Before all else that looks at the path.
+                slashes::make_single(request.uri_mut());
+                Route::of_public(request.method(), request.uri().path())
+            }
             Listener::Admin => Route::of_admin(request.uri().path()),
         };
         let stopwatch = Stopwatch::start();

@@ -83,6 +83,9 @@ async fn a_slash_at_the_end_does_no_harm_and_case_counts() {
     let plain = get(&server, "/api/v1/schemas/play").await.text().await.unwrap();
     let slash = get(&server, "/api/v1/schemas/play/").await.text().await.unwrap();
     assert_eq!(plain, slash);
+    let slashes = get(&server, "//api//v1///schemas/play//").await.text().await.unwrap();
+    assert_eq!(plain, slashes);
+    assert_eq!(get(&server, "//api/v1/openapi.json").await.status(), 200);
     for (name, near) in [("sessionstart", "sessionStart"), ("Play", "play"), ("adstrt", "adStart")]
     {
         let response = get(&server, &format!("/api/v1/schemas/{name}")).await;

@@ -124,7 +124,7 @@ impl Doors {
         };
         let open = move |app: &App| {
             public_gate.open(http::public(app.clone()));
-            admin_gate.open(http::admin(app.clone(), guard));
+            admin_gate.open(http::admin(app.clone(), guard, listen));
         };
         Ok((doors, Box::new(open)))
     }
