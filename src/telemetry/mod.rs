@@ -5,6 +5,8 @@
 //! when somebody asks ([`now`]). Every request that brings a body has a [`ticket`], so that what came in is
 //! what came out.
 
+pub mod classic;
+
 pub mod labels;
 
 mod logs;
