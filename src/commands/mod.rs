@@ -53,13 +53,14 @@ Without a command, the server runs. Every setting stands in config/mediatally.to
 and its meaning; each can also be set in the environment as MEDIATALLY_SECTION__KEY (for example \
 MEDIATALLY_HTTP__BODY_TIMEOUT=5s), and the four above as MEDIATALLY_CONFIG, MEDIATALLY_LISTEN, \
 MEDIATALLY_ADMIN_LISTEN and MEDIATALLY_DATA_DIR. Flags win over the environment, the environment \
-over the file.";
+over the file. Exit code 2 says that arguments, settings or what they name are wrong, 1 that \
+something else went wrong.";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Run the server (the default)
     Serve,
-    /// Print the settings that hold and where each comes from, or everything that is wrong with them
+    /// Print the settings that hold and where each comes from, and all that a start would warn of or refuse
     CheckConfig,
     /// Write records of the journal to standard output; the server may run meanwhile
     Export(export::Options),
