@@ -22,7 +22,7 @@ use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, Opening, Step, stored};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
-use crate::wire::packed::{self, NotUnpacked, Packed};
+use crate::wire::packed::{NotUnpacked, Packed};
 use crate::wire::{
     Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
     Unlisted, Violations,
@@ -489,7 +489,7 @@ impl StoredReading {
         let unpacked = packed.unpack(bytes_max.as_usize(), &mut reserve);
         unpacked.map_err(|error| match error {
             NotUnpacked::TooLarge => Refusal::TooLarge(bytes_max),
-            NotUnpacked::NotGzip(error) => Refusal::Invalid(packed::not_gzip(&error)),
+            NotUnpacked::NotGzip(fault) => Refusal::Invalid(fault.into()),
             NotUnpacked::NoRoom(over) => over.into(),
         })
     }

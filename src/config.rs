@@ -26,6 +26,12 @@ const ENV_PREFIX: &str = "MEDIATALLY_";
 /// The variable that names the file; the only one that is no setting.
 const ENV_FILE: &str = "MEDIATALLY_CONFIG";
 
+/// How many letters of a key may be wrong so that its section, which is wrong too, is not the point.
+const KEY_DISTANCE_MAX: usize = 2;
+
+/// How many letters of the name of a variable may be wrong so that it is taken for one of ours.
+const ENV_DISTANCE_MAX: usize = 2;
+
 /// The longest time that a setting may name; beyond it clocks overflow.
 const DURATION_MAX: Duration = Duration::from_hours(366 * 24);
 
@@ -139,13 +145,25 @@ pub struct Loaded {
 
 /// Everything that is wrong with the configuration.
 #[derive(Debug, Default, thiserror::Error)]
-pub struct Problems(Vec<String>);
+pub struct Problems {
+    /// Each with key, value and source.
+    pub list: Vec<String>,
+    /// How lines of the log look, as far as the configuration could be read.
+    pub log_format: telemetry::Format,
+}
+
+impl Problems {
+    /// How many there are.
+    pub fn summary(&self) -> String {
+        let plural = if self.list.len() == 1 { "" } else { "s" };
+        format!("the configuration has {} problem{plural}", self.list.len())
+    }
+}
 
 impl fmt::Display for Problems {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0.len() == 1 { "" } else { "s" };
-        write!(formatter, "the configuration has {} problem{plural}", self.0.len())?;
-        self.0.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+        formatter.write_str(&self.summary())?;
+        self.list.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
     }
 }
 
@@ -158,10 +176,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
     let mut warnings = Vec::new();
     let mut overrides = Vec::new();
-    match read_file(sources) {
-        Ok(from_file) => overrides.extend(from_file),
-        Err(problem) => problems.0.push(problem),
-    }
+    let (from_file, problem) = read_file(sources);
+    overrides.extend(from_file);
+    problems.list.extend(problem);
     for (name, text) in &sources.env {
         if let Some(key) = key_of_variable(name, &defaults, &mut warnings) {
             overrides.push(Override {
@@ -187,7 +204,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
                 origin.insert(key, source);
             }
             Err(why) => {
-                problems.0.push(why.told(&key, &value, &source));
+                problems.list.push(why.told(&key, &value, &source));
                 refused.push(key);
             }
         }
@@ -202,13 +219,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         let source = origin.get(key).map_or("default", String::as_str);
         let table = Table::try_from(&config).expect("settings are TOML");
         let value = lookup(&table, key).map_or_else(String::new, |value| shown(key, value));
-        problems.0.push(format!("{value} ({source}): {why}"));
+        problems.list.push(format!("{value} ({source}): {why}"));
     }
     let doubts = config.privacy.doubts().into_iter();
     warnings.extend(doubts.map(|(key, why)| format!("{key}: {why}")));
-    if problems.0.is_empty() {
+    if problems.list.is_empty() {
         Ok(Loaded { config, warnings, sources: origin })
     } else {
+        problems.log_format = config.log.format;
         Err(problems)
     }
 }
@@ -354,6 +372,13 @@ impl Config {
     }
 }
 
+impl Config {
+    fn has_section(name: &str) -> bool {
+        let defaults = Table::try_from(Self::default()).expect("the defaults are TOML");
+        defaults.get(name).is_some_and(Value::is_table)
+    }
+}
+
 impl Loaded {
     /// The settings as a file, each with where it came from; secrets are hidden.
     pub fn to_commented_toml(&self) -> String {
@@ -379,8 +404,8 @@ fn known_section<'t>(table: &'t Table, name: &str) -> &'t str {
     table.get_key_value(name).map_or("", |(section, _)| section.as_str())
 }
 
-/// The values of the file, or why it cannot be read.
-fn read_file(sources: &Sources) -> Result<Vec<Override>, String> {
+/// The values of the file, and why not all of it can be read.
+fn read_file(sources: &Sources) -> (Vec<Override>, Option<String>) {
     let from_env = sources.env.iter().find(|(name, _)| name == ENV_FILE);
     let named = sources.file.clone().or_else(|| from_env.map(|(_, path)| path.into()));
     let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
@@ -388,21 +413,47 @@ fn read_file(sources: &Sources) -> Result<Vec<Override>, String> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Vec::new());
+            return (Vec::new(), None);
         }
         Err(error) => {
-            return Err(format!("cannot read the configuration file {source}: {error}"));
+            let problem = format!("cannot read the configuration file {source}: {error}");
+            return (Vec::new(), Some(problem));
         }
     };
-    // Not the whole of the error, which repeats the line: it may hold a secret.
-    let table: Table = text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        format!("{source} line {}: {}", before.lines().count().max(1), error.message())
-    })?;
-    Ok(leaves(&table)
-        .into_iter()
-        .map(|(key, value)| Override { key, value: value.clone(), source: source.clone() })
-        .collect())
+    let (table, problem) = match text.parse::<Table>() {
+        Ok(table) => (table, None),
+        // Not the whole of the error, which repeats the line: it may hold a secret.
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.lines().count().max(1);
+            let problem = format!("{source} line {line}: {}", error.message());
+            (log_format_before(before), Some(problem))
+        }
+    };
+    let from_file = |(key, value): (String, &Value)| Override {
+        key,
+        value: value.clone(),
+        source: source.clone(),
+    };
+    // A section without keys says nothing, but its name may be wrong.
+    let sections = table.iter().filter(|(name, value)| {
+        let is_empty = value.as_table().is_some_and(Table::is_empty);
+        is_empty && !Config::has_section(name)
+    });
+    let sections = sections.map(|(name, value)| (name.clone(), value));
+    (leaves(&table).into_iter().chain(sections).map(from_file).collect(), problem)
+}
+
+/// How logs look by the lines of a file that stand before one that cannot be read: whoever reads the log
+/// finds the problem there.
+fn log_format_before(text: &str) -> Table {
+    let lines = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut table: Table = lines.parse().unwrap_or_default();
+    table.retain(|section, _| section == "log");
+    if let Some(Value::Table(log)) = table.get_mut("log") {
+        log.retain(|key, value| key == "format" && !value.is_table());
+    }
+    table
 }
 
 /// `MEDIATALLY_SECTION__KEY` → `section.key`; the few keys without a section have no `__`.
@@ -417,8 +468,17 @@ fn key_of_variable(name: &str, defaults: &Table, warnings: &mut Vec<String>) -> 
     if upper && (rest.contains("__") || plain()) {
         return Some(key);
     }
+    let known = leaves(defaults);
+    let known = known
+        .iter()
+        .map(|(key, _)| format!("{ENV_PREFIX}{}", key.to_ascii_uppercase().replace('.', "__")));
+    let nearest = known
+        .map(|known| (strsim::osa_distance(&known, &name.to_ascii_uppercase()), known))
+        .min()
+        .filter(|(distance, _)| *distance <= ENV_DISTANCE_MAX);
+    let hint = nearest.map(|(_, known)| format!("; did you mean {known}?")).unwrap_or_default();
     warnings.push(format!(
-        "the environment variable {name} sets nothing (settings are {ENV_PREFIX}SECTION__KEY)"
+        "the environment variable {name} sets nothing (settings are {ENV_PREFIX}SECTION__KEY){hint}"
     ));
     None
 }
@@ -452,6 +512,8 @@ fn list_of_text(text: &str) -> Value {
 enum Wrong {
     /// There is no such key; this one is near.
     Key(Option<String>),
+    /// There is no such section; this one is near.
+    NoSection(Option<String>),
     /// It is a section.
     Section,
     /// The key takes other values.
@@ -466,6 +528,16 @@ impl Wrong {
             Self::Key(nearest) => {
                 let hint = nearest.as_ref().map(|known| format!("; did you mean {known}?"));
                 format!("{key} ({source}): no such key{}", hint.unwrap_or_default())
+            }
+            Self::NoSection(nearest) => {
+                let hint = nearest.as_ref().map(|known| format!("; did you mean [{known}]?"));
+                let hint = hint.unwrap_or_default();
+                match key.split_once('.') {
+                    Some((section, _)) => {
+                        format!("{key} ({source}): there is no section [{section}]{hint}")
+                    }
+                    None => format!("[{key}] ({source}): no such section{hint}"),
+                }
             }
             Self::Section => format!("{key} ({source}): this is a section, not a key"),
             Self::Value(_) if SECRETS.contains(&key) => {
@@ -487,12 +559,21 @@ fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), Wrong> {
             return Err(Wrong::Section);
         }
         let keys = leaves(defaults);
-        let nearest = keys
-            .iter()
-            .map(|(known, _)| (strsim::osa_distance(known, key), known))
-            .min()
-            .filter(|(distance, known)| *distance * 2 <= known.len());
-        return Err(Wrong::Key(nearest.map(|(_, known)| known.clone())));
+        let (section, name) = key.split_once('.').unwrap_or((key, ""));
+        let is_unknown = defaults.get(section).is_none_or(|value| !value.is_table());
+        if is_unknown && (key.contains('.') || value.is_table()) {
+            let sections = defaults.iter().filter(|(_, value)| value.is_table());
+            let section = nearest(section, sections.map(|(section, _)| section.as_str()));
+            // Its key may well be known there.
+            let keys = keys.iter().map(|(key, _)| key.as_str());
+            let known = section.as_ref().and_then(|section| {
+                let wanted = format!("{section}.{name}");
+                nearest(&wanted, keys.filter(|key| key.split('.').next() == Some(section)))
+                    .filter(|known| strsim::osa_distance(known, &wanted) <= KEY_DISTANCE_MAX)
+            });
+            return Err(known.map_or(Wrong::NoSection(section), |known| Wrong::Key(Some(known))));
+        }
+        return Err(Wrong::Key(nearest(key, keys.iter().map(|(key, _)| key.as_str()))));
     }
     let mut tried = defaults.clone();
     set(&mut tried, key, value.clone());
@@ -501,6 +582,13 @@ fn try_alone(defaults: &Table, key: &str, value: &Value) -> Result<(), Wrong> {
         Err(Wrong::Value(explained(problem.message(), value, lookup(defaults, key))))
     };
     problem.map_or(Ok(()), wrong)
+}
+
+/// The known name that is nearest, if it is near.
+fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
+    let nearest = known.map(|known| (strsim::osa_distance(known, name), known)).min();
+    let nearest = nearest.filter(|(distance, known)| *distance * 2 <= known.len());
+    nearest.map(|(_, known)| known.to_owned())
 }
 
 /// A problem with a value in the words of who writes settings, where it is told in those of a program.
@@ -658,13 +746,76 @@ mod tests {
             format!("http.header_timeout = \"soon\" ({path}): "),
             format!("live.bytes_max = \"a lot\" ({path}): "),
             format!("session.key = (hidden) ({path}): this secret is not of the form that it must have"),
-            format!("nothing.like ({path}): no such key"),
+            format!("nothing.like ({path}): there is no section [nothing]"),
             "validation.strict = \"perhaps\" (MEDIATALLY_VALIDATION__STRICT): ".to_owned(),
             "live.sesions_max (MEDIATALLY_LIVE__SESIONS_MAX): no such key; did you mean live.sessions_max?".to_owned(),
         ] {
             assert!(text.contains(&expected), "{expected}\nin\n{text}");
         }
         assert!(!text.contains("short"), "a secret is never shown: {text}");
+    }
+
+    #[test]
+    fn a_section_that_nobody_knows_is_named_with_the_nearest() {
+        for (text, env_name, expected) in [
+            ("[journl]", "", "[journl] (FILE): no such section; did you mean [journal]?"),
+            (
+                "[journl]\nx = 1",
+                "",
+                "journl.x (FILE): there is no section [journl]; did you mean [journal]?",
+            ),
+            (
+                "[limts]\nclient_burst = 1",
+                "",
+                "limts.client_burst (FILE): no such key; did you mean limits.client_burst?",
+            ),
+            ("[nothing]", "", "[nothing] (FILE): no such section"),
+            ("[nothing]\nlike = 1", "", "nothing.like (FILE): there is no section [nothing]"),
+            (
+                "journl.x.y = 1",
+                "",
+                "journl.x (FILE): there is no section [journl]; did you mean [journal]?",
+            ),
+            (
+                "",
+                "MEDIATALLY_JOURNL__X",
+                "journl.x (MEDIATALLY_JOURNL__X): there is no section [journl]; did you mean [journal]?",
+            ),
+            ("", "MEDIATALLY_HTP__KEEP_ALIVE", "did you mean http.keep_alive?"),
+        ] {
+            let (folder, mut sources) = file(text);
+            if !env_name.is_empty() {
+                sources.env = env(&[(env_name, "1")]);
+            }
+            let path = folder.path().join("test.toml");
+            let said = problems(&sources).replace(&path.display().to_string(), "FILE");
+            assert!(said.lines().nth(1).unwrap().ends_with(expected), "{expected}\nin\n{said}");
+            assert_eq!(said.lines().count(), 2, "{said}");
+        }
+        let (_folder, sources) = file("[journal]\n[http]");
+        assert!(load(&sources).is_ok(), "an empty section that is known does no harm");
+    }
+
+    #[test]
+    fn how_logs_look_is_known_as_far_as_the_configuration_can_be_read() {
+        use telemetry::Format::{Auto, Human, Json};
+        for (text, env_text, expected) in [
+            ("[log]\nformat = \"json\"\n[htp]\nx = 1", "", Json),
+            ("[log]\nformat = \"json\"\n[http]\nconnections_max = many", "", Json),
+            ("[log]\nformat = \"json\"\nlisten = \"", "", Json),
+            ("[http]\nconnections_max = many\n[log]\nformat = \"json\"", "", Auto),
+            ("[http]\nconnections_max = many\n[log]\nformat = \"json\"", "human", Human),
+            ("[log]\nformat = \"jsn\"", "", Auto),
+            ("listen = 1", "json", Json),
+        ] {
+            let (_folder, mut sources) = file(text);
+            if !env_text.is_empty() {
+                sources.env = env(&[("MEDIATALLY_LOG__FORMAT", env_text)]);
+            }
+            let problems = load(&sources).unwrap_err();
+            assert_eq!(problems.log_format, expected, "{text}");
+            assert_eq!(problems.list.len(), 1, "{problems}");
+        }
     }
 
     #[test]
@@ -809,7 +960,19 @@ mod tests {
             Sources { env: env(&[("MEDIATALLY_PORT", "tcp://10.0.0.1:80")]), ..Sources::default() };
         let loaded = load(&sources).unwrap();
         assert_eq!(loaded.warnings.len(), 1);
-        assert!(loaded.warnings[0].contains("MEDIATALLY_PORT"));
+        assert!(
+            loaded.warnings[0]
+                .ends_with("MEDIATALLY_PORT sets nothing (settings are MEDIATALLY_SECTION__KEY)")
+        );
+        for (name, meant) in [
+            ("MEDIATALLY_LISTN", "MEDIATALLY_LISTEN"),
+            ("MEDIATALLY_HTTP_KEEP_ALIVE", "MEDIATALLY_HTTP__KEEP_ALIVE"),
+            ("MEDIATALLY_http__keep_alive", "MEDIATALLY_HTTP__KEEP_ALIVE"),
+        ] {
+            let sources = Sources { env: env(&[(name, "x")]), ..Sources::default() };
+            let warnings = load(&sources).unwrap().warnings;
+            assert!(warnings[0].ends_with(&format!("did you mean {meant}?")), "{warnings:?}");
+        }
     }
 
     #[test]

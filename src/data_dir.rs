@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rand::Rng;
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -129,16 +130,8 @@ impl DataDir {
     /// [`DataDirError::NotWritable`], [`DataDirError::InUse`] or [`DataDirError::Unfinished`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        if path.join(UNFINISHED_BACKUP).is_dir() {
-            return Err(DataDirError::Unfinished { path });
-        }
-        let lock = make(&path).map_err(|error| {
-            if files::is_unsafe(&error) {
-                DataDirError::Lock { path: path.clone(), source: error }
-            } else {
-                not_writable(&path, error)
-            }
-        })?;
+        refuse_unfinished(&path)?;
+        let lock = make(&path).map_err(|error| lock_error(&path, error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path }),
@@ -152,22 +145,9 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::Open`].
     pub fn check_permissions(&self, settings: &Settings) -> Result<(), DataDirError> {
-        const OTHERS_WRITE: u32 = 0o002;
-        const STICKY: u32 = 0o1000;
-        for path in [self.path.clone(), self.journal(), self.path.join(REJECTS)] {
-            let Ok(found) = std::fs::metadata(&path) else { continue };
-            let mode = found.permissions().mode() & 0o7777;
-            if mode & OTHERS_WRITE == 0 || mode & STICKY != 0 {
-                continue;
-            }
-            if settings.strict_permissions {
-                return Err(DataDirError::Open { path, mode });
-            }
-            tracing::warn!(
-                path = %path.display(),
-                mode = %format_args!("{mode:04o}"),
-                "everybody can write to a folder of the data; chmod o-w it"
-            );
+        for (path, mode) in open_folders(&self.path, settings)? {
+            let mode = format_args!("{mode:04o}");
+            tracing::warn!(path = %path.display(), %mode, "{EVERYBODY_WRITES}");
         }
         Ok(())
     }
@@ -188,39 +168,139 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`].
     pub fn session_key(&self) -> Result<Key, DataDirError> {
-        let path = self.path.join(SESSION_KEY);
-        match files::read_to_string(&path) {
-            Ok(text) => {
-                warn_if_others_can_read(&path);
-                Key::from_hex(text.trim_ascii()).ok_or(DataDirError::KeyMalformed { path })
+        if let Some(key) = stored_key(&self.path)? {
+            let path = self.path.join(SESSION_KEY);
+            if others_can_read(&path) {
+                tracing::warn!(path = %path.display(), "{OTHERS_READ_KEY}");
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match self.has_journal() {
-                    Ok(false) => {}
-                    Ok(true) => return Err(DataDirError::KeyLost { path }),
-                    Err(source) => return Err(DataDirError::KeyUnreadable { path, source }),
-                }
-                let mut bytes = [0; Key::BYTES];
-                rand::rng().fill_bytes(&mut bytes);
-                let key = Key::new(bytes);
-                let text = format!("{}\n", key.to_secret_hex());
-                let folder = Folder::private_at(&self.path);
-                write_whole(&folder, SESSION_KEY, |file| file.append(text.as_bytes()))
-                    .map_err(|error| not_writable(&self.path, error))?;
-                Ok(key)
-            }
-            Err(source) => Err(DataDirError::KeyUnreadable { path, source }),
+            return Ok(key);
+        }
+        let mut bytes = [0; Key::BYTES];
+        rand::rng().fill_bytes(&mut bytes);
+        let key = Key::new(bytes);
+        let text = format!("{}\n", key.to_secret_hex());
+        let folder = Folder::private_at(&self.path);
+        write_whole(&folder, SESSION_KEY, |file| file.append(text.as_bytes()))
+            .map_err(|error| not_writable(&self.path, error))?;
+        Ok(key)
+    }
+}
+
+/// What is probably a mistake, and stops nothing.
+const EVERYBODY_WRITES: &str = "everybody can write to a folder of the data; chmod o-w it";
+const OTHERS_READ_KEY: &str = "others can read the session key; chmod 600 it";
+
+/// Looks at a data folder as a start does, and makes and changes nothing; gives what a start warns of. That another
+/// server uses it is no fault: it may be the one that will be restarted.
+///
+/// # Errors
+/// What a start would refuse.
+pub fn inspect(
+    path: &Path,
+    settings: &Settings,
+    is_key_configured: bool,
+) -> Result<Vec<String>, DataDirError> {
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    refuse_unfinished(path)?;
+    // Of a folder that is still to be made, the one in which it is made.
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let is_writable = |at: &Path| {
+        if !at.is_dir() {
+            return Err(not_writable(path, io::ErrorKind::NotADirectory.into()));
+        }
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::access(at, access).map_err(|error| not_writable(path, error.into()))
+    };
+    is_writable(there)?;
+    let (lock, journal) = (path.join(LOCK_FILE), path.join(JOURNAL));
+    match files::open_to_write(&lock, OpenOptions::new().write(true)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(lock_error(path, error));
+        }
+        _ => {}
+    }
+    if journal.exists() {
+        files::check_folder(&journal).map_err(|error| not_writable(&journal, error))?;
+        is_writable(&journal)?;
+    }
+    let open = open_folders(path, settings)?.into_iter();
+    let mut warnings: Vec<_> = open
+        .map(|(path, mode)| format!("{EVERYBODY_WRITES}: {} (mode {mode:04o})", path.display()))
+        .collect();
+    let key = path.join(SESSION_KEY);
+    if !is_key_configured && stored_key(path)?.is_some() && others_can_read(&key) {
+        warnings.push(format!("{OTHERS_READ_KEY}: {}", key.display()));
+    }
+    Ok(warnings)
+}
+
+impl DataDirError {
+    /// Whether it stays until somebody changes something: then starting again does not help.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::Unfinished { .. }
+            | Self::KeyLost { .. }
+            | Self::KeyMalformed { .. } => true,
+            // The other one may be about to end.
+            Self::InUse { .. } => false,
+            Self::NotWritable { source, .. }
+            | Self::Lock { source, .. }
+            | Self::KeyUnreadable { source, .. } => files::is_lasting(source),
         }
     }
+}
 
-    /// Whether there is anything that was signed with a key.
-    fn has_journal(&self) -> io::Result<bool> {
-        match std::fs::read_dir(self.journal()) {
-            Ok(mut files) => Ok(files.next().is_some()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            // Who cannot tell must not make a new key.
-            Err(error) => Err(error),
+fn refuse_unfinished(path: &Path) -> Result<(), DataDirError> {
+    if path.join(UNFINISHED_BACKUP).is_dir() {
+        return Err(DataDirError::Unfinished { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// The folders of the data that everybody can write to, with their permissions.
+fn open_folders(path: &Path, settings: &Settings) -> Result<Vec<(PathBuf, u32)>, DataDirError> {
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let mut open = Vec::new();
+    for path in [path.to_owned(), path.join(JOURNAL), path.join(REJECTS)] {
+        let Ok(found) = std::fs::metadata(&path) else { continue };
+        let mode = found.permissions().mode() & 0o7777;
+        if mode & OTHERS_WRITE == 0 || mode & STICKY != 0 {
+            continue;
         }
+        if settings.strict_permissions {
+            return Err(DataDirError::Open { path, mode });
+        }
+        open.push((path, mode));
+    }
+    Ok(open)
+}
+
+/// The key of a data folder; nothing if one may be made.
+fn stored_key(path: &Path) -> Result<Option<Key>, DataDirError> {
+    let (path, journal) = (path.join(SESSION_KEY), path.join(JOURNAL));
+    match files::read_to_string(&path) {
+        Ok(text) => match Key::from_hex(text.trim_ascii()) {
+            Some(key) => Ok(Some(key)),
+            None => Err(DataDirError::KeyMalformed { path }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match has_files(&journal) {
+            Ok(false) => Ok(None),
+            Ok(true) => Err(DataDirError::KeyLost { path }),
+            Err(source) => Err(DataDirError::KeyUnreadable { path, source }),
+        },
+        Err(source) => Err(DataDirError::KeyUnreadable { path, source }),
+    }
+}
+
+/// Whether there is anything that was signed with a key.
+fn has_files(journal: &Path) -> io::Result<bool> {
+    match std::fs::read_dir(journal) {
+        Ok(mut files) => Ok(files.next().is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // Who cannot tell must not make a new key.
+        Err(error) => Err(error),
     }
 }
 
@@ -248,11 +328,17 @@ fn not_writable(path: &Path, source: io::Error) -> DataDirError {
     DataDirError::NotWritable { path: path.to_owned(), uid, source }
 }
 
-fn warn_if_others_can_read(path: &Path) {
-    let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-        tracing::warn!(path = %path.display(), "others can read the session key; chmod 600 it");
+fn lock_error(path: &Path, source: io::Error) -> DataDirError {
+    if files::is_unsafe(&source) {
+        DataDirError::Lock { path: path.to_owned(), source }
+    } else {
+        not_writable(path, source)
     }
+}
+
+fn others_can_read(path: &Path) -> bool {
+    let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
+    mode.is_ok_and(|mode| mode & 0o077 != 0)
 }
 
 #[cfg(test)]

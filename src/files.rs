@@ -58,6 +58,23 @@ pub fn is_unsafe(error: &io::Error) -> bool {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Unsafe>()).is_some()
 }
 
+/// Whether an error stays until somebody changes something, unlike a full disk or one that fails now and then.
+pub fn is_lasting(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+        ReadOnlyFilesystem,
+    };
+    let lasting = [
+        InvalidFilename,
+        IsADirectory,
+        NotADirectory,
+        NotFound,
+        PermissionDenied,
+        ReadOnlyFilesystem,
+    ];
+    is_unsafe(error) || lasting.contains(&error.kind())
+}
+
 /// Opens a file to read it.
 ///
 /// # Errors

@@ -2,6 +2,8 @@
 
 mod backup;
 
+mod check_config;
+
 mod erase;
 
 mod export;
@@ -19,22 +21,26 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::config::{self, Config, Loaded, Sources};
-use crate::data_dir::JOURNAL;
-use crate::http::Guard;
+use self::serve::doors::{CannotListen, TooFewOpenFiles};
+use crate::config::{self, Sources};
+use crate::data_dir::{DataDirError, JOURNAL};
+use crate::files;
+use crate::http::GuardError;
+use crate::http::tls::TlsError;
 use crate::journal::disk::Folder;
 use crate::journal::segment::{self, Line, Segment};
+use crate::telemetry::{Fatal, Format};
 use crate::wire::{self, Rules};
 
-/// The configuration or the command line is wrong.
+/// The configuration, what it names, or the command line is wrong: the same again ends the same.
 const EXIT_USAGE: u8 = 2;
 
 /// Collects media sessions: speaks Adobe's Media Collection API, on a machine of your own.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,13 +53,14 @@ Without a command, the server runs. Every setting stands in config/mediatally.to
 and its meaning; each can also be set in the environment as MEDIATALLY_SECTION__KEY (for example \
 MEDIATALLY_HTTP__BODY_TIMEOUT=5s), and the four above as MEDIATALLY_CONFIG, MEDIATALLY_LISTEN, \
 MEDIATALLY_ADMIN_LISTEN and MEDIATALLY_DATA_DIR. Flags win over the environment, the environment \
-over the file.";
+over the file. Exit code 2 says that arguments, settings or what they name are wrong, 1 that \
+something else went wrong.";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Run the server (the default)
     Serve,
-    /// Print the settings that hold and where each comes from, or everything that is wrong with them
+    /// Print the settings that hold and where each comes from, and all that a start would warn of or refuse
     CheckConfig,
     /// Write records of the journal to standard output; the server may run meanwhile
     Export(export::Options),
@@ -71,9 +78,14 @@ enum Command {
         #[arg(long)]
         ready: bool,
     },
+    /// Print this text, or that of a command
+    Help {
+        /// The command
+        command: Option<String>,
+    },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct SettingFlags {
     /// Read settings from this file [default: config/mediatally.toml, if it is there]
     #[arg(long, value_name = "FILE", global = true)]
@@ -108,29 +120,119 @@ impl SettingFlags {
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    let command = cli.command.unwrap_or(Command::Serve);
+    if let Command::Help { command } = &command {
+        return help(command.as_deref());
+    }
+    let serves = matches!(command, Command::Serve);
     let mut sources = cli.settings.sources();
-    sources.of_another = matches!(cli.command, Some(Command::Healthcheck { .. }));
+    sources.of_another = matches!(command, Command::Healthcheck { .. });
     let loaded = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             // A container's health check must not end with 2, which means something else there.
-            return failed(&problems.to_string(), if sources.of_another { 1 } else { EXIT_USAGE });
+            let exit_code = if sources.of_another { 1 } else { EXIT_USAGE };
+            let format = if serves { problems.log_format } else { Format::Human };
+            let (message, problems) = (problems.summary(), &*problems.list);
+            return ended(&Fatal { message, error: None, problems, exit_code }, format);
         }
     };
-    let result = match cli.command.unwrap_or(Command::Serve) {
+    let log_format = loaded.config.log.format;
+    let result = match command {
         Command::Serve => serve::main(loaded),
-        Command::CheckConfig => check_config(&loaded),
+        Command::CheckConfig => check_config::main(&loaded),
         Command::Export(options) => export::main(&loaded.config.data_dir, &options),
         Command::Verify(options) => verify::main(&loaded.config.data_dir, &options),
         Command::Backup(options) => backup::main(&loaded.config.data_dir, &options),
         Command::Erase(options) => erase::main(&loaded.config, &options),
         Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
+        Command::Help { command } => Ok(help(command.as_deref())),
     };
     result.unwrap_or_else(|error| {
-        failed(&format!("{error:#}"), if error.is::<Usage>() { EXIT_USAGE } else { 1 })
+        let is_wrong = error.is::<Usage>() || serves && is_lasting(&error);
+        let exit_code = if is_wrong { EXIT_USAGE } else { 1 };
+        let causes: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
+        let cause = (!causes.is_empty()).then(|| causes.join(": "));
+        let fatal = Fatal { message: error.to_string(), error: cause, problems: &[], exit_code };
+        // Whoever types a command reads it; of a server the log is read.
+        ended(&fatal, if serves { log_format } else { Format::Human })
     })
+}
+
+/// Says why the program ends.
+fn ended(fatal: &Fatal<'_>, format: Format) -> ExitCode {
+    fatal.tell(format);
+    ExitCode::from(fatal.exit_code)
+}
+
+/// Whether starting again does not help: what keeps the server from running stays until somebody changes the
+/// settings, or what they name. A supervisor need not try again then.
+fn is_lasting(error: &anyhow::Error) -> bool {
+    let is_lasting_io = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(files::is_lasting)
+    };
+    if let Some(error) = error.downcast_ref::<DataDirError>() {
+        error.is_lasting()
+    } else if let Some(error) = error.downcast_ref::<CannotListen>() {
+        error.is_lasting()
+    } else {
+        error.is::<GuardError>()
+            || error.is::<TlsError>()
+            || error.is::<TooFewOpenFiles>()
+            || error.chain().any(is_lasting_io)
+    }
+}
+
+/// What is wrong with the command line; or what it asked for, if that is help or the version.
+fn refused(error: &clap::Error) -> ExitCode {
+    let cli = Cli::command();
+    let is_other = |word: &str| {
+        let mut others = cli.get_subcommands().filter(|command| command.get_name() != "serve");
+        others.any(|command| command.get_name() == word)
+    };
+    let asks_other = std::env::args().skip(1).any(|word| is_other(&word));
+    if !error.use_stderr() || asks_other {
+        error.exit();
+    }
+    // What the flags say of the log is unknown, and there is none.
+    let env = SettingFlags::default().sources();
+    let format = match config::load(&env) {
+        Ok(loaded) => loaded.config.log.format,
+        Err(problems) => problems.log_format,
+    };
+    if !format.is_json() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let (message, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
+    let rest = rest.split_whitespace().collect::<Vec<_>>().join(" ");
+    let error = (!rest.is_empty()).then_some(rest);
+    ended(&Fatal { message, error, problems: &[], exit_code: EXIT_USAGE }, format)
+}
+
+/// Prints the help of a command, or of the program.
+fn help(name: Option<&str>) -> ExitCode {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = match name {
+        None => Some(&mut cli),
+        Some(name) => cli.find_subcommand_mut(name),
+    };
+    let Some(command) = command else {
+        let name = name.unwrap_or_default();
+        let message = format!("there is no command {name:?}; `mediatally help` lists them all");
+        let fatal = Fatal { message, error: None, problems: &[], exit_code: EXIT_USAGE };
+        return ended(&fatal, Format::Human);
+    };
+    // Whoever reads may have seen enough.
+    let _ = command.print_long_help();
+    ExitCode::SUCCESS
 }
 
 /// The command line asks for what cannot be.
@@ -179,30 +281,6 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-#[expect(clippy::print_stderr, reason = "this is the one place that tells why the program ends")]
-fn failed(why: &str, code: u8) -> ExitCode {
-    eprintln!("mediatally: {why}");
-    ExitCode::from(code)
-}
-
-/// Prints the settings, and opens the files that they name for secrets and certificates, as the server will.
-fn check_config(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(loaded.to_commented_toml().as_bytes())?;
-    let (memory, origin) = loaded.config.memory();
-    writeln!(out, "\n# {}", memory.description(origin))?;
-    for warning in &loaded.warnings {
-        writeln!(out, "# warning: {warning}")?;
-    }
-    out.flush()?;
-    let Config { admin, admin_listen, tls, .. } = &loaded.config;
-    Guard::new(admin, *admin_listen)?;
-    for pair in [tls.public(), tls.admin()].into_iter().flatten() {
-        pair.check()?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn openapi(rules: Rules) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! The operators' door.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{
@@ -9,8 +11,9 @@ use axum::http::header::{
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 
+use super::error::ApiError;
 use super::guard::{self, Guard};
 use super::health::{self, Health, Reader, Readiness};
 use super::{App, error, lookup, series};
@@ -18,16 +21,20 @@ use crate::rejects::Class;
 
 /// Nothing here is reachable from the players' door but health. What was refused and what a session was hold
 /// what players sent, so all but health stands behind the guard.
-pub(super) fn router(app: App, guard: Guard) -> Router {
+pub(super) fn router(app: App, guard: Guard, listen: SocketAddr) -> Router {
+    // Mostly a player that has the wrong port.
+    let nothing = async move || ApiError::NotForPlayers(listen);
     let readiness = Readiness::of(app.clone(), Reader::Operator);
     Router::new()
         .route("/rejects", get(rejects))
         .merge(lookup::router())
         .merge(series::router())
-        .fallback(error::not_found)
+        .fallback(nothing)
         .method_not_allowed_fallback(error::method_not_allowed)
         // Only what stands above is guarded.
         .layer(from_fn_with_state(guard, guard::check))
+        // A player has no token, and is told where it should post rather than to show one.
+        .route("/api/{*path}", any(nothing))
         .merge(health::router(readiness))
         .with_state(app)
 }

@@ -28,6 +28,9 @@ const FIRST_ROOM_BYTES: usize = 4 << 10;
 /// committed, and the journal bounds what waits for that. So whatever else arrives, small bodies are taken.
 const UNCHARGED_BYTES: usize = 8 << 10;
 
+/// How many bytes tell whether a body is gzip.
+const MAGIC_BYTES: usize = 2;
+
 /// How much of a packed body is unpacked to see whether it is an array.
 const LOOK_BYTES: usize = 4 << 10;
 
@@ -250,6 +253,7 @@ impl<'b> Arriving<'b> {
 
     /// Takes a body that came in one piece, without a copy.
     fn add_all(&mut self, bytes: Bytes) -> Result<(), ApiError> {
+        self.detect(packed::is_gzip(&bytes));
         self.learn(&bytes);
         self.check_size(bytes.len())?;
         if bytes.len() > UNCHARGED_BYTES {
@@ -267,8 +271,15 @@ impl<'b> Arriving<'b> {
             self.charge(capacity)?;
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
+        let before = self.bytes.len();
         self.bytes.extend_from_slice(piece);
+        let shows = before >= MAGIC_BYTES || self.detect(packed::is_gzip(&self.bytes));
         match self.encoding {
+            // Not even how it is packed shows.
+            Encoding::Identity if !shows => {}
+            Encoding::Identity if before < MAGIC_BYTES => {
+                self.is_stored = self.is_stored.or_else(|| self.look(&self.bytes));
+            }
             Encoding::Identity => self.learn(piece),
             // A look begins at the front each time, so it is taken only as often as the body doubles.
             Encoding::Gzip if self.is_stored.is_none() && bytes >= 2 * self.looked_at => {
@@ -279,6 +290,15 @@ impl<'b> Arriving<'b> {
         }
         let max = self.max();
         if bytes > max.as_usize() { Err(ApiError::BodyTooLarge(max)) } else { Ok(()) }
+    }
+
+    /// Takes a body for gzip by its first bytes: a beacon cannot have a head that says so. False as long as that does
+    /// not show.
+    fn detect(&mut self, is_gzip: Option<bool>) -> bool {
+        if is_gzip == Some(true) {
+            self.encoding = Encoding::Gzip;
+        }
+        is_gzip.is_some()
     }
 
     /// Learns from what has arrived what the body is, if nothing told it before.
@@ -351,7 +371,7 @@ impl<'b> Arriving<'b> {
         }
         let unpacked = unpacked.map_err(|error| match error {
             NotUnpacked::TooLarge => ApiError::BodyTooLarge(max),
-            NotUnpacked::NotGzip(error) => not_gzip(&error),
+            NotUnpacked::NotGzip(fault) => ApiError::Invalid(fault.into()),
             NotUnpacked::NoRoom(error) => error,
         })?;
         let stored = self.takes.stored_form(&unpacked);
@@ -359,10 +379,6 @@ impl<'b> Arriving<'b> {
         let turn = turn.filter(|_| stored.is_none());
         Ok(Received { body: Packed::plain(unpacked), stored, charge: self.charge, turn })
     }
-}
-
-fn not_gzip(error: &io::Error) -> ApiError {
-    ApiError::Invalid(packed::not_gzip(error))
 }
 
 fn to_usize(bytes: u64) -> usize {

@@ -1,6 +1,7 @@
 //! The one table from a refusal to its status, headers and body.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
@@ -31,6 +32,10 @@ const MESSAGE_BYTES_MAX: usize = 1 << 10;
 pub(super) enum ApiError {
     #[error("there is nothing at this path; a session begins with POST /api/v1/sessions")]
     NotFound,
+    #[error(
+        "there is nothing at this path of the operators' address; players post to {0} (setting listen)"
+    )]
+    NotForPlayers(SocketAddr),
     #[error("nobody knows this session; a session begins with POST /api/v1/sessions")]
     UnknownSession,
     #[error("this session is over; begin a new one with POST /api/v1/sessions")]
@@ -102,9 +107,11 @@ impl From<OverLimit> for ApiError {
 impl ApiError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound | Self::UnknownSession | Self::NotKept | Self::UnknownEventType(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NotFound
+            | Self::NotForPlayers(_)
+            | Self::UnknownSession
+            | Self::NotKept
+            | Self::UnknownEventType(_) => StatusCode::NOT_FOUND,
             Self::SessionGone => StatusCode::GONE,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
             Self::TooManyRequests(_) | Self::Memory(OverLimit::Share(_)) => {
@@ -145,6 +152,7 @@ impl ApiError {
             Self::BrokenOff(_)
             | Self::Internal
             | Self::NotFound
+            | Self::NotForPlayers(_)
             | Self::NotKept
             | Self::UnknownEventType(_)
             | Self::MethodNotAllowed
@@ -278,7 +286,8 @@ mod tests {
     /// The error after `error` in a row of all; it does not compile unless each has its place there.
     fn next(error: &ApiError) -> Option<ApiError> {
         Some(match error {
-            ApiError::NotFound => ApiError::UnknownSession,
+            ApiError::NotFound => ApiError::NotForPlayers(([0, 0, 0, 0], 8080).into()),
+            ApiError::NotForPlayers(_) => ApiError::UnknownSession,
             ApiError::UnknownSession => ApiError::SessionGone,
             ApiError::SessionGone => ApiError::NotKept,
             ApiError::NotKept => ApiError::UnknownEventType(String::new()),

@@ -30,11 +30,14 @@ mod public;
 
 mod series;
 
+mod slashes;
+
 mod strict;
 
 pub mod tls;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +62,9 @@ use crate::telemetry::labels::Label;
 use crate::telemetry::series::Series;
 use connections::Counts;
 pub use gate::Gate;
-pub use guard::{Guard, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local};
+pub use guard::{
+    Guard, GuardError, NEEDS_TOKEN, Settings as AdminSettings, form_of_token, is_local,
+};
 pub use health::Health;
 use health::Readiness;
 pub use series::counted;
@@ -279,12 +284,12 @@ pub fn recovering_public(health: Health, series: &Arc<Series>) -> impl Door {
         .service(Strict(public::recovering(health, tickets)))
 }
 
-/// The operators' door, behind its guard.
-pub fn admin(app: App, guard: Guard) -> impl Door {
+/// The operators' door, behind its guard; `listen` is where players post.
+pub fn admin(app: App, guard: Guard, listen: SocketAddr) -> impl Door {
     let layers = ServiceBuilder::new()
         .map_response(admin::secured)
         .layer(CatchPanicLayer::custom(error::of_panic));
-    layers.service(Strict(admin::router(app, guard)))
+    layers.service(Strict(admin::router(app, guard, listen)))
 }
 
 /// The operators' door while the journal is read back.

@@ -58,7 +58,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/api/v1/downloaded/", downloaded)
         .merge(documents::router())
         // Any other path below /api/ has a preflight too, and nothing else.
-        .route("/api/{*path}", axum::routing::any(preflight_only));
+        .route("/api/{*path}", axum::routing::any(nothing_here));
     with_common_routes(router, Readiness::of(app.clone(), Reader::Anybody)).with_state(app)
 }
 
@@ -295,8 +295,19 @@ fn created(id: SessionId) -> Response {
     response
 }
 
-async fn preflight_only(request: Request) -> Response {
-    preflight_or(request, async |_| ApiError::NotFound).await
+/// A path at which there is nothing. Whoever posts there has mostly a wrong address, loses everything by it, and sees
+/// nothing; so operators do.
+async fn nothing_here(State(app): State<App>, request: Request) -> Response {
+    preflight_or(request, async |request| {
+        let (mut head, _) = request.into_parts();
+        let mut error = ApiError::NotFound;
+        if head.method == Method::POST {
+            identify(&app, &mut head);
+            error = refused(&app, &head, None, error);
+        }
+        error
+    })
+    .await
 }
 
 /// Answers a preflight, and all else otherwise; a method that the router knew would earn the answer an `Allow`.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
@@ -15,17 +15,14 @@ use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::health::{Reader, Readiness};
-use super::{App, Connections, Door};
+use super::{App, Connections, Door, slashes};
 use crate::clock::Stopwatch;
 use crate::journal::Unavailable;
 use crate::journal::disk::Space;
+use crate::telemetry::classic;
 use crate::telemetry::labels::{Listener, Route};
 use crate::telemetry::now::{self, Files, Now};
 use crate::telemetry::series::Series;
-
-/// What the text of the series is called.
-const OPENMETRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// How long the disk may take to tell of itself. If it hangs, all else is wanted the more.
 const DISK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,10 +41,10 @@ pub(super) fn router() -> Router<App> {
     Router::new().route("/metrics", get(metrics)).route("/metrics/", get(metrics))
 }
 
-async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let (files, space) = timeout(DISK_TIMEOUT, look(&app)).await.unwrap_or_default();
     let series = Arc::clone(&app.0.series);
-    shown(series, move || Now {
+    shown(series, Exposition::wanted_by(&headers), move || Now {
         is_ready: Readiness::of(app.clone(), Reader::Operator).is_ready(),
         connections: app.0.connections.clone(),
         rooms: Some(rooms_of(&app, files, space)),
@@ -57,19 +54,79 @@ async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
 
 /// The series while the journal is read back: whoever watches shall not take the server for dead.
 pub(super) fn recovering(series: Arc<Series>, connections: Connections) -> Router {
-    let metrics =
-        async move || shown(series, || Now { is_ready: false, connections, rooms: None }).await;
+    let metrics = async move |headers: HeaderMap| {
+        let now = || Now { is_ready: false, connections, rooms: None };
+        shown(series, Exposition::wanted_by(&headers), now).await
+    };
     Router::new().route("/metrics", get(metrics.clone())).route("/metrics/", get(metrics))
 }
 
 async fn shown(
     series: Arc<Series>,
+    exposition: Exposition,
     now: impl FnOnce() -> Now + Send + 'static,
 ) -> Result<Response, ApiError> {
     // It is a long text, and players must not wait for it.
-    let text = spawn_blocking(move || now::exposition(&series, now()));
+    let text = spawn_blocking(move || {
+        let text = now::exposition(&series, now());
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Classic => classic::of_openmetrics(&text),
+        }
+    });
     let text = text.await.map_err(|_| ApiError::Internal)?;
-    Ok(([(CONTENT_TYPE, OPENMETRICS)], text).into_response())
+    let headers = [(CONTENT_TYPE, exposition.content_type()), (VARY, HeaderValue::from(ACCEPT))];
+    Ok((headers, text).into_response())
+}
+
+/// A text format of series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exposition {
+    /// Prometheus' own, version 0.0.4, which every scraper reads.
+    Classic,
+    /// `OpenMetrics` 1.0.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    /// The format that `Accept` asks for: `OpenMetrics` for who prefers it by name, else the one for everybody.
+    fn wanted_by(headers: &HeaderMap) -> Self {
+        let lists = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let (mut openmetrics, mut classic, mut any) = (None, None, None);
+        for range in lists.flat_map(|list| list.split(',')) {
+            let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+            let kind = parts.next().unwrap_or_default();
+            let (mut quality, mut version) = (1.0, None);
+            for part in parts {
+                match part.split_once('=') {
+                    Some(("q", text)) => quality = text.trim().parse().unwrap_or(0.0),
+                    Some(("version", text)) => version = Some(text.trim_matches('"').to_owned()),
+                    _ => {}
+                }
+            }
+            let is = |wanted: &str| version.as_deref().is_none_or(|version| version == wanted);
+            let best = match &*kind {
+                "application/openmetrics-text" if is("1.0.0") || is("0.0.1") => &mut openmetrics,
+                "text/plain" if is("0.0.4") => &mut classic,
+                "*/*" | "text/*" => &mut any,
+                _ => continue,
+            };
+            *best = Some(best.unwrap_or(0.0_f64).max(quality));
+        }
+        let wanted = openmetrics.filter(|quality| *quality > 0.0);
+        // Who names both alike has named the newer one for a reason.
+        match wanted {
+            Some(quality) if quality >= classic.or(any).unwrap_or(0.0) => Self::OpenMetrics,
+            _ => Self::Classic,
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        })
+    }
 }
 
 /// What the disk tells of itself; what it does not tell is left out.
@@ -122,9 +179,13 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
 /// A door whose answers are counted, and those to players timed.
 pub fn counted(listener: Listener, series: &Arc<Series>, mut door: impl Door) -> impl Door {
     let series = Arc::clone(series);
-    tower::service_fn(move |request: Request| {
+    tower::service_fn(move |mut request: Request| {
         let route = match listener {
-            Listener::Public => Route::of_public(request.method(), request.uri().path()),
+            Listener::Public => {
+                // Before all else that looks at the path.
+                slashes::make_single(request.uri_mut());
+                Route::of_public(request.method(), request.uri().path())
+            }
             Listener::Admin => Route::of_admin(request.uri().path()),
         };
         let stopwatch = Stopwatch::start();
@@ -139,4 +200,63 @@ pub fn counted(listener: Listener, series: &Arc<Series>, mut door: impl Door) ->
             Ok(response)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_who_asks_for_it() {
+        use Exposition::{Classic, OpenMetrics};
+        // What Prometheus 2 and 3 send, what others do, and what nobody should.
+        for (accept, wanted) in [
+            (&[][..], Classic),
+            (&["*/*"], Classic),
+            (&["text/html,application/xhtml+xml,*/*;q=0.8"], Classic),
+            (&["text/plain;version=0.0.4;q=0.3"], Classic),
+            (&["text/plain"], Classic),
+            (&["application/openmetrics-text"], OpenMetrics),
+            (
+                &[
+                    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                ],
+                OpenMetrics,
+            ),
+            (
+                &[
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                ],
+                OpenMetrics,
+            ),
+            (
+                &[
+                    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                ],
+                Classic,
+            ),
+            (
+                &["text/plain;version=0.0.4", "Application/OpenMetrics-Text; Version=1.0.0; Q=0.5"],
+                Classic,
+            ),
+            (
+                &[
+                    "text/plain;version=0.0.4;q=0.2",
+                    "Application/OpenMetrics-Text; version=\"1.0.0\"; q=0.5",
+                ],
+                OpenMetrics,
+            ),
+            (&["application/openmetrics-text;q=0,*/*"], Classic),
+            (&["application/openmetrics-text;q=0"], Classic),
+            (&["application/openmetrics-text;version=2.0.0"], Classic),
+            (&["application/openmetrics-text;q=x"], Classic),
+            (&[",;=,"], Classic),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accept {
+                headers.append(ACCEPT, value.parse().unwrap());
+            }
+            assert_eq!(Exposition::wanted_by(&headers), wanted, "{accept:?}");
+        }
+    }
 }

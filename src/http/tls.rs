@@ -28,6 +28,10 @@ use crate::clock::Clock;
 /// How often the files are looked at. A change is taken when two looks in a row have seen the same.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// What is probably a mistake, and stops nothing.
+const OTHERS_CAN_READ: &str = "everybody can read the key of TLS; chmod 640 it";
+const HAS_EXPIRED: &str = "the certificate has expired";
+
 /// The section `tls` of the configuration. Empty paths mean plain HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +193,16 @@ struct Made {
     expiry_s: u64,
 }
 
+impl Made {
+    fn has_expired(&self, now_ms: u64) -> bool {
+        self.expiry_s <= now_ms / 1_000
+    }
+
+    fn expires(&self) -> impl fmt::Display {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.expiry_s))
+    }
+}
+
 impl Pair {
     fn read(&self) -> Result<Contents, TlsError> {
         let read = |file: &Named| {
@@ -198,12 +212,21 @@ impl Pair {
         Ok(Contents { certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
-    /// Tries whether the two files can be used.
+    /// Tries whether the two files can be used, and gives what a start warns of.
     ///
     /// # Errors
     /// [`TlsError`]
-    pub fn check(&self) -> Result<(), TlsError> {
-        self.make(&self.read()?).map(drop)
+    pub fn check(&self, now_ms: u64) -> Result<Vec<String>, TlsError> {
+        let made = self.make(&self.read()?)?;
+        let mut warnings = Vec::new();
+        if self.others_can_read() {
+            warnings.push(format!("{OTHERS_CAN_READ}: {}", self.key));
+        }
+        if made.has_expired(now_ms) {
+            let expires = made.expires();
+            warnings.push(format!("{HAS_EXPIRED}: {}, {expires}", self.certificate));
+        }
+        Ok(warnings)
     }
 
     fn make(&self, contents: &Contents) -> Result<Made, TlsError> {
@@ -237,11 +260,9 @@ impl Pair {
     }
 
     /// Groups are how a machine or a cluster hands out a key, so only what everybody may is pointed out.
-    fn warn_if_others_can_read(&self) {
+    fn others_can_read(&self) -> bool {
         let mode = std::fs::metadata(&self.key.path).map(|metadata| metadata.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o007 != 0) {
-            tracing::warn!(file = %self.key, "everybody can read the key of TLS; chmod 640 it");
-        }
+        mode.is_ok_and(|mode| mode & 0o007 != 0)
     }
 }
 
@@ -361,12 +382,12 @@ impl Follower {
     }
 
     fn take(&self, made: &Made) {
-        self.pair.warn_if_others_can_read();
-        let expires = UNIX_EPOCH + Duration::from_secs(made.expiry_s);
-        let expires = humantime::format_rfc3339_seconds(expires);
-        let certificate = &self.pair.certificate;
-        if made.expiry_s <= self.clock.now_ms() / 1_000 {
-            tracing::warn!(%certificate, %expires, "the certificate has expired");
+        if self.pair.others_can_read() {
+            tracing::warn!(file = %self.pair.key, "{OTHERS_CAN_READ}");
+        }
+        let (certificate, expires) = (&self.pair.certificate, made.expires());
+        if made.has_expired(self.clock.now_ms()) {
+            tracing::warn!(%certificate, %expires, "{HAS_EXPIRED}");
         } else {
             tracing::info!(%certificate, %expires, "the certificate is read");
         }

@@ -23,6 +23,10 @@ pub use redact::{NOT_SHOWN, REDACTED_BYTES_MAX, Redactor, Unredacted};
 /// How much of a user agent is kept, in bytes. Real ones are shorter.
 const USER_AGENT_BYTES_MAX: usize = 512;
 
+/// What is said of names that are listed in the settings and nowhere else.
+pub(crate) const UNLISTED: &str = "privacy.drop or privacy.hash has names that no documented parameter has; they are \
+                                   taken out if players send them";
+
 /// The section `privacy` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,11 +8,15 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::{self, FormatFields};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::escape;
 
 /// The line at start is written whatever the level, because scripts read the addresses from it.
 pub const START_TARGET: &str = "mediatally::start";
+
+/// What a line says that tells why the program ends.
+const FATAL_TARGET: &str = "mediatally::fatal";
 
 /// The section `log` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,15 +65,79 @@ impl Settings {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Human on a terminal, JSON otherwise.
+    #[default]
     Auto,
     /// For eyes.
     Human,
     /// One JSON object a line.
     Json,
+}
+
+impl Format {
+    /// Whether lines are JSON, as standard error is now.
+    pub fn is_json(self) -> bool {
+        self == Self::Json || self == Self::Auto && !io::stderr().is_terminal()
+    }
+}
+
+/// Why the program ends, as a line of its own. It is written whatever the level, also before logs are.
+#[derive(Debug, Serialize)]
+pub struct Fatal<'f> {
+    /// What failed.
+    pub message: String,
+    /// Why, if that is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Everything that is wrong with the configuration.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub problems: &'f [String],
+    /// What the program ends with.
+    pub exit_code: u8,
+}
+
+impl Fatal<'_> {
+    /// The line as logs in JSON have it.
+    fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'l> {
+            timestamp: &'l str,
+            level: &'static str,
+            #[serde(flatten)]
+            fatal: &'l Fatal<'l>,
+            target: &'static str,
+        }
+        let mut timestamp = String::new();
+        // A string takes all that is written; a clock that cannot be told leaves it short.
+        let _ = SystemTime.format_time(&mut format::Writer::new(&mut timestamp));
+        let line =
+            Line { timestamp: &timestamp, level: "ERROR", fatal: self, target: FATAL_TARGET };
+        let line = serde_json::to_string(&line).expect("texts and a number are JSON");
+        escape::text(&line, &[]).into_owned()
+    }
+
+    /// The same for eyes.
+    fn to_text(&self) -> String {
+        let mut text = format!("{}: {}", env!("CARGO_PKG_NAME"), self.message);
+        if let Some(error) = &self.error {
+            text += ": ";
+            text += error;
+        }
+        for problem in self.problems {
+            text += "\n  ";
+            text += problem;
+        }
+        escape::text(&text, &['\n']).into_owned()
+    }
+
+    /// Writes the line. Nobody may be there to read it any more.
+    pub fn tell(&self, format: Format) {
+        let line = if format.is_json() { self.to_json() } else { self.to_text() };
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 /// Starts to write logs; to be called once.
@@ -84,10 +152,10 @@ pub fn init(settings: &Settings) -> Result<(), String> {
         .with_ansi(terminal)
         // Otherwise a reader of the log that is gone would end the server.
         .log_internal_errors(false);
-    match settings.format {
-        Format::Json => builder.json().flatten_event(true).init(),
-        Format::Auto if !terminal => builder.json().flatten_event(true).init(),
-        Format::Auto | Format::Human => builder.fmt_fields(fields()).init(),
+    if settings.format.is_json() {
+        builder.json().flatten_event(true).init();
+    } else {
+        builder.fmt_fields(fields()).init();
     }
     Ok(())
 }
@@ -232,6 +300,28 @@ mod tests {
         }
         let hidden = lines[0].find("said").unwrap();
         assert!(!lines[0][hidden..].contains("\u{1b}[31m"), "not the colours of others");
+    }
+
+    #[test]
+    fn why_the_program_ends_is_one_line_of_json_whatever_it_says() {
+        let problems = [HIDDEN.to_owned(), "two".to_owned()];
+        let fatal = Fatal {
+            message: HIDDEN.to_owned(),
+            error: Some(HIDDEN.to_owned()),
+            problems: &problems,
+            exit_code: 2,
+        };
+        let line = fatal.to_json();
+        assert!(!line.contains(escape::is_control), "{line:?}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["message"], HIDDEN);
+        assert_eq!(value["error"], HIDDEN);
+        assert_eq!(value["problems"], serde_json::json!(problems));
+        assert_eq!((&value["level"], &value["exit_code"]), (&"ERROR".into(), &2.into()));
+        assert!(value["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+        let fatal =
+            Fatal { message: "a".into(), error: None, problems: &problems[1..], exit_code: 2 };
+        assert_eq!(fatal.to_text(), "mediatally: a\n  two");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! when somebody asks ([`now`]). Every request that brings a body has a [`ticket`], so that what came in is
 //! what came out.
 
+pub mod classic;
+
 pub mod labels;
 
 mod logs;
@@ -17,4 +19,4 @@ pub mod series;
 
 pub mod ticket;
 
-pub use logs::{Format, START_TARGET, Settings, init};
+pub use logs::{Fatal, Format, START_TARGET, Settings, init};

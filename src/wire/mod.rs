@@ -7,6 +7,8 @@ mod parameters;
 
 pub mod packed;
 
+mod mistakes;
+
 mod parse;
 
 mod validate;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{Dialect, Schemas, written};
+use super::schema::{DRAFT4, Dialect, Schemas, written};
 use super::violations::Code;
 use super::{EventType, Profile, Rules, STORED_EVENTS_MAX, StoredForm};
 
@@ -15,8 +15,9 @@ and gets the place of it in `Location`; there it posts what happens, one event a
 `sessionEnd`. Whatever is answered with 201 or 204 is durable.
 
 **Requests.** There is no authorisation. A body is read as JSON whatever its `Content-Type` says; \
-`Content-Encoding: gzip` is understood, other encodings get 415. An event has at most 128 KiB, a stored \
-session 16 MiB, packed or not, unless the server is set otherwise. A slash at the end of a path does no harm. \
+`Content-Encoding: gzip` is understood, and a body that begins with the bytes of gzip without it; other \
+encodings get 415. An event has at most 128 KiB, a stored \
+session 16 MiB, packed or not, unless the server is set otherwise. A slash at the end of a path, or several in a row, do no harm. \
 `OPTIONS` gets 204 on every path below `/api/`.
 
 **Bodies** are sound JSON throughout, also in members that nobody knows: UTF-8 without a byte order mark, \
@@ -270,7 +271,7 @@ fn get_schema(id: &str, body: bool) -> Value {
     let schema = json!({
         "type": "object",
         "required": ["$schema", "id", "type", "$ref", "definitions"],
-        "properties": {"$schema": {"const": "https://json-schema.org/draft-04/schema#"}},
+        "properties": {"$schema": {"const": DRAFT4}},
     });
     json!({
         "operationId": id,

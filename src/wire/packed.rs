@@ -17,6 +17,9 @@ const GZIP_MEMBERS_MAX: usize = 16;
 /// How much is unpacked at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
+/// The bytes that every gzip begins with. No JSON begins with the first of them.
+const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
+
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
@@ -43,11 +46,80 @@ pub enum NotUnpacked<E> {
     #[error("it is larger than it may be")]
     TooLarge,
     /// It is not what it says.
-    #[error("{0}")]
-    NotGzip(io::Error),
+    #[error(transparent)]
+    NotGzip(NotGzip),
     /// There is no room for it.
     #[error("there is no room for it")]
     NoRoom(E),
+}
+
+/// What is wrong with a body that should be gzip.
+#[derive(Debug, thiserror::Error)]
+pub enum NotGzip {
+    /// There is nothing.
+    #[error("the body is marked gzip (Content-Encoding), but it is empty")]
+    Empty,
+    /// It is JSON as it is.
+    #[error(
+        "the body is marked gzip (Content-Encoding), but does not begin with the bytes of gzip (1f 8b at index 0); it \
+         looks like plain JSON: leave Content-Encoding out"
+    )]
+    Plain,
+    /// It is something else.
+    #[error(
+        "the body is marked gzip (Content-Encoding), but is not gzip: it does not begin with 1f 8b (index 0); pack it \
+         with gzip{}, or leave Content-Encoding out", if *.is_zlib { ", not with deflate (zlib)" } else { "" }
+    )]
+    Other {
+        /// Whether it looks like zlib, which is called deflate in HTTP.
+        is_zlib: bool,
+    },
+    /// Its end is missing.
+    #[error(
+        "the gzip of the body is cut off: its {bytes} bytes end in the middle (index {bytes}); send all of it"
+    )]
+    CutOff {
+        /// How many bytes there are.
+        bytes: usize,
+    },
+    /// Its bytes are not what was packed.
+    #[error("the gzip of the body is damaged before index {index}: {source}")]
+    Damaged {
+        /// How many bytes were read until it showed.
+        index: usize,
+        /// How it is.
+        source: io::Error,
+    },
+    /// Something else follows it.
+    #[error(
+        "the gzip of the body ends at index {index}, and what follows is not gzip; send nothing behind it"
+    )]
+    Trailing {
+        /// Where that begins.
+        index: usize,
+    },
+    /// It has more members than are read.
+    #[error(
+        "the gzip of the body has more than {GZIP_MEMBERS_MAX} members (index {index}); pack it at once"
+    )]
+    TooManyMembers {
+        /// Where the first begins that is too many.
+        index: usize,
+    },
+}
+
+impl From<NotGzip> for Violations {
+    fn from(fault: NotGzip) -> Self {
+        Self::unreadable(fault.to_string())
+    }
+}
+
+/// Whether a body is gzip by its first bytes, whatever its head says; nothing as long as that does not show.
+pub fn is_gzip(arrived: &[u8]) -> Option<bool> {
+    if arrived.len() >= GZIP_MAGIC.len() {
+        return Some(arrived.starts_with(&GZIP_MAGIC));
+    }
+    if GZIP_MAGIC.starts_with(arrived) { None } else { Some(false) }
 }
 
 impl Packed {
@@ -80,7 +152,7 @@ impl Packed {
                 reserve(capacity).map_err(NotUnpacked::NoRoom)?;
                 unpacked.reserve_exact(capacity - unpacked.len());
             }
-            let read = members.read(&mut piece).map_err(NotUnpacked::NotGzip)?;
+            let read = members.next(&mut piece).map_err(NotUnpacked::NotGzip)?;
             if read == 0 {
                 return Ok(unpacked.into());
             }
@@ -103,7 +175,7 @@ pub fn first_unpacked(arrived: &[u8], encoding: Encoding, bytes_max: usize) -> O
     let mut unpacked = 0;
     let mut piece = [0; 512];
     while unpacked < bytes_max {
-        match members.read(&mut piece) {
+        match members.next(&mut piece) {
             Ok(read) if read > 0 => {
                 if let Some(first) = first(&piece[..read]) {
                     return Some(first);
@@ -117,37 +189,56 @@ pub fn first_unpacked(arrived: &[u8], encoding: Encoding, bytes_max: usize) -> O
     None
 }
 
-/// What is wrong with a body that is not the gzip that it says it is.
-pub fn not_gzip(error: &io::Error) -> Violations {
-    let message = format!("the body is not gzip, though its Content-Encoding says so: {error}");
-    Violations::unreadable(message)
-}
-
 /// The members of a gzip, one after the other.
 struct Members<'b> {
+    bytes: &'b [u8],
     member: GzDecoder<&'b [u8]>,
     count: usize,
 }
 
 impl<'b> Members<'b> {
     fn of(bytes: &'b [u8]) -> Self {
-        Self { member: GzDecoder::new(bytes), count: 1 }
+        Self { bytes, member: GzDecoder::new(bytes), count: 1 }
     }
-}
 
-impl Read for Members<'_> {
-    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+    /// Unpacks the next piece; none of it is left if that has no bytes.
+    fn next(&mut self, piece: &mut [u8]) -> Result<usize, NotGzip> {
         loop {
-            let read = self.member.read(piece)?;
+            let read = self.member.read(piece).map_err(|error| self.fault(error))?;
             let rest = *self.member.get_ref();
             if read > 0 || rest.is_empty() {
                 return Ok(read);
             }
+            let index = self.index();
+            if is_gzip(rest) == Some(false) {
+                return Err(NotGzip::Trailing { index });
+            }
             self.count += 1;
             if self.count > GZIP_MEMBERS_MAX {
-                return Err(io::Error::other("it has too many members"));
+                return Err(NotGzip::TooManyMembers { index });
             }
             self.member = GzDecoder::new(rest);
+        }
+    }
+
+    /// How much was read.
+    fn index(&self) -> usize {
+        self.bytes.len() - self.member.get_ref().len()
+    }
+
+    fn fault(&self, error: io::Error) -> NotGzip {
+        let first = self.bytes.trim_ascii_start().first();
+        match self.bytes {
+            [] => NotGzip::Empty,
+            bytes if is_gzip(bytes) == Some(false) => match (first, bytes) {
+                (Some(b'{' | b'['), _) => NotGzip::Plain,
+                (_, [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..]) => NotGzip::Other { is_zlib: true },
+                _ => NotGzip::Other { is_zlib: false },
+            },
+            bytes if error.kind() == io::ErrorKind::UnexpectedEof => {
+                NotGzip::CutOff { bytes: bytes.len() }
+            }
+            _ => NotGzip::Damaged { index: self.index(), source: error },
         }
     }
 }
@@ -185,7 +276,52 @@ mod tests {
         }
         let with_empty = |count| [gzip(b"").repeat(count), gzip(b"x")].concat();
         assert_eq!(unpack(&with_empty(15), 9).unwrap(), b"x");
-        assert!(unpack(&with_empty(16), 9).unwrap_err().contains("too many members"));
+        assert!(unpack(&with_empty(16), 9).unwrap_err().contains("more than 16 members"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_gzip_is_named_with_its_place() {
+        let text = br#"{"eventType":"ping","playerTime":{"playhead":1,"ts":2}}"#.repeat(20);
+        let packed = gzip(&text);
+        let mut damaged = packed.clone();
+        let end = damaged.len();
+        damaged[end - 6] ^= 1;
+        for (body, named) in [
+            (&b""[..], "but it is empty"),
+            (&text, "it looks like plain JSON: leave Content-Encoding out"),
+            (b" \n[]", "it looks like plain JSON: leave Content-Encoding out"),
+            (b"\x78\x9c\x03\x00", "pack it with gzip, not with deflate (zlib)"),
+            (b"no gzip", "does not begin with 1f 8b (index 0)"),
+            (&packed[..1], "is cut off: its 1 bytes end in the middle (index 1)"),
+            (&packed[..5], "is cut off: its 5 bytes end in the middle (index 5)"),
+            (&packed[..end / 2], "is cut off: its "),
+            (&packed[..end - 1], "is cut off: its "),
+            (&[&packed[..], &packed[..7]].concat(), "is cut off: its "),
+            (&damaged, "is damaged before index "),
+            (b"\x1f\x8b\x07\0\0\0\0\0\0\0", "is damaged before index "),
+            (
+                &[&packed[..], b"more"].concat(),
+                &format!("ends at index {end}, and what follows is not gzip"),
+            ),
+        ] {
+            let said = unpack(body, 100_000).unwrap_err();
+            assert!(said.contains(named), "{named}: {said}");
+            assert!(said.len() < 250, "{said}");
+        }
+    }
+
+    #[test]
+    fn the_first_two_bytes_tell_a_gzip_once_they_are_there() {
+        for (bytes, is) in [
+            (&b""[..], None),
+            (b"\x1f", None),
+            (b"\x1f\x8b", Some(true)),
+            (b"\x1f\x8b\x08", Some(true)),
+            (b"{", Some(false)),
+            (b"\x1f{", Some(false)),
+        ] {
+            assert_eq!(is_gzip(bytes), is, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde::{Serialize, Serializer};
 use serde_json::Number;
 
+use super::mistakes;
+
 /// How many arrays and objects may stand inside each other, the body itself included.
 const DEPTH_MAX: u8 = 32;
 
@@ -114,12 +116,27 @@ pub(super) enum Unsound {
     Empty,
     #[error("the body begins with a byte order mark; send UTF-8 without one")]
     ByteOrderMark,
-    #[error("the body is not UTF-8: {0}")]
-    Encoding(#[from] std::str::Utf8Error),
-    #[error("the body is not sound JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error("the body is not UTF-8: {0}{hint}", hint = .1.unwrap_or_default())]
+    Encoding(#[source] std::str::Utf8Error, Option<&'static str>),
+    #[error("the body is not sound JSON: {}", explained(.0, *.1))]
+    Json(#[source] serde_json::Error, Option<&'static str>),
     #[error(transparent)]
     Overfull(#[from] Overfull),
+}
+
+impl Unsound {
+    fn json(text: &str, error: serde_json::Error) -> Self {
+        let hint = mistakes::hint(text, &error);
+        Self::Json(error, hint)
+    }
+}
+
+/// What was done wrong, where the parser noticed it, and what it says itself.
+fn explained(error: &serde_json::Error, hint: Option<&'static str>) -> String {
+    match hint {
+        Some(hint) => format!("{hint} ({error})"),
+        None => error.to_string(),
+    }
 }
 
 /// An event has more members than are kept of one of its length.
@@ -137,8 +154,9 @@ pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut budget = Budget::of(text.len());
     let root = Reader { place: Place::Root, depth: 0, budget: &mut budget };
-    let root = root.deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    let unsound = |error| Unsound::json(text, error);
+    let root = root.deserialize(&mut deserializer).map_err(unsound)?;
+    deserializer.end().map_err(unsound)?;
     budget.check()?;
     Ok(root)
 }
@@ -162,19 +180,33 @@ pub(super) fn each_item<'a>(
     if is_broken_off {
         return Ok(());
     }
-    read?;
-    Ok(deserializer.end()?)
+    read.and_then(|()| deserializer.end()).map_err(|error| Unsound::json(text, error))
 }
 
 fn text_of(body: &[u8]) -> Result<&str, Unsound> {
     if body.starts_with(b"\xEF\xBB\xBF") {
         return Err(Unsound::ByteOrderMark);
     }
-    let text = std::str::from_utf8(body)?;
+    let text =
+        std::str::from_utf8(body).map_err(|error| Unsound::Encoding(error, packing_of(body)))?;
     if text.trim_ascii().is_empty() {
         return Err(Unsound::Empty);
     }
     Ok(text)
+}
+
+/// Whether the first bytes say that a body is packed in a way that is not understood, or of another encoding.
+fn packing_of(body: &[u8]) -> Option<&'static str> {
+    match body {
+        [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..] => {
+            Some("; it looks like deflate (zlib): pack it with gzip, or not at all")
+        }
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => {
+            Some("; it looks like zstd: pack it with gzip, or not at all")
+        }
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("; it looks like UTF-16: send UTF-8"),
+        _ => None,
+    }
 }
 
 /// Reads the items of an array, each as the body of an event.

@@ -20,6 +20,10 @@ use super::{Rules, StoredForm};
 /// something else elsewhere: a name that has such a character is refused, wherever it stands.
 const OTHER_CHARACTER: &str = "[^a-zA-Z0-9_.]";
 
+/// The name of draft-04. It is compared letter by letter: with `https` some validators read the document by
+/// another draft, and others refuse it.
+pub(super) const DRAFT4: &str = "http://json-schema.org/draft-04/schema#";
+
 /// The document for one event type in draft-04, as it is published.
 pub fn document(event_type: EventType, rules: Rules) -> String {
     written(&draft4(event_type, rules))
@@ -38,7 +42,7 @@ pub(super) fn draft4(event_type: EventType, rules: Rules) -> Value {
     let mut definitions = schemas.shared();
     definitions.insert(name.to_owned(), schemas.event(event_type));
     json!({
-        "$schema": "https://json-schema.org/draft-04/schema#",
+        "$schema": DRAFT4,
         // A path is a whole reference: a reader resolves it against the URL that it has the document
         // from. The server stands behind proxies and does not know its own name.
         "id": format!("/api/v1/schemas/{name}"),
@@ -269,7 +273,7 @@ mod tests {
     #[test]
     fn a_document_is_what_the_specification_says() {
         let document = ping(RULES);
-        assert_eq!(document["$schema"], "https://json-schema.org/draft-04/schema#");
+        assert_eq!(document["$schema"], "http://json-schema.org/draft-04/schema#");
         assert_eq!(document["id"], "/api/v1/schemas/ping");
         assert_eq!(document["type"], "object");
         assert_eq!(document["$ref"], "#/definitions/ping");

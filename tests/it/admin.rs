@@ -106,6 +106,57 @@ async fn health_needs_no_token_and_no_name() {
 }
 
 #[tokio::test]
+async fn a_player_that_posts_here_is_told_where_to_post() {
+    for server in [TestServer::start().await, guarded().await] {
+        let players = server.listen.to_string();
+        for path in [
+            "/api/v1/sessions",
+            "/api/v1/sessions/",
+            "/api/v1/downloaded",
+            "/api/v1/sessions/0/events",
+        ] {
+            let response =
+                server.client.post(server.admin_url(path)).body(SAMPLE).send().await.unwrap();
+            assert_eq!(response.status(), 404, "{path}");
+            let body: serde_json::Value = response.json().await.unwrap();
+            let message = body["message"].as_str().unwrap();
+            assert!(
+                message.contains(&format!("players post to {players} (setting listen)")),
+                "{message}"
+            );
+        }
+    }
+    let server = TestServer::start().await;
+    let response = server.client.post(server.admin_url("/nothing")).send().await.unwrap();
+    assert_eq!(response.status(), 404);
+    assert!(response.text().await.unwrap().contains("players post to "));
+}
+
+#[tokio::test]
+async fn who_posts_to_a_path_that_is_not_there_is_seen() {
+    let server = TestServer::start().await;
+    let post = |path: String| server.client.post(server.url(&path)).body(SAMPLE).send();
+    let long = format!("/api/{}", "x".repeat(300));
+    for path in ["/api/v1/session", "/api//v2//sessions?visitor=anna", &long] {
+        assert_eq!(post(path.to_owned()).await.unwrap().status(), 404, "{path}");
+    }
+    assert_eq!(post("/elsewhere".to_owned()).await.unwrap().status(), 404);
+    let asked = server.client.get(server.url("/api/v1/session")).send().await.unwrap();
+    assert_eq!(asked.status(), 404, "nothing is lost by it");
+    let rejects = server.client.get(server.admin_url("/rejects")).send().await.unwrap();
+    let rejects: serde_json::Value = rejects.json().await.unwrap();
+    let unread = rejects["unread"].as_array().unwrap();
+    let paths: Vec<_> = unread.iter().map(|one| one["path"].as_str().unwrap()).collect();
+    assert_eq!(paths[..2], ["/api/v1/session", "/api/v2/sessions"]);
+    assert!(paths[2].len() <= 256 && paths[2].ends_with("… (305 bytes)"), "{paths:?}");
+    assert_eq!(paths.len(), 3);
+    assert!(
+        unread.iter().all(|one| one["status"] == 404 && one.get("body").is_none()),
+        "{unread:?}"
+    );
+}
+
+#[tokio::test]
 async fn the_token_may_stand_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
@@ -125,7 +176,7 @@ async fn a_file_that_holds_no_token_stops_the_start() {
         let (path, any) = (path.to_str().unwrap(), "127.0.0.1:0");
         let settings = [("MEDIATALLY_ADMIN__TOKEN_FILE", path)];
         let (code, _, error) = run(&["--listen", any, "--admin-listen", any], &settings).await;
-        assert_eq!(code, Some(1), "{error}");
+        assert_eq!(code, Some(2), "{error}");
         assert!(error.contains(&format!("admin.token_file = \"{path}\": ")), "{error}");
         error
     };

@@ -1,9 +1,9 @@
 //! Backups taken from a server at work, and what they restore.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command as StdCommand, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -211,21 +211,18 @@ async fn a_backup_of_a_server_that_was_killed_has_what_it_acknowledged_and_what_
 #[tokio::test]
 async fn a_backup_that_was_killed_is_known_and_not_used() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), &[]).await;
-    let url = process.url("/api/v1/sessions");
-    assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
-    // Reading this waits for somebody who writes.
-    let pipe = folder.path().join("data/journal/damaged-pipe");
-    assert!(StdCommand::new("mkfifo").arg(&pipe).status().unwrap().success());
+    data_of_one_session(folder.path()).await;
+    // It waits for the end of an erasure.
+    let order = folder.path().join("data/erase.json");
+    std::fs::write(&order, "an order").unwrap();
     let copy = tempfile::tempdir().unwrap();
     let data = copy.path().join("data");
     let arguments = ["backup", data.to_str().unwrap()];
     let mut child = Process::command(folder.path()).args(arguments).spawn().unwrap();
-    let segment = data.join("journal.unfinished/00000000000000000001.ndjson");
-    until(|| segment.exists()).await;
+    until(|| data.join("journal.unfinished").exists()).await;
     child.kill().await.unwrap();
     let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(said.contains("is a backup that was not finished"), "{said}");
     let (code, said) = run_command(copy.path(), &["verify"]).await;
     assert_eq!(code, Some(1));
@@ -233,8 +230,6 @@ async fn a_backup_that_was_killed_is_known_and_not_used() {
     let (code, said) = run_command(folder.path(), &arguments).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("holds a backup that was not finished; remove it"), "{said}");
-    process.signal(Signal::INT);
-    process.ended().await;
 }
 
 #[tokio::test]
@@ -246,15 +241,79 @@ async fn a_backup_goes_into_an_empty_folder_outside_of_the_data_folder() {
     let full = folder.path().join("full");
     std::fs::create_dir(&full).unwrap();
     std::fs::write(full.join("file"), "mine").unwrap();
-    for (target, why) in [("full", "is not empty"), ("data/copy", "lies in the data folder")] {
+    let link = |to: &str, at: &str| {
+        std::os::unix::fs::symlink(folder.path().join(to), folder.path().join(at)).unwrap();
+    };
+    link("data", "link");
+    link("data/journal", "to-journal");
+    link("nothing", "dangling");
+    let all = || {
+        let places = ["", "data", "data/journal"];
+        let of = |place| names(&folder.path().join(place)).into_iter().collect::<BTreeSet<_>>();
+        places.map(of)
+    };
+    let before = all();
+    let absolute = folder.path().join("data/copy");
+    let too_long = format!("new/{}", "n".repeat(256));
+    for (target, why) in [
+        ("full", "is not empty"),
+        (".", "is not empty"),
+        ("full/file", "is no folder"),
+        ("full/file/copy", "cannot look at full/file/copy"),
+        ("data", "lies in the data folder"),
+        ("data/copy", "lies in the data folder"),
+        ("data/deep/copy", "lies in the data folder"),
+        ("data/journal/copy", "lies in the data folder"),
+        ("full/../data/copy", "lies in the data folder"),
+        ("link/copy", "lies in the data folder"),
+        ("link", "lies in the data folder"),
+        ("to-journal/copy", "lies in the data folder"),
+        (absolute.to_str().unwrap(), "lies in the data folder"),
+        ("new/../data/copy", "leads through a folder that is not there"),
+        ("dangling", "is a link that leads nowhere"),
+        ("dangling/copy", "is a link that leads nowhere"),
+        (too_long.as_str(), "File name too long"),
+    ] {
         let (code, said) = run_command(folder.path(), &["backup", target]).await;
         assert_eq!(code, Some(1));
-        assert!(said.contains(why), "{said}");
+        assert!(said.contains(why), "{target}: {said}");
+        assert_eq!(all(), before, "{target}: nothing is made");
     }
     assert_eq!(names(&full).len(), 1);
     let (code, said) = run_command(folder.path(), &["backup", "deep/copy"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(folder.path().join("deep/copy/journal").is_dir());
+}
+
+#[tokio::test]
+async fn a_backup_that_fails_leaves_nothing_half() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    data_of_one_session(folder.path()).await;
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("other/inside")).unwrap();
+    std::fs::write(data.join("other/inside/file"), "file").unwrap();
+    std::fs::create_dir(folder.path().join("there")).unwrap();
+    // The first stops the copy of the journal, the second that of the files beside it, when most is copied.
+    let key = data.join("session.key");
+    let aside = data.join("journal/damaged-1-2.txt");
+    for (link, at) in [(&aside, "damaged-1-2.txt"), (&key, "session.key")] {
+        if link.exists() {
+            std::fs::remove_file(link).unwrap();
+        }
+        symlink("/dev/null", link).unwrap();
+        for target in ["there", "new", "new/deep/copy", "there/deep/copy"] {
+            let (code, said) = run_command(folder.path(), &["backup", target]).await;
+            assert_eq!(code, Some(1));
+            assert!(said.contains("no backup was made, and nothing of it is left"), "{said}");
+            assert!(said.contains(&format!("{at} is a symbolic link")), "{said}");
+            assert!(!folder.path().join("new").exists(), "{target}");
+            let there = folder.path().join("there");
+            assert!(there.is_dir() && names(&there).is_empty(), "{target}: {:?}", names(&there));
+        }
+        std::fs::remove_file(link).unwrap();
+    }
 }
 
 /// The data of a server that took a session and has ended.
@@ -282,7 +341,7 @@ async fn a_backup_waits_for_an_order_to_erase_and_does_not_have_it() {
     let (code, said) = run_command(folder.path(), &["backup", target, "--wait", "0s"]).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("an order to erase stands"), "{said}");
-    assert!(names(&data).is_empty(), "the folder can be used again");
+    assert!(!data.exists(), "what was made for it is removed");
     let mut command = Process::command(folder.path());
     command.args(["backup", target]).stdout(Stdio::piped());
     let command = command.spawn().unwrap();
@@ -311,7 +370,7 @@ async fn a_copy_that_breaks_a_promise_is_not_a_backup() {
     let data = names(&copy.path().join("data"));
     assert!(data.contains("journal.unfinished") && !data.contains("journal"), "{data:?}");
     let (code, said) = run_command(copy.path(), &["--listen", "127.0.0.1:0"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(said.contains("is a backup that was not finished"), "{said}");
 }
 

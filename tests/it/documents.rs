@@ -25,7 +25,7 @@ async fn each_event_type_has_a_sound_schema() {
     let server = TestServer::start().await;
     for name in EventType::ALL.map(EventType::name) {
         let schema = schema(&server, name).await;
-        assert_eq!(schema["$schema"], "https://json-schema.org/draft-04/schema#");
+        assert_eq!(schema["$schema"], "http://json-schema.org/draft-04/schema#");
         assert_eq!(schema["id"], format!("/api/v1/schemas/{name}"));
         assert_eq!(schema["$ref"], format!("#/definitions/{name}"));
         jsonschema::draft4::meta::validate(&schema).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -83,6 +83,9 @@ async fn a_slash_at_the_end_does_no_harm_and_case_counts() {
     let plain = get(&server, "/api/v1/schemas/play").await.text().await.unwrap();
     let slash = get(&server, "/api/v1/schemas/play/").await.text().await.unwrap();
     assert_eq!(plain, slash);
+    let slashes = get(&server, "//api//v1///schemas/play//").await.text().await.unwrap();
+    assert_eq!(plain, slashes);
+    assert_eq!(get(&server, "//api/v1/openapi.json").await.status(), 200);
     for (name, near) in [("sessionstart", "sessionStart"), ("Play", "play"), ("adstrt", "adStart")]
     {
         let response = get(&server, &format!("/api/v1/schemas/{name}")).await;

@@ -345,6 +345,17 @@ async fn what_a_body_is_shows_whatever_the_pieces_that_it_comes_in() {
     assert_eq!(chunked(encoded, &packed.chunks(1).collect::<Vec<_>>()).await, "201");
     let unpacked = gzip(&large, Compression::none());
     assert_eq!(chunked(encoded, &unpacked.chunks(9_000).collect::<Vec<_>>()).await, "201");
+    for encoded in ["", "content-encoding: identity\r\n"] {
+        let byte_by_byte: Vec<_> = packed.chunks(1).collect();
+        assert_eq!(
+            chunked(encoded, &byte_by_byte).await,
+            "201",
+            "its first bytes say that it is gzip"
+        );
+        assert_eq!(chunked(encoded, &[&packed]).await, "201");
+        assert_eq!(chunked(encoded, &unpacked.chunks(9_000).collect::<Vec<_>>()).await, "201");
+        assert_eq!(chunked(encoded, &[&packed[..packed.len() - 1]]).await, "400");
+    }
     let two = [gzip(&large[..9], Compression::fast()), gzip(&large[9..], Compression::none())];
     assert_eq!(chunked(encoded, &[&two.concat()]).await, "201", "gzip may have several members");
     let empty = gzip("", Compression::fast());

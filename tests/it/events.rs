@@ -203,7 +203,16 @@ async fn a_trailing_slash_and_a_packed_body_are_taken() {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(event("play", 0, 0.0).to_string().as_bytes()).unwrap();
     let request = server.client.post(server.url(&format!("{location}/events/")));
-    let request = request.header("content-encoding", "gzip").body(encoder.finish().unwrap());
+    let packed = encoder.finish().unwrap();
+    let request = request.header("content-encoding", "gzip").body(packed.clone());
+    assert_eq!(request.send().await.unwrap().status(), 204);
+    let base = server.client.post(server.url("//api//v1/sessions//")).body(SAMPLE);
+    assert_eq!(base.send().await.unwrap().status(), 201, "a base address that ends in a slash");
+    let events = server.url(&format!("/{location}//events//"));
+    let request = server.client.post(events).body(event("play", 1, 0.0).to_string());
+    assert_eq!(request.send().await.unwrap().status(), 204);
+    // A beacon cannot have a head that says so.
+    let request = server.client.post(server.url(&format!("{location}/events"))).body(packed);
     assert_eq!(request.send().await.unwrap().status(), 204);
 }
 

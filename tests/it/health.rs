@@ -396,6 +396,7 @@ async fn a_journal_that_cannot_be_read_back_ends_the_start() {
     std::fs::create_dir(folder.path().join(path)).unwrap();
     let process = Process::begin(folder.path(), &[]).await;
     let (status, lines) = process.ended().await;
-    assert_eq!(status.code(), Some(1));
-    assert!(lines.last().unwrap().starts_with("mediatally: cannot open the journal"), "{lines:?}");
+    assert_eq!(status.code(), Some(2), "it must be removed first");
+    let line: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert!(line["message"].as_str().unwrap().starts_with("cannot open the journal"), "{lines:?}");
 }

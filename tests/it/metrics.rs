@@ -297,9 +297,21 @@ fn agree(scrape: &Scrape, told: &Told, before: &Told) {
 #[tokio::test]
 async fn every_series_is_there_and_says_what_it_is() {
     let server = TestServer::start().await;
-    let response = server.client.get(server.admin_url("/metrics")).send().await.unwrap();
+    let asked = server.client.get(server.admin_url("/metrics"));
+    let asked =
+        asked.header("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    let response = asked.send().await.unwrap();
     let kind = response.headers()["content-type"].to_str().unwrap();
     assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let response_classic = server.client.get(server.admin_url("/metrics")).send().await.unwrap();
+    let kind = response_classic.headers()["content-type"].to_str().unwrap();
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let classic = Scrape::read(response_classic.text().await.unwrap());
+    for (sample, kind) in NAMES {
+        let kind = if *kind == "info" { "gauge" } else { kind };
+        let line = format!("# TYPE {sample} {kind}\n");
+        assert!(classic.text.contains(&line), "{line}");
+    }
     assert_eq!(server.client.get(server.url("/metrics")).send().await.unwrap().status(), 404);
     let scrape = Scrape::read(response.text().await.unwrap());
     assert!(scrape.text.ends_with("# EOF\n"));

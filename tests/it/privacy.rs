@@ -10,6 +10,7 @@ use mediatally::session::id::Key;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::commands::as_text;
 use crate::harness::{NOW_MS, Process, SAMPLE, TestServer, client, files, until, within};
 
 /// What every value that must not be kept begins with; no body that is kept has it otherwise.
@@ -350,7 +351,7 @@ async fn names_that_cannot_be_stop_the_start() {
     command.env("MEDIATALLY_PRIVACY__HASH", "visitor.*");
     let output = within(command.output()).await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = as_text(&String::from_utf8(output.stderr).unwrap());
     for expected in [
         "privacy.drop = [\"media.*\", \"visitor*\", \"customMetadata\"] (MEDIATALLY_PRIVACY__DROP): \"media.*\" names media.id",
         "\"customMetadata\" names nothing in it; write \"customMetadata.*\" for all of it",

@@ -97,6 +97,35 @@ async fn gzip_bodies_are_unpacked() {
     let body: serde_json::Value = response.json().await.unwrap();
     assert_eq!(body["violations"][0]["code"], "json");
     assert!(body["violations"][0]["message"].as_str().unwrap().contains("not gzip"));
+    let said = async |body: Vec<u8>, encoding: &'static str| {
+        let response = post(body, encoding).await.unwrap();
+        assert_eq!(response.status(), 400);
+        let body: serde_json::Value = response.json().await.unwrap();
+        body["violations"][0]["message"].as_str().unwrap().to_owned()
+    };
+    for (body, encoding, named) in [
+        (
+            SAMPLE.as_bytes().to_vec(),
+            "gzip",
+            "it looks like plain JSON: leave Content-Encoding out",
+        ),
+        (
+            packed(SAMPLE)[..99].to_vec(),
+            "gzip",
+            "is cut off: its 99 bytes end in the middle (index 99)",
+        ),
+        (packed(SAMPLE)[..99].to_vec(), "identity", "is cut off: its 99 bytes end in the middle"),
+        (
+            b"{\"eventType\": NaN}".to_vec(),
+            "identity",
+            "NaN is not JSON; leave the key out or send a number (expected value at line 1 column 15)",
+        ),
+        (packed("{\n\"a\": \"\\ud83c\"}"), "gzip", "half a surrogate pair"),
+    ] {
+        let said = said(body, encoding).await;
+        assert!(said.contains(named), "{named}: {said}");
+    }
+    assert_eq!(post(packed(SAMPLE), "identity").await.unwrap().status(), 201);
     let response = post(packed(SAMPLE), "br").await.unwrap();
     assert_eq!(response.status(), 415);
     assert_eq!(response.headers()["accept-encoding"], "gzip");

@@ -94,7 +94,7 @@ async fn a_data_folder_that_everybody_can_write_to_is_warned_of_or_stops_the_sta
     command.args(["--config", settings.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
     let output = within(command.output()).await.unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("everybody can write to") && said.contains("(mode 0777)"), "{said}");
 }
 

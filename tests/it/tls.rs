@@ -226,7 +226,7 @@ async fn files_that_cannot_be_used_stop_the_start_with_their_setting() {
         ("MEDIATALLY_ADMIN_LISTEN", "127.0.0.1:0"),
     ];
     let (code, _, error) = run(&[], &settings).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     let expected = format!(
         "mediatally: tls.admin_key = \"{key}\": this is not the key of the first certificate in \
          tls.admin_certificate = \"{certificate}\""

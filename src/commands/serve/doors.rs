@@ -1,10 +1,10 @@
 //! Both doors: bound, under TLS if they have certificates, and answering from the first moment on.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -71,8 +71,8 @@ impl Doors {
         memory: &Memory,
         sockets: Sockets,
     ) -> anyhow::Result<(Self, Settle)> {
-        let public = listener(sockets.players, config.listen, "listen")?;
-        let admin = listener(sockets.admin, config.admin_listen, "admin_listen")?;
+        let public = listener(sockets.players, config.listen, LISTEN)?;
+        let admin = listener(sockets.admin, config.admin_listen, ADMIN_LISTEN)?;
         let (listen, admin_listen) = (public.local_addr()?, admin.local_addr()?);
         // Nobody is let in before it is known who may.
         let guard = Guard::new(&config.admin, admin_listen)?;
@@ -127,7 +127,7 @@ impl Doors {
         let settle = move |app: Option<&App>| match app {
             Some(app) => {
                 public_gate.open(http::public(app.clone()));
-                admin_gate.open(http::admin(app.clone(), guard));
+                admin_gate.open(http::admin(app.clone(), guard, listen));
             }
             None => public_gate.give_up(),
         };
@@ -158,22 +158,59 @@ fn open_tls(
 fn listener(
     open: Option<std::net::TcpListener>,
     address: SocketAddr,
-    key: &str,
-) -> anyhow::Result<TcpListener> {
-    if let Some(open) = open {
-        open.set_nonblocking(true)?;
-        return Ok(TcpListener::from_std(open)?);
-    }
-    connections::listen(address)
-        .with_context(|| format!("cannot listen on {address} ({key}); choose another address"))
+    key: &'static str,
+) -> Result<TcpListener, CannotListen> {
+    let listener = match open {
+        Some(open) => open.set_nonblocking(true).and_then(|()| TcpListener::from_std(open)),
+        None => connections::listen(address),
+    };
+    listener.map_err(|source| CannotListen { address, key, source })
 }
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({key}); choose another address")]
+pub(crate) struct CannotListen {
+    address: SocketAddr,
+    key: &'static str,
+    source: io::Error,
+}
+
+impl CannotListen {
+    /// Whether starting again does not help. An address that is in use may become free, and one that this machine
+    /// does not have may come with its network.
+    pub(crate) fn is_lasting(&self) -> bool {
+        let passing = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
+        !passing.contains(&self.source.kind())
+    }
+}
+
+/// Tries whether the addresses can be listened on. That one is in use is no fault: it may be by the server that will
+/// be restarted.
+///
+/// # Errors
+/// The address that cannot be.
+pub(crate) fn check_addresses(config: &Config) -> Result<(), CannotListen> {
+    for (address, key) in [(config.listen, LISTEN), (config.admin_listen, ADMIN_LISTEN)] {
+        match connections::bind(address) {
+            Err(source) if source.kind() != io::ErrorKind::AddrInUse => {
+                return Err(CannotListen { address, key, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+const LISTEN: &str = "listen";
+const ADMIN_LISTEN: &str = "admin_listen";
 
 /// Raises the limit of open files as far as the system lets us, says so, and keeps the cap of
 /// connections below it.
 ///
 /// # Errors
 /// That it leaves too few connections.
-pub(super) fn fit_to_open_files(settings: &mut http::Settings) -> anyhow::Result<()> {
+pub(super) fn fit_to_open_files(settings: &mut http::Settings) -> Result<(), TooFewOpenFiles> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
@@ -183,23 +220,45 @@ pub(super) fn fit_to_open_files(settings: &mut http::Settings) -> anyhow::Result
         return Ok(());
     };
     tracing::info!(from = before.current, to = limit, "limit of open files");
+    if let Some(connections_max) = connections_within(limit, settings)? {
+        tracing::warn!(configured = settings.connections_max, connections_max, "{IS_LOWERED}");
+        settings.connections_max = connections_max;
+    }
+    Ok(())
+}
+
+const IS_LOWERED: &str = "http.connections_max is lowered to fit the limit of open files";
+
+/// The cap of connections, if it must be lowered to fit a limit of open files.
+fn connections_within(
+    limit: u64,
+    settings: &http::Settings,
+) -> Result<Option<usize>, TooFewOpenFiles> {
     let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(FILES_RESERVED);
     let least = settings.connections_max.min(CONNECTIONS_MIN);
     if room < least {
-        let needed = FILES_RESERVED + least;
-        bail!(
-            "the system lets this process have {limit} open files, which are too few: raise its limit (ulimit -n, \
-             LimitNOFILE) to {needed} at least, and to {FILES_RESERVED} more than http.connections_max to have all of \
-             them"
-        );
+        return Err(TooFewOpenFiles { limit, needed: FILES_RESERVED + least });
     }
-    if settings.connections_max > room {
-        tracing::warn!(
-            configured = settings.connections_max,
-            connections_max = room,
-            "http.connections_max is lowered to fit the limit of open files"
-        );
-        settings.connections_max = room;
+    Ok((settings.connections_max > room).then_some(room))
+}
+
+/// The limit of open files leaves too few connections.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the system lets this process have {limit} open files, which are too few: raise its limit (ulimit -n, \
+     LimitNOFILE) to {needed} at least, and to {FILES_RESERVED} more than http.connections_max to have all of \
+     them"
+)]
+pub(crate) struct TooFewOpenFiles {
+    limit: u64,
+    needed: usize,
+}
+
+/// What a start would say of the limit of open files that this process has. The service may have another.
+pub(crate) fn open_files_warning(settings: &http::Settings) -> Option<String> {
+    let limit = getrlimit(Resource::Nofile).maximum?;
+    match connections_within(limit, settings) {
+        Ok(lowered) => lowered.map(|to| format!("{IS_LOWERED}: {to}, for the one of this process")),
+        Err(too_few) => Some(too_few.to_string()),
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The wiring: listen twice, read the journal back, build each room from its settings, drain in order.
 
-mod doors;
+pub(super) mod doors;
 
 mod rooms;
 

@@ -20,6 +20,7 @@ use crate::journal::{Ids, Journal, Keeper, Told, Writer, recovery};
 use crate::limits::Limits;
 use crate::limits::memory::{Kind, Memory};
 use crate::live::Live;
+use crate::privacy;
 use crate::processor::Processor;
 use crate::rejects::Rejects;
 use crate::reporter::Reporter;
@@ -80,11 +81,7 @@ impl Rooms {
         let unlisted = config.privacy.unlisted();
         if !unlisted.is_empty() {
             let names: Vec<_> = unlisted.iter().map(|(_, name)| *name).collect();
-            tracing::info!(
-                ?names,
-                "privacy.drop or privacy.hash has names that no documented parameter has; they are taken out if \
-                 players send them"
-            );
+            tracing::info!(?names, "{}", privacy::UNLISTED);
         }
         let collector = Collector::new(key, config.validation, clock, live, journal, limits)
             .redacting(redactor);

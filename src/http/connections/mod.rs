@@ -122,11 +122,19 @@ pub enum Stage {
 /// # Errors
 /// What the system says.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address)?.listen(QUEUE_MAX)
+}
+
+/// Takes an address, on which nobody is heard yet.
+///
+/// # Errors
+/// What the system says.
+pub fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A server that was just stopped has left connections behind that still hold the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(QUEUE_MAX)
+    Ok(socket)
 }
 
 /// Serves `door` on `listener` until `stage` is [`Stage::Draining`] and every request whose first
