@@ -390,6 +390,41 @@ async fn what_an_order_erased_is_told_by_whoever_finishes_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_goes_that_names_the_value_in_its_path_or_its_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SETTINGS[..], &[("MEDIATALLY_LIMITS__REPORT_SUITES", "[\"of-us\"]")]].concat();
+    let process = Process::start(folder.path(), &settings).await;
+    let event = json!({"eventType": "ping", "playerTime": {"ts": 1, "playhead": 1}}).to_string();
+    for (path, status) in [
+        ("/api/v1/sessions/Zo%C3%AB-Geheim-7/events", 404),
+        ("/api/v1/sessions/%5ao%c3%ab%2DGeheim-7/events", 404),
+        ("/api/v1/sessions/of-another/events", 404),
+    ] {
+        assert_eq!(post(&process.url(path), event.clone()).await.status(), status);
+        let broken = post(&process.url(path), "{}".into()).await;
+        assert_eq!(broken.status(), 400, "the file has this one, too");
+    }
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    for suite in [VALUE, "of-another"] {
+        body["params"]["analytics.reportSuite"] = suite.into();
+        let refused = post(&process.url("/api/v1/sessions"), body.to_string()).await;
+        assert_eq!(refused.status(), 403, "its body is not kept");
+    }
+    let current = folder.path().join("data/rejects/current.ndjson");
+    until(|| std::fs::read_to_string(&current).is_ok_and(|text| text.lines().count() == 3)).await;
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("lines      2 of refused bodies (5 in memory)"), "{said}");
+    let rejects = client().get(process.admin_url("/rejects")).send().await.unwrap();
+    let rejects = rejects.text().await.unwrap();
+    for text in [&rejects, &std::fs::read_to_string(&current).unwrap()] {
+        assert!(!text.contains("Geheim"), "{text}");
+        assert!(text.contains("of-another"), "{text}");
+    }
+    assert_eq!(rejects.matches("of-another").count(), 3, "{rejects}");
+}
+
+#[tokio::test]
 async fn visitors_are_given_by_a_file_so_that_the_process_list_does_not_show_them() {
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(folder.path(), &SETTINGS).await;
