@@ -19,7 +19,7 @@
 //!    ├── current.ndjson ──┼────── previous.ndjson ──────┤ removed
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -215,7 +215,7 @@ impl Purger {
     /// # Errors
     /// What the system says or the meter, or that the server ends.
     pub fn purge(&self, judge: &Arc<Judge>, meter: &mut Meter<'_>) -> io::Result<Purged> {
-        let in_memory = self.rings.iter().map(|ring| ring.lock().purge(judge)).sum();
+        let in_memory = self.rings.iter().map(|ring| Ring::purge(ring, judge)).sum();
         let (sender, purged) = sync_channel(1);
         let is_given_up = Arc::new(AtomicBool::new(false));
         let purging = Purging { judge: Arc::clone(judge), is_given_up: Arc::clone(&is_given_up) };
@@ -427,15 +427,20 @@ impl Ring {
         }
     }
 
-    /// Removes the lines that go, and says how many those are.
-    fn purge(&mut self, judge: &Judge) -> u64 {
-        let before = self.lines.len();
+    /// Removes the lines that go, and says how many those are. They are judged without the lock, for which whoever
+    /// refuses a body waits.
+    fn purge(ring: &Mutex<Self>, judge: &Judge) -> u64 {
+        let lines: Vec<_> = ring.lock().lines.iter().map(|shown| shown.line.clone()).collect();
+        let goes: HashSet<_> =
+            lines.into_iter().filter(|line| judge.condemns_refused(line.as_bytes())).collect();
+        let mut ring = ring.lock();
+        let before = ring.lines.len();
         for index in (0..before).rev() {
-            if judge.condemns_refused(self.lines[index].line.as_bytes()) {
-                self.remove(index);
+            if goes.contains(&ring.lines[index].line) {
+                ring.remove(index);
             }
         }
-        (before - self.lines.len()) as u64
+        (before - ring.lines.len()) as u64
     }
 }
 

@@ -231,7 +231,7 @@ pub(super) fn main(config: &Config, options: &Options) -> anyhow::Result<ExitCod
 ///
 /// # Errors
 /// What the system says; the order then still waits.
-pub(in crate::commands) fn finish_in(
+fn finish_in(
     folder: &DataDir,
     clock: &Clock,
     given: Option<&str>,
@@ -296,7 +296,7 @@ fn by_the_server(data_dir: &Path, order: &Order) -> anyhow::Result<Evidence> {
                 }
             }
             Standing::Silent => bail!(
-                "the server has not said a word for a minute: it cannot write, or is of a version that \
+                "the server has not said a word for a minute or more: it cannot write, or is of a version that \
                  cannot erase; the order stands, and it or the next start carries it out"
             ),
         }

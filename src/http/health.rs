@@ -86,7 +86,8 @@ async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) ->
     let wrong = checks.iter().find(|check| !check.passes);
     let status = wrong.map_or(StatusCode::OK, |_| StatusCode::SERVICE_UNAVAILABLE);
     if is_verbose(query.as_deref().unwrap_or_default()) {
-        return answer(status, lines(&checks, readiness.reader, &readiness.memory()));
+        let more = readiness.erasure() + &readiness.memory();
+        return answer(status, lines(&checks, readiness.reader, &more));
     }
     answer(status, format!("{}\n", wrong.map_or("ok", |check| check.word)))
 }
@@ -163,6 +164,16 @@ impl Readiness {
         ]
     }
 
+    /// How far an order to erase is, if one stands, for an operator. Players need not wait for it.
+    fn erasure(&self) -> String {
+        let app = self.app.as_ref().filter(|_| self.reader == Reader::Operator);
+        let keeper = app.map(|app| &app.series().keeper);
+        keeper.filter(|keeper| keeper.erasure_pending.get() > 0).map_or_else(String::new, |keeper| {
+            let ahead = keeper.erasure_ahead_bytes.get().div_ceil(1 << 10);
+            format!("[i]erasure: an order is carried out; {ahead} KiB of files are still to be gone through\n")
+        })
+    }
+
     /// What outsiders make the server hold, a line a kind, for an operator.
     fn memory(&self) -> String {
         let app = self.app.as_ref().filter(|_| self.reader == Reader::Operator);
@@ -193,7 +204,7 @@ impl Readiness {
 }
 
 /// In the manner of Kubernetes.
-fn lines(checks: &[Check], reader: Reader, memory: &str) -> String {
+fn lines(checks: &[Check], reader: Reader, more: &str) -> String {
     let mut text = String::new();
     for Check { name, passes, word, meaning } in checks {
         let sign = if *passes { '+' } else { '-' };
@@ -203,7 +214,7 @@ fn lines(checks: &[Check], reader: Reader, memory: &str) -> String {
         }
         text.push('\n');
     }
-    text.push_str(memory);
+    text.push_str(more);
     let passed = checks.iter().all(|check| check.passes);
     text.push_str(if passed { "readyz check passed\n" } else { "readyz check failed\n" });
     text

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::disk::Disk;
 use super::erase::order::{Order, State, Word, result_file};
-use super::erase::{self, LeftOut, Purge, Running, Site};
+use super::erase::{self, Between, LeftOut, Purge, Running, Site};
 use super::record::Record;
 use super::segment::{self, Segment};
 use super::{Journal, Settings, checkpoint};
@@ -43,7 +43,7 @@ struct Erasing {
     home: Arc<dyn Disk>,
     /// Removes refused bodies.
     purge: Box<Purge<'static>>,
-    /// What the start has left out because of an order that it could not carry out.
+    /// What the start has left out because of an order that it found.
     left_out: Option<LeftOut>,
 }
 
@@ -81,49 +81,72 @@ impl Keeper {
         purge: Box<Purge<'static>>,
         left_out: Option<LeftOut>,
     ) -> Self {
+        self.series.erasure_pending.set(left_out.is_some().into());
         Self { erasing: Some(Erasing { home, purge, left_out }), ..self }
     }
 
     /// Works until the writer has ended, then saves the live sessions a last time.
     pub fn run(self, closed: &Receiver<u64>) {
-        let report = |task: Task, result: io::Result<()>| {
-            if let Err(error) = result {
-                self.series.failures.of(task).inc();
-                let what = match task {
-                    Task::Compress => "compress a segment",
-                    Task::Checkpoint => "save a checkpoint",
-                    Task::Retain => "remove old segments",
-                };
-                tracing::error!(%error, "the keeper of the journal could not {what}");
-            }
-        };
-        report(Task::Compress, self.compress_closed());
+        self.report(Task::Compress, self.compress_closed());
         let mut checkpoint_ms = self.clock.now_ms();
         let mut erase_from_ms = 0;
         loop {
-            let next = Duration::from_millis(checkpoint_ms) + self.settings.checkpoint_interval;
-            let now_ms = self.clock.now_ms();
-            let due_in = next.saturating_sub(Duration::from_millis(now_ms));
+            let due_in = self.checkpoint_due_in(checkpoint_ms);
             match closed.recv_timeout(due_in.min(ERASE_LOOK)) {
                 Ok(_) if !due_in.is_zero() => {
-                    report(Task::Compress, self.compress_closed());
+                    self.report(Task::Compress, self.compress_closed());
                 }
                 Err(RecvTimeoutError::Timeout) if due_in > ERASE_LOOK => {
-                    self.erase_if_ordered(&mut erase_from_ms);
+                    self.erase_if_ordered(&mut erase_from_ms, closed, &mut checkpoint_ms);
                     continue;
                 }
                 // However many segments are closed, a checkpoint that is due comes first.
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {
-                    checkpoint_ms = now_ms;
-                    report(Task::Checkpoint, self.checkpoint());
-                    report(Task::Compress, self.compress_closed());
+                    checkpoint_ms = self.clock.now_ms();
+                    self.report(Task::Checkpoint, self.checkpoint());
+                    self.report(Task::Compress, self.compress_closed());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.erase_if_ordered(&mut erase_from_ms);
-            report(Task::Retain, self.retain());
+            self.erase_if_ordered(&mut erase_from_ms, closed, &mut checkpoint_ms);
+            self.report(Task::Retain, self.retain());
         }
-        report(Task::Checkpoint, self.save(false));
+        self.report(Task::Checkpoint, self.save(false));
+    }
+
+    /// Does what is due between two files of an erasure, which may take hours. Says whether files may be others
+    /// than before.
+    pub(super) fn look_after(&self, closed: &Receiver<u64>, checkpoint_ms: &mut u64) -> bool {
+        let is_due = self.checkpoint_due_in(*checkpoint_ms).is_zero();
+        let has_closed = closed.try_iter().count() > 0;
+        if is_due {
+            self.report(Task::Checkpoint, self.checkpoint());
+            // However long that took, the erasure goes on for a while before the next.
+            *checkpoint_ms = self.clock.now_ms();
+        }
+        if is_due || has_closed {
+            self.report(Task::Compress, self.compress_closed());
+            self.report(Task::Retain, self.retain());
+        }
+        is_due || has_closed
+    }
+
+    /// How long it is until the live sessions are to be saved, if they were at this time.
+    fn checkpoint_due_in(&self, saved_ms: u64) -> Duration {
+        let next = Duration::from_millis(saved_ms) + self.settings.checkpoint_interval;
+        next.saturating_sub(Duration::from_millis(self.clock.now_ms()))
+    }
+
+    fn report(&self, task: Task, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        self.series.failures.of(task).inc();
+        let what = match task {
+            Task::Compress => "compress a segment",
+            Task::Checkpoint => "save a checkpoint",
+            Task::Retain => "remove old segments",
+            Task::Erase => "erase what was ordered; it is tried again",
+        };
+        tracing::error!(%error, "the keeper of the journal could not {what}");
     }
 
     /// Saves the live sessions.
@@ -149,41 +172,56 @@ impl Keeper {
         Ok(())
     }
 
-    /// Carries out the order to erase, if there is one and the last attempt was long enough ago.
-    fn erase_if_ordered(&self, not_before_ms: &mut u64) {
+    /// Carries out the order to erase, if there is one and the last attempt was long enough ago, and does meanwhile
+    /// what else is due.
+    fn erase_if_ordered(
+        &self,
+        not_before_ms: &mut u64,
+        closed: &Receiver<u64>,
+        checkpoint_ms: &mut u64,
+    ) {
         let Some(Erasing { home, .. }) = &self.erasing else { return };
         if self.clock.now_ms() < *not_before_ms {
             return;
         }
         let order = match Order::pending(&**home) {
-            Ok(None) => return,
+            Ok(None) => {
+                self.series.erasure_pending.set(0);
+                self.series.erasure_ahead_bytes.set(0);
+                return;
+            }
             Ok(Some(order)) => Ok(order),
             Err(error) => Err(error),
         };
-        tracing::info!("an erasure was ordered");
-        let result = order.and_then(|order| Ok((self.erase(&order)?, order)));
+        self.series.erasure_pending.set(1);
+        tracing::info!("an erasure was ordered and is carried out");
+        let mut between = || self.look_after(closed, checkpoint_ms);
+        let result = order.and_then(|order| Ok((self.erase(&order, &mut between)?, order)));
         match result {
             Ok(((), order)) => {
+                self.series.erasure_pending.set(0);
+                self.series.erasure_ahead_bytes.set(0);
                 // There it stands if nobody waited for it.
                 let summary = result_file(&order.id);
                 tracing::info!(summary, "what was ordered is erased");
             }
             Err(_) if self.journal.is_closed() => {
-                tracing::warn!("the erasure is not done; the next start finishes it");
+                tracing::warn!("the erasure is not done; the next start goes on with it");
             }
             Err(error) => {
-                tracing::error!(%error, "the erasure is not done; it is tried again");
                 *not_before_ms = self.clock.now_ms() + ERASE_RETRY_MS;
                 self.tell_of_failure(&error);
+                self.report(Task::Erase, Err(error));
             }
         }
     }
 
-    /// Carries out an order, and tells in its file how far that is.
+    /// Carries out an order, and tells in its file how far that is. What else is to be done on the journal is done
+    /// `between` two of its files.
     ///
     /// # Errors
     /// See [`Keeper::checkpoint`]; the order is then still there.
-    pub(super) fn erase(&self, order: &Order) -> io::Result<()> {
+    pub(super) fn erase(&self, order: &Order, between: Between<'_>) -> io::Result<()> {
         let Some(Erasing { home, purge, left_out }) = &self.erasing else { return Ok(()) };
         let site = Site {
             home: &**home,
@@ -195,10 +233,11 @@ impl Keeper {
             given: None,
         };
         let mut told_ms = None;
-        let mut tell = |done_bytes, total_bytes| {
+        let mut tell = |done_bytes, total_bytes: u64| {
             if self.journal.is_closed() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "the server ends"));
             }
+            self.series.erasure_ahead_bytes.set(total_bytes.saturating_sub(done_bytes));
             let now_ms = self.clock.now_ms();
             if told_ms.is_some_and(|told_ms| now_ms < told_ms + ERASE_TELL_MS) {
                 return Ok(());
@@ -207,7 +246,7 @@ impl Keeper {
             let state = State::Running { done_bytes, total_bytes };
             Word { order: order.id.clone(), written_ms: now_ms, state }.save(&**home)
         };
-        erase::finish(&site, &mut tell).map(drop)
+        erase::finish_beside(&site, &mut tell, between).map(drop)
     }
 
     /// Tells whoever gave the order why it is not done, if it can be told.

@@ -80,9 +80,14 @@ impl Rig {
 
     /// Starts with settings that say when sessions end.
     fn with(disk: SimDisk, clock: Clock, terms: Terms) -> std::io::Result<Self> {
+        Self::without(disk, clock, terms, &Ids::default())
+    }
+
+    /// Starts without these sessions.
+    fn without(disk: SimDisk, clock: Clock, terms: Terms, left_out: &Ids) -> std::io::Result<Self> {
         let live = Arc::new(Live::new(live::Settings::default()));
         let mut processor = Processor::new(Arc::clone(&live));
-        let recovered = recover(&disk, &live, &mut processor, &Ids::default())?;
+        let recovered = recover(&disk, &live, &mut processor, left_out)?;
         let (sender, closed) = channel();
         let shared: Arc<dyn disk::Disk> = Arc::new(disk.clone());
         let start = recovered.start;
@@ -98,6 +103,7 @@ impl Rig {
         let keeper =
             Keeper::new(settings(), shared, clock.clone(), Arc::clone(&live), journal.clone());
         writer.retry = (Duration::ZERO, Duration::ZERO);
+        journal.fence(left_out);
         let recovered = recovered.clone();
         let sessions = u32::try_from(start.next_seq).unwrap() << 8;
         Ok(Self { disk, clock, live, journal, writer, keeper, recovered, sessions, closed })

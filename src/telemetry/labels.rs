@@ -450,6 +450,8 @@ label! {
         Checkpoint = "checkpoint",
         /// Old segments are removed.
         Retain = "retain",
+        /// What was ordered is erased.
+        Erase = "erase",
     }
 }
 

@@ -198,6 +198,10 @@ pub struct Keeper {
     pub checkpoint_bytes: Gauge<u64, AtomicU64>,
     /// What it could not do.
     pub failures: Each<Task>,
+    /// Whether an order to erase stands: 1 or 0.
+    pub erasure_pending: Gauge<u64, AtomicU64>,
+    /// How many bytes of files are still to be gone through for it, as far as that is known.
+    pub erasure_ahead_bytes: Gauge<u64, AtomicU64>,
 }
 
 impl Keeper {
@@ -359,6 +363,16 @@ impl Names<'_> {
             "keeper_failures",
             "Times at which the keeper of the journal could not do its work, by task",
             &keeper.failures,
+        );
+        self.name(
+            "erasure_pending",
+            "1 as long as an order to erase is not carried out, 0 otherwise",
+            &keeper.erasure_pending,
+        );
+        self.bytes(
+            "erasure_ahead",
+            "Bytes of files that are still to be gone through for it, as far as that is known",
+            &keeper.erasure_ahead_bytes,
         );
     }
 

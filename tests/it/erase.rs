@@ -275,13 +275,14 @@ async fn an_erasure_that_was_interrupted_is_finished_by_the_next_start() {
             (&process.read_back["damaged"], &process.read_back["missing"]),
             (&json!(0), &json!(0))
         );
-        assert!(!order.exists(), "{place}: it is done before anybody is served");
+        for id in &ids {
+            assert_eq!(send(&process, id, "ping").await, 410, "{place}: from the first moment on");
+            assert_eq!(looked_up(&process, id).await, (404, 404));
+        }
+        until(|| !order.exists()).await;
         let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
         gone.push(NEEDLE);
         hold_to_nowhere(&folder.path().join("data"), &gone);
-        for id in &ids {
-            assert_eq!(send(&process, id, "ping").await, 410);
-        }
         // Sessions that had just ended may get their report now.
         let after = others(folder.path(), &ids).await;
         assert_eq!(after[..before.len()], before[..]);
@@ -311,12 +312,16 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
         assert_eq!(send(&process, &other, "ping").await, 204);
         let told = process.seen.join("\n");
         assert!(told.contains("its sessions are left out") && !told.contains(NEEDLE), "{told}");
+        let health = process.admin_url("/readyz?verbose");
+        let health = client().get(health).send().await.unwrap().text().await.unwrap();
+        assert!(health.contains("[i]erasure: an order is carried out"), "{health}");
+        assert!(health.ends_with("readyz check passed\n"), "{health}");
         process.signal(signal);
         process.ended().await;
     }
     drop(obstacle);
     let process = Process::start(folder.path(), &SETTINGS).await;
-    assert!(!order.exists());
+    until(|| !order.exists()).await;
     let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
     gone.push(NEEDLE);
     hold_to_nowhere(&folder.path().join("data"), &gone);
@@ -333,6 +338,58 @@ async fn a_server_that_cannot_finish_an_erasure_starts_without_the_sessions_that
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("erase.json") && said.contains("repair the file"), "{said}");
     assert!(!said.contains("the next start"), "nothing finishes it: {said}");
+}
+
+/// The server is killed while it erases, whenever that is, and each one that starts goes on.
+#[tokio::test]
+async fn servers_that_are_killed_while_they_erase_start_at_once_and_finish_it_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SETTINGS[1..], &[("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "1KiB")]].concat();
+    let process = Process::start(folder.path(), &settings).await;
+    let (mut ids, mut other) = (Vec::new(), String::new());
+    for _ in 0..60 {
+        ids.push(start(&process, VALUE).await);
+        other = start(&process, "Zoë").await;
+        send(&process, &other, "play").await;
+    }
+    let data = folder.path().join("data");
+    let order = data.join("erase.json");
+    let mut command = Process::command(folder.path());
+    let mut command = command.args(ERASE).kill_on_drop(true).spawn().unwrap();
+    until(|| order.exists()).await;
+    process.signal(Signal::KILL);
+    process.ended().await;
+    command.kill().await.unwrap();
+    let was_killed = order.exists();
+    let mut wait_ms = 900;
+    while order.exists() {
+        let process = Process::start(folder.path(), &settings).await;
+        for id in [&ids[0], &ids[59]] {
+            assert_eq!(send(&process, id, "ping").await, 410);
+            assert_eq!(looked_up(&process, id).await, (404, 404));
+        }
+        assert_eq!(send(&process, &other, "ping").await, 204);
+        // It looks for an order a second after it has begun; so some are killed before, and most in the middle.
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        process.signal(Signal::KILL);
+        process.ended().await;
+        wait_ms += 150;
+    }
+    let mut gone: Vec<&str> = ids.iter().map(String::as_str).collect();
+    gone.push(NEEDLE);
+    hold_to_nowhere(&data, &gone);
+    let summary = std::fs::read(&summaries(folder.path())[0]).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    let evidence = &summary["state"]["done"];
+    assert_eq!(
+        (&evidence["sessions"], &evidence["records"], &evidence["was_interrupted"]),
+        (&json!(60), &json!({"start": 60}), &json!(was_killed)),
+        "{summary}"
+    );
+    let process = Process::start(folder.path(), &settings).await;
+    assert_eq!(send(&process, &other, "ping").await, 204);
+    let (code, verified) = run(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{verified}");
 }
 
 /// The files of summaries in the data folder.
@@ -377,16 +434,51 @@ async fn what_an_order_erased_is_told_by_whoever_finishes_it() {
     assert_eq!(run(folder.path(), &mia).await.0, Some(1));
     drop(obstacle);
     let process = Process::start(folder.path(), &SETTINGS).await;
+    until(|| !data.join("erase.json").exists()).await;
     let names = summaries(folder.path());
     assert_eq!(names.len(), 1);
-    let told = process.seen.join("\n");
-    assert!(told.contains(&names[0].file_name().unwrap().display().to_string()), "{told}");
     process.signal(Signal::TERM);
-    process.ended().await;
+    let told = [process.seen.clone(), process.ended().await.1].concat().join("\n");
+    assert!(told.contains(&names[0].file_name().unwrap().display().to_string()), "{told}");
     assert_eq!(run(folder.path(), &ERASE).await.0, Some(0));
     let summary: Value = serde_json::from_slice(&std::fs::read(&names[0]).unwrap()).unwrap();
     let evidence = &summary["state"]["done"];
     assert_eq!((&evidence["sessions"], &evidence["was_interrupted"]), (&json!(1), &json!(true)));
+}
+
+#[tokio::test]
+async fn a_refusal_goes_that_names_the_value_in_its_path_or_its_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [&SETTINGS[..], &[("MEDIATALLY_LIMITS__REPORT_SUITES", "[\"of-us\"]")]].concat();
+    let process = Process::start(folder.path(), &settings).await;
+    let event = json!({"eventType": "ping", "playerTime": {"ts": 1, "playhead": 1}}).to_string();
+    for (path, status) in [
+        ("/api/v1/sessions/Zo%C3%AB-Geheim-7/events", 404),
+        ("/api/v1/sessions/%5ao%c3%ab%2DGeheim-7/events", 404),
+        ("/api/v1/sessions/of-another/events", 404),
+    ] {
+        assert_eq!(post(&process.url(path), event.clone()).await.status(), status);
+        let broken = post(&process.url(path), "{}".into()).await;
+        assert_eq!(broken.status(), 400, "the file has this one, too");
+    }
+    let mut body: Value = serde_json::from_str(SAMPLE).unwrap();
+    for suite in [VALUE, "of-another"] {
+        body["params"]["analytics.reportSuite"] = suite.into();
+        let refused = post(&process.url("/api/v1/sessions"), body.to_string()).await;
+        assert_eq!(refused.status(), 403, "its body is not kept");
+    }
+    let current = folder.path().join("data/rejects/current.ndjson");
+    until(|| std::fs::read_to_string(&current).is_ok_and(|text| text.lines().count() == 3)).await;
+    let (code, said) = run(folder.path(), &ERASE).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("lines      2 of refused bodies (5 in memory)"), "{said}");
+    let rejects = client().get(process.admin_url("/rejects")).send().await.unwrap();
+    let rejects = rejects.text().await.unwrap();
+    for text in [&rejects, &std::fs::read_to_string(&current).unwrap()] {
+        assert!(!text.contains("Geheim"), "{text}");
+        assert!(text.contains("of-another"), "{text}");
+    }
+    assert_eq!(rejects.matches("of-another").count(), 3, "{rejects}");
 }
 
 #[tokio::test]

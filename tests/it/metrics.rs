@@ -80,6 +80,8 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_checkpoint_seconds", "gauge"),
     ("mediatally_checkpoint_bytes", "gauge"),
     ("mediatally_keeper_failures_total", "counter"),
+    ("mediatally_erasure_pending", "gauge"),
+    ("mediatally_erasure_ahead_bytes", "gauge"),
     ("mediatally_recovery_seconds", "gauge"),
     ("mediatally_recovery_records", "gauge"),
     ("mediatally_recovery_damaged", "gauge"),

@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Stopwatch};
 use crate::collector::Collector;
-use crate::commands::erase;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::http::{App, Connections, Health, Parts};
@@ -61,7 +60,7 @@ impl Rooms {
         let path = data_dir.journal();
         let disk =
             Folder::make(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let left_out = finish_erasure(&data_dir, &disk, &clock)?;
+        let left_out = left_out_of(&data_dir, &disk, &clock)?;
         let (rejects, refused) = Rejects::new(&config.rejects, data_dir.path(), &clock);
         let rejects_thread =
             thread::Builder::new().name("rejects".into()).spawn(|| refused.run())?;
@@ -119,9 +118,9 @@ impl Drop for Ends {
     }
 }
 
-/// Finishes an erasure that was ordered and not done, before anybody sees what was to be erased. On a disk that
-/// does not let it, for it may be full, the server must go on all the same: then gives what must be left out.
-fn finish_erasure(
+/// What is left out because an erasure was ordered and is not done. Nobody waits for it: it is carried out while the
+/// server runs.
+fn left_out_of(
     data_dir: &DataDir,
     disk: &Folder,
     clock: &Clock,
@@ -130,27 +129,17 @@ fn finish_erasure(
     if let Err(error) = remove_old_orders(data_dir, &home, clock) {
         tracing::warn!(%error, "what is left of older orders to erase cannot be removed");
     }
-    match erase::finish_in(data_dir, clock, None, &mut |_, _| Ok(())) {
-        Ok(None) => Ok(None),
-        Ok(Some(evidence)) => {
-            let summary = data_dir.path().join(order::result_file(&evidence.order));
-            let summary = summary.display();
-            tracing::info!(%summary, "an erasure that was ordered before the start is done");
-            Ok(None)
-        }
-        Err(error) => {
-            let left_out = leave_out(&home, disk).with_context(|| {
-                let path = data_dir.path().display();
-                format!("an erasure was ordered in {path}, and what it means cannot be found")
-            })?;
-            tracing::error!(
-                %error,
-                sessions = left_out.as_ref().map_or(0, |left_out| left_out.ids.as_slice().len()),
-                "an erasure was ordered and is not done: its sessions are left out, and it is tried again"
-            );
-            Ok(left_out)
-        }
+    let left_out = leave_out(&home, disk).with_context(|| {
+        let path = data_dir.path().display();
+        format!("an erasure was ordered in {path}, and what it means cannot be found")
+    })?;
+    if let Some(left_out) = &left_out {
+        tracing::info!(
+            sessions = left_out.ids.as_slice().len(),
+            "an erasure was ordered and is not done: its sessions are left out, and it goes on while the server runs"
+        );
     }
+    Ok(left_out)
 }
 
 fn remove_old_orders(data_dir: &DataDir, home: &Folder, clock: &Clock) -> io::Result<()> {

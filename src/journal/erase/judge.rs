@@ -54,17 +54,27 @@ impl Judge {
         let hex = refused.body_hex.as_deref().unwrap_or_default();
         let from_hex = hex::decode(hex).unwrap_or_default();
         let body = refused.body.as_deref().map_or(&from_hex[..], str::as_bytes);
-        let told = refused.user_agent.iter().chain(
-            refused
-                .violations
-                .iter()
-                .flat_map(|violation| [&violation.pointer, &violation.message]),
-        );
+        let violations = refused.violations.iter();
+        let told = violations
+            .flat_map(|violation| [named_by(&violation.pointer), violation.message.clone()])
+            .chain([refused.path.map(said_in_path), refused.message].into_iter().flatten());
         // Nobody must keep a refused body, so it goes with a value in whatever place.
-        told.into_iter().any(|text| self.seeker.finds_apart(text.as_bytes()))
-            || self.seeker.finds_apart(body)
+        refused.user_agent.is_some_and(|text| self.names_value(text.as_bytes(), false))
+            || told.into_iter().any(|text| {
+                let cut = text.rfind('…');
+                self.names_value(text.as_bytes(), false)
+                    || cut.is_some_and(|end| self.seeker.ends_with_a_part(unquoted(&text[..end])))
+            })
+            || refused.client.is_some_and(|client| self.selection.is_value(&client))
+            || self.names_value(body, refused.body_bytes.is_some())
             || self.condemns_by_session(line)
             || ids_in(&from_hex).any(|id| self.ids.contains(id))
+    }
+
+    /// Whether a value stands in what somebody said, or its beginning where that was cut.
+    fn names_value(&self, said: &[u8], is_cut: bool) -> bool {
+        self.seeker.finds_apart_in_any_spelling(said)
+            || (is_cut && self.seeker.ends_with_a_part(said))
     }
 
     /// Whether a line names a session that goes, or was received in the time that is meant.
@@ -74,17 +84,25 @@ impl Judge {
     }
 }
 
-/// What a player said in a refused body, and what was said of it.
+/// What a player said in a refused body and beside it, and what was said of it.
 #[derive(Deserialize)]
 struct Refused<'l> {
     #[serde(borrow)]
+    path: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    client: Option<Cow<'l, str>>,
+    #[serde(borrow)]
     user_agent: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    message: Option<Cow<'l, str>>,
     #[serde(borrow, default)]
     violations: Vec<Violation<'l>>,
     #[serde(borrow)]
     body: Option<Cow<'l, str>>,
     #[serde(borrow)]
     body_hex: Option<Cow<'l, str>>,
+    /// How long the body was, if it is not all here.
+    body_bytes: Option<u64>,
 }
 
 /// What is wrong with one.
@@ -94,6 +112,28 @@ struct Violation<'l> {
     pointer: Cow<'l, str>,
     #[serde(borrow)]
     message: Cow<'l, str>,
+}
+
+/// What a client has put into a path: what stands there between the words of ours.
+fn said_in_path(path: Cow<'_, str>) -> Cow<'_, str> {
+    let routes = ["/api/v1/sessions", "/api/v1/downloaded"];
+    let Some(said) = routes.iter().find_map(|route| path.strip_prefix(route)) else { return path };
+    let said = said.strip_suffix('/').unwrap_or(said);
+    Cow::Owned(said.strip_suffix("/events").unwrap_or(said).to_owned())
+}
+
+/// What a JSON pointer names, with its escapes undone.
+fn named_by<'p>(pointer: &Cow<'p, str>) -> Cow<'p, str> {
+    if pointer.contains('~') {
+        Cow::Owned(pointer.replace("~1", "/").replace("~0", "~"))
+    } else {
+        pointer.clone()
+    }
+}
+
+/// A text without the quote that ends it.
+fn unquoted(text: &str) -> &[u8] {
+    text.strip_suffix('"').unwrap_or(text).as_bytes()
 }
 
 /// What a damaged record says without what the journal wrote around it: its number, its time and its checksum.
@@ -209,6 +249,13 @@ mod tests {
             (r#""violations":[{"pointer":"/17","code":"x","message":""}]"#.to_owned(), true),
             (r#""violations":[{"pointer":"","code":"x","message":"is 17"}]"#.to_owned(), true),
             (r#""violations":[{"pointer":"","code":"17","message":"x"}]"#.to_owned(), false),
+            (r#""message":"suite \"17\" is not on the list""#.to_owned(), true),
+            (r#""message":"suite \"170\" is not on the list""#.to_owned(), false),
+            (r#""message":"\"a\\u{31}7\" \"\\u{31}7\"""#.to_owned(), true),
+            (r#""body":"user=%317&x=1""#.to_owned(), true),
+            (r#""body":"user=%3171""#.to_owned(), false),
+            (r#""body":"{\"a\":\"1","body_bytes":99"#.to_owned(), true),
+            (r#""body":"{\"a\":\"1""#.to_owned(), false),
             (in_hex("\"a\":\"17\""), true),
             (in_hex("\"a\":\"170\""), false),
             (in_hex(&format!("\"{id}\"")), true),
@@ -218,9 +265,32 @@ mod tests {
             assert_eq!(judge.condemns_refused(line.as_bytes()), expected, "{line}");
         }
         for (id, expected) in [(id, true), (other, false)] {
-            let line = line(&format!("/api/v1/sessions/{id}/events"), "\"message\":\"17\"");
+            let line = line(&format!("/api/v1/sessions/{id}/events"), "\"message\":\"\"");
             assert_eq!(judge.condemns_refused(line.as_bytes()), expected, "{line}");
         }
+        for (path, expected) in [
+            ("/api/v1/sessions/17/events", true),
+            ("/api/v1/sessions/a%20%317/events", true),
+            ("/api/v1/sessions/%2531%37/events", true),
+            ("/api/v1/sessions/170/events", false),
+            ("/x/api%2F17", true),
+            ("/api/v1/sessions/aaaaaaa/1… (300 bytes)", true),
+        ] {
+            assert_eq!(
+                judge.condemns_refused(line(path, "\"a\":1").as_bytes()),
+                expected,
+                "{path}"
+            );
+        }
+        let ours = Judge::new(&visitor("a", "events"), Ids::default());
+        let body = |path| line(path, r#""message":"Request had improper format.","body":"{}""#);
+        assert!(!ours.condemns_refused(body("/api/v1/sessions/7/events/").as_bytes()), "our word");
+        assert!(ours.condemns_refused(body("/api/v1/sessions/events/events").as_bytes()));
+        let named = Judge::new(&visitor("a", "Zo~/7"), Ids::default());
+        let pointer = r#""violations":[{"pointer":"/a/Zo~0~17","code":"x","message":""}]"#;
+        assert!(named.condemns_refused(line("/", pointer).as_bytes()));
+        let address = Judge::new(&visitor("a", "17.0.17.0"), Ids::default());
+        assert!(address.condemns_refused(line("/", "\"a\":1").as_bytes()), "the client itself");
         for (inside, expected) in [("17", true), ("170", false)] {
             let deep = format!("{}{inside}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
             let line = line("/", &format!("\"body\":\"{deep}\""));

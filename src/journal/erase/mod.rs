@@ -5,17 +5,16 @@
 //! promises as before.
 //!
 //! # Why a crash at any moment does no harm
-//! An erasure is ordered by a file, [`order`], which is written whole, and removed last. Whoever opens the
-//! data folder and finds one finishes it before anything is folded. So there is either an order, and it will
-//! be finished, or nothing is left to do. Doing a part of it twice is the same as once:
+//! An erasure is ordered by a file, [`order`], which is written whole, and removed last. So there is either an
+//! order, and somebody will finish it, or nothing is left to do. Doing a part of it twice is the same as once:
 //!
-//! 1. *What goes is found.* Nothing is changed yet; a crash begins this anew.
+//! 1. *What goes is found.* Nothing is changed yet.
 //! 2. *The ids are written into the order*, whole, before the first line is removed. Without them, once the
 //!    start that names the visitor is gone, the events that do not would be left behind.
 //! 3. *Nothing is added.* On a running server the journal takes nothing more of these sessions, then a record
 //!    of kind `erased` is committed, and folding it drops them from memory. What came before it stands in a
-//!    segment that is then closed. A crash after this forgets the fence, and finds the order instead: the
-//!    segments are rewritten before they are folded, so nobody sees these sessions again.
+//!    segment that is then closed. A crash after this forgets the fence, and the next start finds the order
+//!    instead: it [leaves these sessions out](leave_out) of what it folds, so nobody sees them again.
 //! 4. *Each file is written anew* beside the old one, synced, and renamed over it. Of a segment there is
 //!    always one that is whole: the old one, or the new one with the same numbers; where both stand, under
 //!    the plain and the compressed name, the compressed one counts and the other is removed first of all
@@ -25,13 +24,22 @@
 //! 5. *What became of it is written, then the order is removed.* Whoever waits for it takes it for done after
 //!    both, because the order names whom it was about.
 //!
-//! Reading a segment that is being rewritten is safe, because the file that is read stays as it is. Between
-//! 3 and 5 a journal can have the events of a session without its start, but only as long as the order is
-//! there.
+//! A start waits for none of this. Who carries it out notes in [`progress`] how far that is, and the next one
+//! goes on there.
+//!
+//! # Who else is at the files
+//! The keeper of the journal carries out the orders of a server, and between two files it does what else is due:
+//! it saves the live sessions, compresses and removes segments. So nobody else is ever at a file that is written
+//! anew. Reading one is safe, because the file that is read stays as it is. Between 3 and 5 a journal can have the
+//! events of a session without its start, but only as long as the order is there.
 
 mod judge;
 
 pub mod order;
+
+mod progress;
+
+mod search;
 
 mod seek;
 
@@ -41,8 +49,10 @@ mod sweep;
 
 pub mod wait;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -50,11 +60,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::order::{Evidence, Found, Order, State, Word};
-use self::seek::Seeker;
-use self::sweep::Look;
+use self::progress::{Progress, Rewriting};
+use self::search::Search;
+use self::sweep::{Ahead, Look};
 pub(crate) use self::sweep::{count_lines, purge_lines};
 use super::disk::{Disk, unless_missing};
-use super::record::{Content, Encoded, Head, Record};
+use super::record::{Content, Encoded, Record};
 use super::segment::{self, Segment};
 use super::{Ids, Journal, checkpoint};
 use crate::clock::Clock;
@@ -64,7 +75,7 @@ use crate::session::id::SessionId;
 
 pub use self::judge::Judge;
 pub use self::selection::{Described, Fingerprint, Range, Selection, Visitor};
-pub use self::sweep::{Meter, Pace, Tell};
+pub use self::sweep::{Between, Meter, Pace, Tell};
 
 /// How many sessions one record drops from memory: players who wait to be written must not wait long.
 const DROPPED_AT_ONCE: usize = 10_000;
@@ -102,7 +113,7 @@ pub struct Site<'s> {
     pub given: Option<&'s str>,
 }
 
-/// What a start leaves out as if it were erased, because the disk does not let it carry out an order.
+/// What a start leaves out as if it were erased, because there is an order that is not carried out.
 #[derive(Clone, Debug)]
 pub struct LeftOut {
     /// The order.
@@ -142,8 +153,6 @@ pub struct Survey {
     /// The sessions.
     #[serde(skip)]
     ids: Ids,
-    #[serde(skip)]
-    looks: BTreeMap<u64, Look>,
 }
 
 /// Carries out the order that waits in a data folder, if there is one: says what became of it there, and
@@ -152,17 +161,42 @@ pub struct Survey {
 /// # Errors
 /// What the system says, or what `tell` did; then the order is still there, and doing this again finishes it.
 pub fn finish(site: &Site<'_>, tell: Tell<'_>) -> io::Result<Option<Evidence>> {
+    finish_beside(site, tell, &mut || false)
+}
+
+/// The same for somebody who has other duties on the journal, and does them between two of its files.
+///
+/// # Errors
+/// See [`finish`].
+pub fn finish_beside(
+    site: &Site<'_>,
+    tell: Tell<'_>,
+    between: Between<'_>,
+) -> io::Result<Option<Evidence>> {
     let Some(order) = Order::pending(site.home)? else { return Ok(None) };
     let id = order.id.clone();
-    let evidence = carry_out(site, order, tell)?;
-    let state = State::Done(Box::new(evidence.clone()));
-    Word { order: id, written_ms: site.clock.now_ms(), state }.save(site.home)?;
+    let told = Word::on(site.home, &id)?.map(|word| word.state);
+    let evidence = if let Some(State::Done(evidence)) = told {
+        // A crash came before the order was removed.
+        *evidence
+    } else {
+        let mut meter = Meter::new(tell, site.running.is_some()).beside(between);
+        let evidence = carry_out(site, order, &mut meter)?;
+        let state = State::Done(Box::new(evidence.clone()));
+        Word { order: id, written_ms: site.clock.now_ms(), state }.save(site.home)?;
+        evidence
+    };
+    Progress::remove(site.home)?;
     order::remove_order(site.home)?;
     Ok(Some(evidence))
 }
 
-/// Finds the sessions that the order means which waits in a data folder, if there is one, as far as the
-/// journal can be read. Nothing is changed, so a disk that is full does not matter.
+/// Finds the sessions that nobody shall see because of the order which waits in a data folder, if there is one.
+/// Nothing is changed, so a disk that is full does not matter.
+///
+/// All that the order means are known once they were found. Before, these are looked for in what a start reads
+/// back, and not in the whole journal, for which nobody shall wait: what a saved session does not tell of itself
+/// is found while the server runs, as if the order were given then.
 ///
 /// # Errors
 /// That the order cannot be read, or that the journal cannot be listed.
@@ -172,78 +206,98 @@ pub fn leave_out(home: &dyn Disk, disk: &dyn Disk) -> io::Result<Option<LeftOut>
         (Some(found), _) => Ids::of(found.ids),
         (None, Selection::Sessions(ids)) => Ids::of(ids.clone()),
         (None, selection) => {
-            let segments = sweep::segments(disk, None)?;
-            let mut tell = |_, _| Ok(());
-            let meter = &mut Meter::new(&mut tell, false);
-            // What cannot be read is not folded either, or fails the start by itself.
-            matching(disk, selection, &segments, meter, |name, result| match result {
-                Err(error) => {
-                    tracing::warn!(%error, file = name, "what is to be erased cannot be looked for");
-                    Ok(())
-                }
-                looked => looked,
-            })?
+            let found = Progress::of(home, &order.id)?.map(|progress| progress.ids);
+            search::in_what_is_read_back(disk, selection, found.unwrap_or_default())?
         }
     };
     Ok(Some(LeftOut { order: order.id, ids }))
 }
 
-fn carry_out(site: &Site<'_>, mut order: Order, tell: Tell<'_>) -> io::Result<Evidence> {
+fn carry_out(site: &Site<'_>, mut order: Order, meter: &mut Meter<'_>) -> io::Result<Evidence> {
     remove_leftovers(site.disk)?;
     order::remove_old(site.home, site.clock.now_ms())?;
-    let mut meter = Meter::new(tell, site.running.is_some());
-    let was_interrupted = order.found.is_some() || site.finds_standing(&order.id);
-    let (found, mut looks) = match order.found.take() {
-        Some(found) => (found, BTreeMap::new()),
-        None => find_for(site, &mut order, &mut meter)?,
+    let begun = Progress::of(site.home, &order.id)?;
+    let was_interrupted =
+        order.found.is_some() || begun.is_some() || site.finds_standing(&order.id);
+    let mut progress = begun.unwrap_or_else(|| Progress::begin(&order.id));
+    let found = match order.found.take() {
+        Some(found) => found,
+        None => find(site, &mut order, &mut progress, meter)?,
     };
     let ids = Ids::of(found.ids.clone());
     let erased_ms = site.clock.now_ms();
-    site.drop_sessions(&ids, erased_ms)?;
+    let dropped = site.drop_sessions(&ids, erased_ms)?;
+    let is_by_id = matches!(order.selection, Selection::Sessions(_));
+    if is_by_id {
+        progress.seen.extend(dropped);
+    }
     let end_seq = site.close_segment()?;
     let judge = Arc::new(Judge::new(&order.selection, ids));
-    let cutoff_seq = found.cutoff_seq;
-    let mut evidence = evidence_of(site, &order, found, was_interrupted);
-    for segment in sweep::segments(site.disk, end_seq)? {
-        let look = looks.remove(&segment.first_seq);
-        let look = clean(site.disk, &segment, look, &judge, erased_ms, &mut meter, &mut evidence)?;
-        // What came after the cut-off is counted now, all else was counted when it was found.
-        if cutoff_seq.is_some_and(|cutoff_seq| segment.first_seq >= cutoff_seq) {
-            add(&mut evidence.records, &look.records);
-        }
-        evidence.damaged_lines += look.damaged_lines;
-    }
-    clean_checkpoints(site, &judge, &mut meter, &mut evidence)?;
+    let counted_before_seq = if found.counts_later { None } else { found.cutoff_seq };
+    let mut cleaning = Cleaning {
+        site,
+        judge: &judge,
+        meter: &mut *meter,
+        progress: &mut progress,
+        erased_ms,
+        is_by_id,
+        counts_all: found.counts_later,
+        counted_before_seq,
+    };
+    cleaning.segments(end_seq)?;
+    cleaning.checkpoints()?;
+    let mut evidence = evidence_of(site, &order, &found, was_interrupted, progress);
     for name in set_aside(site.disk)? {
-        evidence.set_aside_lines += purge(site.disk, &name, &judge, &mut meter)?;
+        evidence.set_aside_lines += purge(site.disk, &name, &judge, meter)?;
     }
-    let purged = (site.purge)(&judge, &mut meter)?;
+    let purged = (site.purge)(&judge, meter)?;
     (evidence.reject_lines, evidence.rejects_in_memory) = (purged.lines, purged.in_memory);
     evidence.finished_ms = site.clock.now_ms();
     Ok(evidence)
 }
 
 /// Finds what an order means, and writes that into it.
-fn find_for(
+fn find(
     site: &Site<'_>,
     order: &mut Order,
+    progress: &mut Progress,
     meter: &mut Meter<'_>,
-) -> io::Result<(Found, BTreeMap<u64, Look>)> {
+) -> io::Result<Found> {
     let cutoff_ms = site.clock.now_ms();
     let cutoff_seq = site.close_segment()?;
-    let known = site.left_out_for(&order.id);
-    let known = known.map(|left_out| left_out.ids.clone()).unwrap_or_default();
-    let survey = find(site.disk, &order.selection, &known, cutoff_seq, meter)?;
-    let Survey { sessions, records, ids, looks, .. } = survey;
-    let found = Found { cutoff_seq, cutoff_ms, sessions, records, ids: ids.as_slice().to_vec() };
+    let ids = if let Selection::Sessions(ids) = &order.selection {
+        Ids::of(ids.clone())
+    } else {
+        if let Some(left_out) = site.left_out_for(&order.id)
+            && !left_out.ids.is_empty()
+        {
+            // Checkpoints are saved without them from now on, so the next start may not find them.
+            progress.ids.extend(left_out.ids.as_slice());
+            progress.save(site.home)?;
+        }
+        let mut search = Search::of(&order.selection, site.disk)?;
+        search.found = mem::take(&mut progress.ids);
+        search.everywhere(site, cutoff_seq, progress, meter)?;
+        Ids::of(search.found.into_iter().collect())
+    };
+    let ids = ids.as_slice().to_vec();
+    let (sessions, records) = (ids.len() as u64, BTreeMap::new());
+    let found = Found { cutoff_seq, cutoff_ms, sessions, records, counts_later: true, ids };
     order.found = Some(found.clone());
     order.save(site.home)?;
-    Ok((found, looks))
+    Ok(found)
 }
 
-/// What is known before the files are cleaned.
-fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bool) -> Evidence {
-    Evidence {
+/// What is known once segments and checkpoints are clean.
+fn evidence_of(
+    site: &Site<'_>,
+    order: &Order,
+    found: &Found,
+    was_interrupted: bool,
+    progress: Progress,
+) -> Evidence {
+    let is_by_id = matches!(order.selection, Selection::Sessions(_));
+    let mut evidence = Evidence {
         order: order.id.clone(),
         selection: order.selection.described(),
         ordered_ms: order.ordered_ms,
@@ -252,10 +306,15 @@ fn evidence_of(site: &Site<'_>, order: &Order, found: Found, was_interrupted: bo
         was_interrupted,
         cutoff_ms: found.cutoff_ms,
         cutoff_seq: found.cutoff_seq,
-        sessions: found.sessions,
-        records: found.records,
-        ..Evidence::default()
-    }
+        sessions: if found.counts_later && is_by_id {
+            progress.seen.len() as u64
+        } else {
+            found.sessions
+        },
+        ..progress.evidence
+    };
+    add(&mut evidence.records, &found.records);
+    evidence
 }
 
 /// The session of the first start in the newest segment that has one; nothing if no segment has.
@@ -286,7 +345,7 @@ pub fn survey(
     tell: Tell<'_>,
 ) -> io::Result<(Survey, Arc<Judge>)> {
     let mut meter = Meter::new(tell, true);
-    let mut survey = find(disk, selection, &Ids::default(), None, &mut meter)?;
+    let mut survey = look_for(disk, selection, &mut meter)?;
     let judge = Judge::new(selection, survey.ids.clone());
     for name in set_aside(disk)? {
         let goes = |line: &[u8]| judge.condemns(line);
@@ -296,26 +355,23 @@ pub fn survey(
     Ok((survey, Arc::new(judge)))
 }
 
-/// Finds the sessions beside those that are known, then all that there is of them.
-fn find(
-    disk: &dyn Disk,
-    selection: &Selection,
-    known: &Ids,
-    before_seq: Option<u64>,
-    meter: &mut Meter<'_>,
-) -> io::Result<Survey> {
-    let segments = sweep::segments(disk, before_seq)?;
-    let bytes = segments.iter().map(|segment| segment.bytes).sum();
+/// Finds the sessions, then all that there is of them.
+fn look_for(disk: &dyn Disk, selection: &Selection, meter: &mut Meter<'_>) -> io::Result<Survey> {
+    let segments = segment::list(disk)?;
+    let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let ids = match selection {
         Selection::Sessions(ids) => Ids::of(ids.clone()),
         Selection::Visitor(_) | Selection::Started(_) => {
-            meter.expect(bytes);
-            matching(disk, selection, &segments, meter, |_, result| {
-                unless_missing(result).map(Option::unwrap_or_default)
-            })?
+            meter.expect(2 * bytes);
+            let mut search = Search::of(selection, disk)?;
+            for segment in &segments {
+                unless_missing(search.segment(segment, meter))?;
+                meter.file(segment.bytes)?;
+            }
+            search.checkpoints(meter)?;
+            Ids::of(search.found.into_iter().collect())
         }
     };
-    let ids = ids.and(known);
     meter.expect(bytes);
     let judge = Judge::new(selection, ids);
     let ids = judge.ids();
@@ -332,7 +388,6 @@ fn find(
         add(&mut survey.records, &look.records);
         survey.damaged_lines += look.damaged_lines;
         survey.value_left_lines += look.value_left_lines;
-        survey.looks.insert(segment.first_seq, look);
     }
     for (_, name) in checkpoint::list(disk)? {
         let mut has_any = false;
@@ -352,163 +407,152 @@ fn find(
     Ok(survey)
 }
 
-/// The sessions that match. Where the start of one is not there any more, because retention has removed
-/// its segment, it is known by its report, by what a checkpoint has of it, or by the age that its id tells.
-/// `hold` decides what to do about a file, given by its name, that cannot be read.
-fn matching(
-    disk: &dyn Disk,
-    selection: &Selection,
-    segments: &[Segment],
-    meter: &mut Meter<'_>,
-    hold: impl Fn(&str, io::Result<()>) -> io::Result<()>,
-) -> io::Result<Ids> {
-    let seeker = Seeker::of(selection);
-    let first_ms = segments.iter().find_map(|segment| segment.first_received_ms(disk));
-    let began_before = |id: SessionId| first_ms.is_none_or(|first_ms| id.minted_ms() < first_ms);
-    let mut found = BTreeSet::new();
-    for segment in segments {
-        let looked = each_sound(disk, segment, |line, head| {
-            meter.line(line.len())?;
-            let Some((head, id)) = head.and_then(|head| head.sid.map(|id| (head, id))) else {
-                return Ok(());
-            };
-            let started_ms = match head.kind {
-                "start" | "batch" => Some(head.received_ms),
-                _ => Some(id.minted_ms()).filter(|_| began_before(id)),
-            };
-            let by_time = || started_ms.is_some_and(|ms| selection.has_start(ms));
-            let by_value = || seeker.finds(line) && record_matches(line, selection);
-            if !found.contains(&id) && (by_time() || by_value()) {
-                found.insert(id);
-            }
-            Ok(())
-        });
-        hold(&segment.name(), looked)?;
-        meter.file(segment.bytes)?;
-    }
-    for (_, name) in checkpoint::list(disk)? {
-        let looked = each_saved(disk, &name, |id, line| {
-            let by_time = began_before(id) && selection.has_start(id.minted_ms());
-            if by_time || (seeker.finds(line) && selection.is_anywhere_in(line)) {
-                found.insert(id);
-            }
-            meter.line(line.len())
-        });
-        hold(&name, looked)?;
-    }
-    Ok(Ids::of(found.into_iter().collect()))
-}
-
-/// Calls `take` with each line of a segment, as far as it can be unpacked, and its head if it is sound and
-/// counts: what stands where the next segment has begun was never acknowledged.
-fn each_sound(
-    disk: &dyn Disk,
-    segment: &Segment,
-    mut take: impl FnMut(&[u8], Option<Head<'_>>) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut lines = segment.lines(disk)?;
-    let (mut is_cut_short, mut is_beyond) = (false, false);
-    while let Some(line) = sweep::next_line(&mut lines, segment, &mut is_cut_short)? {
-        let head = Some(line.text).filter(|_| line.complete && !is_beyond).and_then(Head::of_sound);
-        is_beyond |= head.as_ref().is_some_and(|head| segment.ends_before(head.seq));
-        take(line.text, head.filter(|_| !is_beyond))?;
-    }
-    Ok(())
-}
-
-fn record_matches(line: &[u8], selection: &Selection) -> bool {
-    match Record::read(line).map(|record| record.content) {
-        Ok(
-            Content::Start { body, .. } | Content::Event { body, .. } | Content::Batch { body, .. },
-        ) => selection.is_in_body(&body),
-        Ok(Content::Report { report, .. }) => selection.is_anywhere_in(&report),
-        _ => false,
-    }
-}
-
-/// Cleans one segment, if anything in it goes, and looks whether that is so. Gives what was in it before.
-fn clean(
-    disk: &dyn Disk,
-    segment: &Segment,
-    look: Option<Look>,
-    judge: &Judge,
+/// The files of a journal, as they are cleaned one after the other.
+struct Cleaning<'c, 't> {
+    site: &'c Site<'c>,
+    judge: &'c Judge,
+    meter: &'c mut Meter<'t>,
+    progress: &'c mut Progress,
     erased_ms: u64,
-    meter: &mut Meter<'_>,
-    evidence: &mut Evidence,
-) -> io::Result<Look> {
-    let before = if let Some(look) = look {
-        look
-    } else {
-        meter.expect(segment.bytes);
-        sweep::look(disk, segment, judge, meter, |_| {})?
-    };
-    let mut after = before.clone();
-    if before.is_dirty() {
+    /// Whether sessions were ordered by their ids, so that it is still to be seen which of them were there.
+    is_by_id: bool,
+    /// Whether nothing was counted when the sessions were found, as versions before did.
+    counts_all: bool,
+    counted_before_seq: Option<u64>,
+}
+
+impl Cleaning<'_, '_> {
+    /// Cleans the segments before a number, or all; those alone that are not clean yet.
+    fn segments(&mut self, end_seq: Option<u64>) -> io::Result<()> {
+        let mut ahead = Ahead::from(self.progress.clean_to_seq, end_seq, self.site.disk)?;
+        self.meter.expect(ahead.bytes());
+        while let Some(segment) = ahead.next() {
+            // Retention may have removed it.
+            unless_missing(self.segment(&segment))?;
+            self.progress.clean_to_seq = segment.first_seq + 1;
+            self.progress.went_through(self.site.home, segment.bytes)?;
+            if self.meter.between_files() {
+                ahead.list()?;
+            }
+        }
+        self.progress.save(self.site.home)
+    }
+
+    /// Cleans one segment, if anything in it goes, and looks whether that is so.
+    fn segment(&mut self, segment: &Segment) -> io::Result<()> {
+        let disk = self.site.disk;
+        let mut seen = Vec::new();
+        let note = |id| {
+            if self.is_by_id && !self.progress.seen.contains(&id) {
+                seen.push(id);
+            }
+        };
+        let look = sweep::look(disk, segment, self.judge, self.meter, note)?;
+        self.progress.seen.extend(seen);
+        let begun = self.progress.rewriting.take();
+        let begun = begun.filter(|rewriting| rewriting.first_seq == segment.first_seq);
+        let was_begun = begun.is_some();
+        let (first_seq, bytes) = (segment.first_seq, segment.bytes);
+        let before = begun.unwrap_or_else(|| Rewriting { first_seq, bytes, look: look.clone() });
+        let mut after = (look, segment.bytes);
+        if after.0.is_dirty() {
+            if !was_begun {
+                self.progress.rewriting = Some(before.clone());
+                self.progress.save(self.site.home)?;
+            }
+            after = self.rewrite(segment, &before.look)?;
+            self.progress.rewriting = None;
+        }
+        let (after, bytes_after) = after;
+        let evidence = &mut self.progress.evidence;
+        if before.look.is_dirty() {
+            evidence.segments += 1;
+            evidence.bytes_before += before.bytes;
+            evidence.bytes_after += bytes_after;
+        }
+        // By a version before all else was counted when it was found.
+        let is_new = |cutoff_seq| segment.first_seq >= cutoff_seq;
+        if self.counts_all || self.counted_before_seq.is_some_and(is_new) {
+            add(&mut evidence.records, &before.look.records);
+        }
+        evidence.damaged_lines += before.look.damaged_lines;
+        evidence.value_left_lines += after.value_left_lines;
+        if after.is_cut_short {
+            evidence.unreadable_segments.push(segment.name());
+        } else if before.look.is_cut_short {
+            evidence.truncated_segments.push(segment.name());
+        }
+        Ok(())
+    }
+
+    /// Writes a segment anew, and looks whether it is clean. Gives what is in it then, and its size.
+    fn rewrite(&mut self, segment: &Segment, before: &Look) -> io::Result<(Look, u64)> {
+        let disk = self.site.disk;
         if before.is_cut_short {
             let name = segment.name();
             tracing::warn!(segment = name, "what cannot be unpacked of a segment is dropped");
         }
-        sweep::rewrite(disk, segment, judge, erased_ms, meter)?;
+        sweep::rewrite(disk, segment, self.judge, self.erased_ms, self.meter)?;
         let rewritten = segment::list(disk)?;
         let rewritten = rewritten.iter().find(|found| found.first_seq == segment.first_seq);
-        let rewritten = rewritten.ok_or(io::ErrorKind::NotFound)?;
-        after = sweep::look(disk, rewritten, judge, meter, |_| {})?;
+        let rewritten = rewritten.ok_or_else(|| {
+            let name = segment.name();
+            io::Error::other(format!("{name} is gone, though nobody else removes it"))
+        })?;
+        self.meter.expect(rewritten.bytes);
+        let after = sweep::look(disk, rewritten, self.judge, self.meter, |_| {})?;
         if after.is_dirty() {
             let name = rewritten.name();
             return Err(io::Error::other(format!("{name} still has what was to be erased")));
         }
-        evidence.segments += 1;
-        evidence.bytes_before += segment.bytes;
-        evidence.bytes_after += rewritten.bytes;
+        Ok((after, rewritten.bytes))
     }
-    evidence.value_left_lines += after.value_left_lines;
-    if after.is_cut_short {
-        evidence.unreadable_segments.push(segment.name());
-    } else if before.is_cut_short {
-        evidence.truncated_segments.push(segment.name());
-    }
-    Ok(before)
-}
 
-/// Cleans the checkpoints. One that is damaged is cleaned as what was set aside.
-fn clean_checkpoints(
-    site: &Site<'_>,
-    judge: &Judge,
-    meter: &mut Meter<'_>,
-    evidence: &mut Evidence,
-) -> io::Result<()> {
-    let bytes_of = |name: &str| -> io::Result<u64> {
-        let files = site.disk.list()?;
-        Ok(files.into_iter().find(|(found, _)| found == name).map_or(0, |(_, bytes)| bytes))
-    };
-    for (_, name) in checkpoint::list(site.disk)? {
-        let before = bytes_of(&name)?;
-        let goes = |id| judge.ids().contains(id);
-        let pace = &mut |bytes| meter.line(bytes);
-        let is_running = site.running.is_some();
-        match checkpoint::rewrite_without(site.disk, &name, goes, is_running, pace) {
-            Ok(false) => {}
-            Ok(true) => {
-                evidence.checkpoints += 1;
-                evidence.bytes_before += before;
-                evidence.bytes_after += bytes_of(&name)?;
+    /// Cleans the checkpoints. One that is damaged is cleaned as what was set aside.
+    fn checkpoints(&mut self) -> io::Result<()> {
+        let Self { site, judge, meter, progress, is_by_id, .. } = self;
+        let evidence = &mut progress.evidence;
+        let bytes_of = |name: &str| -> io::Result<u64> {
+            let files = site.disk.list()?;
+            Ok(files.into_iter().find(|(found, _)| found == name).map_or(0, |(_, bytes)| bytes))
+        };
+        let seen = RefCell::new(&mut progress.seen);
+        for (_, name) in checkpoint::list(site.disk)? {
+            let before = bytes_of(&name)?;
+            let goes = |id| judge.ids().contains(id);
+            let note = |id| {
+                let goes = goes(id);
+                if goes && *is_by_id {
+                    seen.borrow_mut().insert(id);
+                }
+                goes
+            };
+            let pace = &mut |bytes| meter.line(bytes);
+            let is_running = site.running.is_some();
+            match checkpoint::rewrite_without(site.disk, &name, note, is_running, pace) {
+                Ok(false) => {}
+                Ok(true) => {
+                    evidence.checkpoints += 1;
+                    evidence.bytes_before += before;
+                    evidence.bytes_after += bytes_of(&name)?;
+                }
+                Err(checkpoint::Broken::Disk(error)) => return Err(error),
+                Err(checkpoint::Broken::Content { .. }) => {
+                    evidence.set_aside_lines += purge(site.disk, &name, judge, meter)?;
+                    continue;
+                }
             }
-            Err(checkpoint::Broken::Disk(error)) => return Err(error),
-            Err(checkpoint::Broken::Content { .. }) => {
-                evidence.set_aside_lines += purge(site.disk, &name, judge, meter)?;
-                continue;
-            }
+            each_saved(site.disk, &name, |id, line| {
+                if goes(id) {
+                    let why = format!("{name} still has what was to be erased");
+                    return Err(io::Error::other(why));
+                }
+                evidence.value_left_lines += u64::from(judge.finds_value(line));
+                meter.line(line.len())
+            })?;
         }
-        each_saved(site.disk, &name, |id, line| {
-            if goes(id) {
-                let why = format!("{name} still has what was to be erased");
-                return Err(io::Error::other(why));
-            }
-            evidence.value_left_lines += u64::from(judge.finds_value(line));
-            meter.line(line.len())
-        })?;
+        Ok(())
     }
-    Ok(())
 }
 
 /// Removes lines that are no records.
@@ -575,9 +619,9 @@ impl Site<'_> {
         }
     }
 
-    /// Lets nothing go on with these sessions, and drops them from memory.
-    fn drop_sessions(&self, ids: &Ids, erased_ms: u64) -> io::Result<()> {
-        let Some(Running { journal, live }) = self.running else { return Ok(()) };
+    /// Lets nothing go on with these sessions, and drops them from memory. Gives those that were there.
+    fn drop_sessions(&self, ids: &Ids, erased_ms: u64) -> io::Result<Vec<SessionId>> {
+        let Some(Running { journal, live }) = self.running else { return Ok(Vec::new()) };
         journal.fence(ids);
         let is_held = |id: &SessionId| live.contains(*id) || live.ended(*id).is_some();
         let held: Vec<_> = ids.as_slice().iter().copied().filter(is_held).collect();
@@ -592,7 +636,7 @@ impl Site<'_> {
                 wait_for(journal)?;
             }
         }
-        Ok(())
+        Ok(held)
     }
 }
 

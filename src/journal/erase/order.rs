@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::progress::PROGRESS_FILE;
 use super::selection::{Described, Selection};
 use crate::files;
 use crate::journal::disk::{Disk, is_unfinished, unfinished_name, unless_missing, write_whole};
@@ -59,10 +60,13 @@ pub(super) struct Found {
     pub(super) cutoff_seq: Option<u64>,
     /// When the looking began, in ms since the Unix epoch.
     pub(super) cutoff_ms: u64,
-    /// How many of the sessions there are any records of, or a line of a checkpoint.
+    /// How many of the sessions there are any records of, or a line of a checkpoint; all, if they are counted later.
     pub(super) sessions: u64,
-    /// Their records by kind.
+    /// Their records by kind, as versions before counted them then.
     pub(super) records: BTreeMap<String, u64>,
+    /// Whether they are counted as they are removed.
+    #[serde(default)]
+    pub(super) counts_later: bool,
     /// The sessions.
     pub(super) ids: Vec<SessionId>,
 }
@@ -114,8 +118,8 @@ pub struct Evidence {
     pub version: String,
     /// Whether the server went on meanwhile.
     pub server_was_running: bool,
-    /// Whether it was interrupted, or found as it was given, and then finished: the figures of files are those of
-    /// the last run.
+    /// Whether it was interrupted, or found as it was given, and then finished: the figures of checkpoints and of what
+    /// is no segment are those of the last run.
     pub was_interrupted: bool,
     /// What was received later is new data: up to when it was looked for, in ms since the Unix epoch.
     pub cutoff_ms: u64,
@@ -311,14 +315,16 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 /// # Errors
 /// What the system says.
 pub fn remove_old(home: &dyn Disk, now_ms: u64) -> io::Result<()> {
-    let order_half = unfinished_name(ORDER_FILE);
-    for (name, _) in home.list()? {
+    let halves = [unfinished_name(ORDER_FILE), unfinished_name(PROGRESS_FILE)];
+    let files = home.list()?;
+    let has_order = files.iter().any(|(name, _)| name == ORDER_FILE);
+    for (name, _) in files {
         let is_old = if let Some(rest) = name.strip_prefix(RESULT_PREFIX) {
             is_unfinished(rest)
                 || rest.ends_with(RESULT_SUFFIX)
                     && Word::read(home, &name)?.is_some_and(|word| word.is_stale(now_ms))
         } else {
-            name == order_half
+            halves.contains(&name) || name == PROGRESS_FILE && !has_order
         };
         if is_old {
             remove(home, &name)?;

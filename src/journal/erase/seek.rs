@@ -3,13 +3,19 @@
 use std::borrow::Cow;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use memchr::memchr;
 use memchr::memmem::Finder;
+use memchr::{memchr, memchr2};
 
 use super::selection::Selection;
 
 /// How often a value may have been made a JSON text within a JSON text and still be found.
 const ESCAPED_AT_MOST: usize = 3;
+
+/// How often it may have been encoded for a path or a form, and still be found.
+const ENCODED_AT_MOST: usize = 2;
+
+/// How much of a value tells whose it is, if half of it is more, in bytes.
+const PART_BYTES: usize = 16;
 
 /// Finds the bytes of values.
 #[derive(Debug)]
@@ -46,8 +52,43 @@ impl Seeker {
 
     /// The same, but a part of a longer word or number is not the value.
     pub(super) fn finds_apart(&self, text: &[u8]) -> bool {
-        self.finds_if(text, |before, after| {
-            !ends_in_word(before) && !first_char(after).is_some_and(char::is_alphanumeric)
+        self.finds_if(text, is_apart)
+    }
+
+    /// The same of a text that anybody wrote, so it may also be spelled as in a path or a form.
+    pub(super) fn finds_apart_in_any_spelling(&self, text: &[u8]) -> bool {
+        if self.each.is_empty() {
+            return false;
+        }
+        if self.finds_apart(text) {
+            return true;
+        }
+        let mut text = Cow::Borrowed(text);
+        for _ in 0..ENCODED_AT_MOST {
+            if memchr2(b'%', b'+', &text).is_none() {
+                return false;
+            }
+            let (path, form) = (percent_decoded(&text, b'+'), percent_decoded(&text, b' '));
+            if self.finds_apart(&path) || (path != form && self.finds_apart(&form)) {
+                return true;
+            }
+            text = Cow::Owned(path);
+        }
+        false
+    }
+
+    /// Whether a text that was cut ends with the beginning of a value, so long that it tells whose it is.
+    pub(super) fn ends_with_a_part(&self, text: &[u8]) -> bool {
+        let path = percent_decoded(text, b'+');
+        [text, &unescaped(text), &path].into_iter().any(|text| {
+            self.each.iter().any(|needle| {
+                let needle = needle.needle();
+                let least = needle.len().div_ceil(2).min(PART_BYTES);
+                let parts = (least..needle.len().min(text.len() + 1)).rev();
+                parts
+                    .map(|bytes| (text.len() - bytes, &needle[..bytes]))
+                    .any(|(at, part)| text.ends_with(part) && !ends_in_word(&text[..at]))
+            })
         })
     }
 
@@ -77,6 +118,11 @@ impl Seeker {
     }
 }
 
+/// Whether what stands before and after makes no longer word or number.
+fn is_apart(before: &[u8], after: &[u8]) -> bool {
+    !ends_in_word(before) && !first_char(after).is_some_and(char::is_alphanumeric)
+}
+
 /// Whether a text ends with a letter or a digit.
 fn ends_in_word(text: &[u8]) -> bool {
     let begins = (1..=text.len().min(4)).map(|bytes| &text[text.len() - bytes..]);
@@ -91,7 +137,30 @@ fn first_char(text: &[u8]) -> Option<char> {
     begins.next()?.chars().next()
 }
 
-/// A text with the escapes of JSON undone, wherever they stand.
+/// A text with `%41` undone, and with this for each plus sign: a blank in a form, itself in a path.
+fn percent_decoded(text: &[u8], plus: u8) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let encoded = match (byte, after) {
+            (b'%', [high, low, ..]) => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        plain.push(match (byte, encoded) {
+            (_, Some((high, low))) => {
+                rest = &after[2..];
+                high << 4 | low
+            }
+            (b'+', _) => plus,
+            _ => *byte,
+        });
+    }
+    plain
+}
+
+/// A text with the escapes of JSON undone, wherever they stand, and those of Rust, as messages quote names.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -104,7 +173,8 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
             Some(b't') => Some(b'\t'),
             Some(b'b') => Some(8),
             Some(b'f') => Some(12),
-            Some(byte @ (b'"' | b'\\' | b'/')) => Some(*byte),
+            Some(b'0') => Some(0),
+            Some(byte @ (b'"' | b'\\' | b'/' | b'\'')) => Some(*byte),
             _ => None,
         };
         if let Some(byte) = short {
@@ -121,8 +191,13 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// The character of `uXXXX`, or of two of them that belong together, and how long that is.
+/// The character of `uXXXX`, or of two of them that belong together, or of `u{X}`, and how long that is.
 fn unicode_escape(text: &[u8]) -> Option<(char, usize)> {
+    if let Some(braced) = text.strip_prefix(b"u{") {
+        let digits = &braced[..braced.iter().take(7).position(|byte| *byte == b'}')?];
+        let number = u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+        return Some((char::from_u32(number)?, digits.len() + 3));
+    }
     let unit = |text: &[u8]| {
         let digits = text.strip_prefix(b"u")?.get(..4)?;
         u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
@@ -154,6 +229,25 @@ mod tests {
         }
 
         #[test]
+        fn a_text_is_found_as_a_path_a_form_and_a_message_spell_it(
+            text in "\\PC{1,12}", depth in 0..3_usize, is_upper: bool, is_all: bool,
+        ) {
+            let encode = |text: &str| text.bytes().fold(String::new(), |encoded, byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' if !is_all => encoded + char::from(byte).to_string().as_str(),
+                _ if is_upper => encoded + &format!("%{byte:02X}"),
+                _ => encoded + &format!("%{byte:02x}"),
+            });
+            let encoded = (0..depth).fold(text.clone(), |text, _| encode(&text));
+            let seeker = Seeker::of(&visitor(&text));
+            let path = format!("/api/v1/sessions/{encoded}/events");
+            prop_assert!(seeker.finds_apart_in_any_spelling(path.as_bytes()), "{}", path);
+            let form = format!("a=1&user={}", encode(&text).replace("%20", "+"));
+            prop_assert!(seeker.finds_apart_in_any_spelling(form.as_bytes()), "{}", form);
+            let message = format!("analytics.reportSuite {text:?} is not on the list");
+            prop_assert!(seeker.finds_apart_in_any_spelling(message.as_bytes()), "{}", message);
+        }
+
+        #[test]
         fn every_escape_of_every_character_is_undone(text in ".{1,12}") {
             let escaped = text.encode_utf16().fold(String::new(), |text, unit| format!("{text}\\u{unit:04x}"));
             prop_assert_eq!(unescaped(escaped.as_bytes()), text.as_bytes());
@@ -161,9 +255,31 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            Seeker::of(&visitor("b")).finds(&bytes);
+            let seeker = Seeker::of(&visitor("b"));
+            seeker.finds(&bytes);
+            seeker.finds_apart_in_any_spelling(&bytes);
+            seeker.ends_with_a_part(&bytes);
             unescaped(&bytes);
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_value_where_a_text_was_cut_is_found_if_it_is_long_enough() {
+        let seeker = Seeker::of(&visitor("Zoë/Geheim"));
+        for (text, expected) in [
+            ("/a/Zoë/Gehei", true),
+            ("/a/Zo%C3%AB%2FG", true),
+            ("a Zo\\u00eb/G", true),
+            ("/a/Zoë", false),
+            ("/a/AZoë/Gehei", false),
+            ("/a/Zoë/Gehei/", false),
+            ("", false),
+        ] {
+            assert_eq!(seeker.ends_with_a_part(text.as_bytes()), expected, "{text}");
+        }
+        let long = "x".repeat(100);
+        assert!(Seeker::of(&visitor(&long)).ends_with_a_part(b"/xxxxxxxxxxxxxxxx"));
+        assert!(!Seeker::of(&visitor(&long)).ends_with_a_part(b"/xxxxxxxxxxxxxxx"));
     }
 
     fn visitor(value: &str) -> Selection {

@@ -222,6 +222,11 @@ impl Selection {
         matches!(self, Self::Started(range) if range.contains(received_ms))
     }
 
+    /// Whether this is a value that is looked for, under whatever key.
+    pub(super) fn is_value(&self, text: &str) -> bool {
+        matches!(self, Self::Visitor(visitors) if visitors.iter().any(|visitor| visitor.matches(text)))
+    }
+
     /// Whether a body, as it stands in a record, has a value that is looked for under its key.
     pub(super) fn is_in_body(&self, body: &[u8]) -> bool {
         self.is_in(body, Visitor::stands_in_body)

@@ -2,10 +2,12 @@
 //!
 //! Every file is written whole, in small pieces, and only then takes the place of the old one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::judge::Judge;
 use crate::journal::disk::{Disk, Paced, write_whole};
@@ -13,8 +15,11 @@ use crate::journal::record::{Content, Encoded, Head, Record};
 use crate::journal::segment::{self, Anew, Line, Lines, Segment};
 use crate::session::id::SessionId;
 
-/// After how many bytes of lines it is asked whether to go on, and players get the machine for a while.
-const REST_BYTES: u64 = 1 << 20;
+/// After how many bytes of lines it is asked whether to go on.
+const ASK_BYTES: u64 = 256 << 10;
+
+/// After how many times of asking players get the machine for a while.
+const ASKED_TILL_REST: u32 = 4;
 
 /// How long they get it.
 const REST: Duration = Duration::from_millis(1);
@@ -22,25 +27,41 @@ const REST: Duration = Duration::from_millis(1);
 /// Whoever is told how far the work is, in bytes read and bytes to read; an error ends the work.
 pub type Tell<'t> = &'t mut dyn FnMut(u64, u64) -> io::Result<()>;
 
+/// Whoever has other duties between two files; says whether the files may be others than before.
+pub type Between<'b> = &'b mut dyn FnMut() -> bool;
+
 /// How far the work is.
 pub struct Meter<'t> {
     tell: Tell<'t>,
+    between: Option<Between<'t>>,
     done_bytes: u64,
     total_bytes: u64,
     /// Whether a server runs that must not feel it.
     rests: bool,
-    unrested_bytes: u64,
+    unasked_bytes: u64,
+    asked: u32,
 }
 
 impl<'t> Meter<'t> {
     /// Nothing is read yet; with a server that runs, it `rests` now and then.
     pub fn new(tell: Tell<'t>, rests: bool) -> Self {
-        Self { tell, done_bytes: 0, total_bytes: 0, rests, unrested_bytes: 0 }
+        let (done_bytes, total_bytes, unasked_bytes, asked) = (0, 0, 0, 0);
+        Self { tell, between: None, done_bytes, total_bytes, rests, unasked_bytes, asked }
     }
 
-    /// So much more is to be read.
+    /// The same for somebody who has other duties.
+    pub(super) fn beside(self, between: Between<'t>) -> Self {
+        Self { between: Some(between), ..self }
+    }
+
+    /// No file is open and none is half done: lets others at them. Says whether they may be others than before.
+    pub(super) fn between_files(&mut self) -> bool {
+        self.between.as_mut().is_some_and(|between| between())
+    }
+
+    /// At least so much is still to be read.
     pub(super) fn expect(&mut self, bytes: u64) {
-        self.total_bytes += bytes;
+        self.total_bytes = self.total_bytes.max(self.done_bytes + bytes);
     }
 
     /// A file of so many bytes is read.
@@ -55,12 +76,13 @@ impl<'t> Meter<'t> {
     /// # Errors
     /// What whoever is told says, and then the work is to end; so for the other.
     pub fn line(&mut self, bytes: usize) -> io::Result<()> {
-        self.unrested_bytes += bytes as u64;
-        if self.unrested_bytes < REST_BYTES {
+        self.unasked_bytes += bytes as u64;
+        if self.unasked_bytes < ASK_BYTES {
             return Ok(());
         }
-        self.unrested_bytes = 0;
-        if self.rests {
+        self.unasked_bytes = 0;
+        self.asked += 1;
+        if self.rests && self.asked.is_multiple_of(ASKED_TILL_REST) {
             std::thread::sleep(REST);
         }
         (self.tell)(self.done_bytes, self.total_bytes)
@@ -85,7 +107,7 @@ impl fmt::Debug for Meter<'_> {
 pub type Pace<'p> = &'p mut dyn FnMut(usize) -> io::Result<()>;
 
 /// What was seen of a segment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Look {
     /// How many records go, by kind.
     pub(super) records: BTreeMap<String, u64>,
@@ -340,9 +362,44 @@ fn each_line(
     Ok(())
 }
 
-/// The segments of a journal that are looked at: those before a number, or all.
-pub(super) fn segments(disk: &dyn Disk, before_seq: Option<u64>) -> io::Result<Vec<Segment>> {
-    let mut segments = segment::list(disk)?;
-    segments.retain(|segment| before_seq.is_none_or(|before_seq| segment.first_seq < before_seq));
-    Ok(segments)
+/// The segments of a journal one after the other, from a number on and before another, or to the end, while others
+/// compress and remove some of them.
+pub(super) struct Ahead<'d> {
+    disk: &'d dyn Disk,
+    next_seq: u64,
+    before_seq: Option<u64>,
+    segments: VecDeque<Segment>,
+}
+
+impl<'d> Ahead<'d> {
+    pub(super) fn from(
+        next_seq: u64,
+        before_seq: Option<u64>,
+        disk: &'d dyn Disk,
+    ) -> io::Result<Self> {
+        let mut ahead = Self { disk, next_seq, before_seq, segments: VecDeque::new() };
+        ahead.list()?;
+        Ok(ahead)
+    }
+
+    /// Looks anew which there are.
+    pub(super) fn list(&mut self) -> io::Result<()> {
+        let is_ahead = |segment: &Segment| {
+            segment.first_seq >= self.next_seq
+                && self.before_seq.is_none_or(|before_seq| segment.first_seq < before_seq)
+        };
+        self.segments = segment::list(self.disk)?.into_iter().filter(is_ahead).collect();
+        Ok(())
+    }
+
+    pub(super) fn next(&mut self) -> Option<Segment> {
+        let segment = self.segments.pop_front()?;
+        self.next_seq = segment.first_seq + 1;
+        Some(segment)
+    }
+
+    /// The size of all that are ahead.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
 }

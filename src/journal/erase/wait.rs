@@ -19,6 +19,9 @@ const LOOKS_TILL_ASKING: u32 = 50;
 /// After how many looks without a word nobody waits any longer.
 const LOOKS_MAX: u32 = 300;
 
+/// The same once there was one: the server may be saving millions of sessions in between.
+const LOOKS_MAX_ONCE_HEARD: u32 = 10 * LOOKS_MAX;
+
 /// How it stands with an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -63,10 +66,11 @@ impl<'w> Wait<'w> {
         let written_ms = word.as_ref().map(|word| word.written_ms);
         self.silent = if written_ms == self.heard_ms { self.silent + 1 } else { 0 };
         self.heard_ms = written_ms;
+        let looks_max = if word.is_some() { LOOKS_MAX_ONCE_HEARD } else { LOOKS_MAX };
         let state = word.map(|word| word.state);
         Ok(match state {
             Some(last @ (State::Done(_) | State::Failing { .. })) => Standing::Told(last),
-            _ if self.silent > LOOKS_MAX => Standing::Silent,
+            _ if self.silent > looks_max => Standing::Silent,
             _ if self.silent > 0 && self.silent.is_multiple_of(LOOKS_TILL_ASKING) => {
                 Standing::Quiet
             }
@@ -100,11 +104,15 @@ mod tests {
     fn a_server_that_says_nothing_new_is_looked_after_and_in_the_end_given_up() {
         let home = SimDisk::default();
         let mut wait = Wait::new(&home, "one");
-        assert_eq!(looks_until_other(&mut wait, &Standing::Given), (50, Standing::Quiet));
+        for _ in 0..6 {
+            assert_eq!(looks_until_other(&mut wait, &Standing::Given), (50, Standing::Quiet));
+        }
+        assert_eq!(wait.look().unwrap(), Standing::Silent, "it has never said one");
+        let mut wait = Wait::new(&home, "one");
         say(&home, 1_000, State::Running { done_bytes: 1, total_bytes: 2 });
         let running = Standing::Told(State::Running { done_bytes: 1, total_bytes: 2 });
         assert_eq!(wait.look().unwrap(), running);
-        for _ in 0..6 {
+        for _ in 0..60 {
             assert_eq!(looks_until_other(&mut wait, &running), (50, Standing::Quiet));
         }
         assert_eq!(wait.look().unwrap(), Standing::Silent);

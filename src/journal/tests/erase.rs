@@ -1,7 +1,9 @@
 //! Erasing on a simulated disk that fails and crashes where it hurts.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
-use crate::journal::erase::order::{Evidence, Order, Word};
+use crate::journal::erase::order::{Evidence, Order, State, Word};
 use crate::journal::erase::{
     LeftOut, Purge, Purged, Range, Selection, Site, Tell, Visitor, finish, leave_out, survey,
 };
@@ -61,6 +63,8 @@ fn give(disk: &SimDisk, selection: &Selection) {
 }
 
 fn erase(disk: &SimDisk, selection: &Selection) -> Evidence {
+    // Orders have ids of their own, and these here have not.
+    Word::forget(disk, "an order").unwrap();
     give(disk, selection);
     erase_on(disk, &Clock::manual(9_000_000)).unwrap().unwrap()
 }
@@ -283,6 +287,7 @@ proptest! {
         prop_assume!(!ids.is_empty());
         let others = Others::on(&before, &ids);
         set_aside(&before, &ids);
+        let at_once = erase(&before.after_crash(0), &visitor());
         for budget in 0.. {
             let disk = before.after_crash(0);
             give(&disk, &visitor());
@@ -295,10 +300,13 @@ proptest! {
             };
             hold_to_erased(&disk, &ids, &others);
             prop_assert_eq!(disk.read("damaged-00000000000000000001-7.txt"), b"a line of nobody\n");
-            // Only the crash between the result and the removal of the order may leave nothing to do.
+            // Only the crash after the removal of the order may leave nothing to do.
             if let Some(evidence) = evidence {
                 prop_assert_eq!(evidence.sessions, ids.len() as u64);
                 prop_assert_eq!(evidence.value_left_lines, 0);
+                prop_assert_eq!(&evidence.records, &at_once.records, "each is counted once");
+                prop_assert_eq!(evidence.damaged_lines, at_once.damaged_lines);
+                prop_assert_eq!(evidence.segments, at_once.segments);
             }
             if done.is_ok() {
                 break;
@@ -322,7 +330,13 @@ proptest! {
         let Rig { disk, clock, live, journal, writer, keeper, .. } = rig;
         let done = std::thread::scope(|scope| {
             scope.spawn(move || writer.run());
-            let eraser = scope.spawn(move || keeper.erase(&order(&visitor())));
+            let eraser = scope.spawn(move || {
+                let mut between = || {
+                    drop(keeper.checkpoint().and(keeper.compress_closed()));
+                    true
+                };
+                keeper.erase(&order(&visitor()), &mut between)
+            });
             while !eraser.is_finished() {
                 for id in &ids {
                     let body = body_of("ping", clock.now_ms(), 1);
@@ -358,6 +372,226 @@ proptest! {
         hold_to_erased(&after, &ids, &others);
         prop_assert!(lines(&after).iter().any(|(_, line)| line.contains("\"kind\":\"erased\"")));
     }
+}
+
+/// Starts on a disk on which an order may stand, as the server does.
+fn start_on(disk: &SimDisk, clock: &Clock) -> Rig {
+    let left_out = leave_out(disk, disk).unwrap();
+    let ids = left_out.as_ref().map(|left_out| left_out.ids.clone()).unwrap_or_default();
+    let rig = Rig::without(disk.clone(), clock.clone(), Terms::default(), &ids).unwrap();
+    taking_orders_without(rig, left_out)
+}
+
+/// Lets a server carry out what was ordered, and end; so it does once its disk is broken.
+fn erase_while_it_serves(
+    rig: Rig,
+    between: &mut (dyn FnMut() -> bool + Send),
+) -> std::io::Result<()> {
+    let Rig { disk, journal, writer, keeper, .. } = rig;
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.run());
+        let eraser = scope.spawn(move || keeper.erase(&order(&visitor()), between));
+        while !eraser.is_finished() {
+            if disk.is_broken() {
+                journal.close();
+            }
+            std::thread::yield_now();
+        }
+        journal.close();
+        eraser.join().unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    /// The order is given on a stopped server, and from then on every server that starts is killed at some operation
+    /// of the disk, until one is not.
+    #[test]
+    fn servers_that_are_killed_and_started_again_erase_together_what_one_would(
+        acts in any_history(), budgets in prop::collection::vec(0..40_u32, 1..8), also_written in 0..300_usize,
+    ) {
+        let rig = play(&acts);
+        let mut disk = rig.disk.after_crash(0);
+        let ids = ids_on(&disk);
+        prop_assume!(!ids.is_empty());
+        let others = Others::on(&disk, &ids);
+        let at_once = erase(&disk.after_crash(0), &visitor());
+        give(&disk, &visitor());
+        let mut is_found = false;
+        for budget in budgets.into_iter().map(Some).chain([None]) {
+            if Order::pending(&disk).unwrap().is_none() {
+                break;
+            }
+            let rig = start_on(&disk, &rig.clock);
+            for id in &ids {
+                let is_known = rig.live.contains(*id) || rig.live.ended(*id).is_some();
+                prop_assert!(!is_known || !is_found, "what was found is never served again");
+                prop_assert!(!is_known, "a journal as small as this is looked through whole");
+            }
+            if let Some(budget) = budget {
+                disk.fail_after(budget, None, also_written);
+            }
+            let between = &mut || false;
+            let done = erase_while_it_serves(rig, between);
+            prop_assert!(done.is_ok() || budget.is_some());
+            disk = disk.after_crash(also_written);
+            is_found = contents(&disk).iter().any(|(_, bytes)| holds(bytes, "counts_later"));
+        }
+        prop_assert!(Order::pending(&disk).unwrap().is_none());
+        let after = Others::on(&disk, &ids);
+        let (kept, added) = after.records.split_at(others.records.len());
+        prop_assert_eq!(kept, &others.records[..]);
+        let is_of_server = |line: &String| ["pause", "settings"].iter().any(|kind| line.contains(kind));
+        prop_assert!(added.iter().all(is_of_server), "{:?}", added);
+        hold_to_erased(&disk, &ids, &after);
+        let State::Done(evidence) = Word::on(&disk, "an order").unwrap().unwrap().state else { panic!("not done") };
+        prop_assert_eq!(&evidence.records, &at_once.records, "each is counted once");
+        prop_assert_eq!(evidence.sessions, at_once.sessions);
+        prop_assert!(evidence.was_interrupted && evidence.server_was_running);
+    }
+}
+
+#[test]
+fn whoever_takes_an_erasure_up_goes_on_where_it_stood() {
+    let mut rig = Rig::new();
+    // Each is a segment of its own, and many are written down together.
+    let body = String::from_utf8(start_body(0)).unwrap();
+    let long = body.replace("\"user\":", &format!("\"long\":\"{}\",\"user\":", "x".repeat(90_000)));
+    for _ in 0..100 {
+        rig.append_start_body(long.as_bytes()).unwrap();
+        rig.writer.turn();
+    }
+    give(&rig.disk, &visitor());
+    let (mut left, mut totals) = (Vec::new(), Vec::new());
+    let mut disk = rig.disk.after_crash(0);
+    // Killed again and again, each time a little later than it began.
+    for runs in 0.. {
+        let (mut asked, mut first) = (0, None);
+        let stopped = erase_telling(&disk, &rig.clock, &mut |done_bytes, total_bytes| {
+            asked += 1;
+            first.get_or_insert(total_bytes);
+            left.push(total_bytes - done_bytes);
+            if asked > 130 { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        });
+        totals.extend(first);
+        if stopped.is_ok() {
+            break;
+        }
+        assert!(runs < 50, "it never ends: {totals:?}");
+        disk = disk.after_crash(0);
+    }
+    assert!(
+        totals.len() > 3 && totals[1] > totals[0] / 2 && totals[2] < totals[0] / 2,
+        "it was interrupted while it searched and while it cleaned: {totals:?}"
+    );
+    assert!(totals.is_sorted_by(|before, after| after <= before), "{totals:?}");
+    assert!(contents(&disk).iter().all(|(_, bytes)| !holds(bytes, NEEDLE)));
+    let State::Done(evidence) = Word::on(&disk, "an order").unwrap().unwrap().state else {
+        panic!()
+    };
+    assert_eq!((evidence.sessions, evidence.records["start"], evidence.segments), (100, 100, 100));
+}
+
+#[test]
+fn segments_that_go_or_are_compressed_while_others_are_erased_are_in_nobodys_way() {
+    let rig = rich();
+    let ids = ids_on(&rig.disk);
+    give(&rig.disk, &visitor());
+    let disk = rig.disk.after_crash(0);
+    let rig = start_on(&disk, &rig.clock);
+    let (turns, first) = (AtomicU32::new(0), segment::list(&disk).unwrap().remove(0));
+    let keeper = Keeper::new(
+        Settings { retention_bytes: Size::bytes(1), ..settings() },
+        Arc::new(disk.clone()),
+        rig.clock.clone(),
+        Arc::clone(&rig.live),
+        rig.journal.clone(),
+    );
+    let counted = &turns;
+    let mut between = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        keeper.checkpoint().and(keeper.compress_closed()).and(keeper.retain()).unwrap();
+        true
+    };
+    erase_while_it_serves(rig, &mut between).unwrap();
+    let turns = turns.into_inner();
+    assert!(turns > 2 && segment::list(&disk).unwrap().iter().all(|found| *found != first));
+    for (name, bytes) in contents(&disk) {
+        assert!(!holds(&bytes, NEEDLE), "{name}");
+        assert!(ids.iter().all(|id| !holds(&bytes, &id.to_string())), "{name}");
+    }
+    let (live, recovered) = replay(&disk, true);
+    assert_eq!((live.sessions(), recovered.missing, recovered.damaged), (2 * 3, 0, 0));
+}
+
+#[test]
+fn the_keeper_saves_and_compresses_while_it_erases() {
+    let mut rig = rich();
+    let (sender, closed) = std::sync::mpsc::channel();
+    let mut saved_ms = rig.clock.now_ms();
+    assert!(!rig.keeper.look_after(&closed, &mut saved_ms), "nothing is due");
+    rig.commit(20);
+    rig.commit(1);
+    sender.send(1).unwrap();
+    let open =
+        || segment::list(&rig.disk).unwrap().iter().filter(|found| !found.compressed).count();
+    assert!(open() > 1);
+    assert!(rig.keeper.look_after(&closed, &mut saved_ms));
+    assert_eq!(open(), 1, "all that are closed");
+    let saved = || checkpoint::list(&rig.disk).unwrap().remove(0).0;
+    let before = saved();
+    rig.clock.advance(300_000);
+    assert!(rig.keeper.look_after(&closed, &mut saved_ms));
+    assert!(saved() > before && saved_ms == rig.clock.now_ms());
+    assert!(!rig.keeper.look_after(&closed, &mut saved_ms));
+}
+
+/// A start that looked through the whole journal would take as long as that is.
+#[test]
+fn a_start_looks_for_what_goes_in_what_it_reads_back_and_not_in_all_that_there_is() {
+    let mut rig = Rig::new();
+    let (old, _) = rig.append_batch_of(&start_body(0)).unwrap();
+    rig.writer.turn();
+    rig.append_report(old).unwrap();
+    rig.writer.turn();
+    let (saved, _) = rig.append_start_body(&start_body(1)).unwrap();
+    rig.writer.turn();
+    rig.commit(20);
+    rig.keeper.checkpoint().unwrap();
+    let (new, _) = rig.append_start_body(&start_body(0)).unwrap();
+    rig.writer.turn();
+    let segments = segment::list(&rig.disk).unwrap();
+    let is_old = |segment: &&segment::Segment| segment.end_seq.is_some_and(|end_seq| end_seq <= 4);
+    let of_old = segments.iter().filter(is_old).collect::<Vec<_>>();
+    assert!(!of_old.is_empty());
+    let padding = [vec![b'x'; 32 << 20], b"\n".to_vec()].concat();
+    for segment in of_old {
+        rig.disk.grow(&segment.name(), &padding);
+    }
+    for selection in
+        [visitor(), Selection::Started(Range { from_ms: None, until_ms: Some(1_000_001) })]
+    {
+        give(&rig.disk, &selection);
+        let left_out = leave_out(&rig.disk, &rig.disk).unwrap().unwrap().ids;
+        assert!(left_out.contains(saved) && left_out.contains(new));
+        assert!(!left_out.contains(old), "nobody sees it, and it is found later");
+    }
+}
+
+#[test]
+fn an_order_that_a_version_before_has_begun_is_finished_with_its_figures() {
+    let rig = rich();
+    let ids: Vec<_> = ids_on(&rig.disk).into_iter().collect();
+    let order = serde_json::json!({
+        "version": 1, "id": "anorder", "ordered_ms": 1, "selection": visitor(),
+        "found": {"cutoff_seq": null, "cutoff_ms": 5, "sessions": 8, "records": {"start": 6}, "ids": ids},
+    });
+    rig.disk.write("erase.json", order.to_string().into_bytes());
+    let evidence = erase_on(&rig.disk, &rig.clock).unwrap().unwrap();
+    assert_eq!((evidence.sessions, evidence.cutoff_ms, evidence.was_interrupted), (8, 5, true));
+    assert_eq!(evidence.records.into_iter().collect::<Vec<_>>(), [("start".to_owned(), 6)]);
+    assert!(contents(&rig.disk).iter().all(|(_, bytes)| !holds(bytes, NEEDLE)));
 }
 
 /// A journal with live, ended, reported and stored sessions of the visitor and of others, in several
@@ -616,7 +850,7 @@ fn what_a_start_has_left_out_is_erased_though_it_cannot_be_found_any_more() {
     let Rig { disk, journal, writer, keeper, .. } = rig;
     std::thread::scope(|scope| {
         scope.spawn(move || writer.run());
-        keeper.erase(&order(&visitor())).unwrap();
+        keeper.erase(&order(&visitor()), &mut || false).unwrap();
         journal.close();
     });
     let id = id.to_string();
@@ -693,7 +927,7 @@ fn an_erasure_asks_whether_to_go_on_in_every_file() {
     // It is the first to be cleaned.
     let newest = checkpoint::list(&rig.disk).unwrap().remove(0).1;
     let (mut in_checkpoints, mut aside) = (0, 0);
-    for last in (0..looks).rev() {
+    for last in (0..looks).rev().step_by(4) {
         let disk = rig.disk.after_crash(0);
         let mut left = last;
         let stopped = erase_telling(&disk, &rig.clock, &mut |_, _| {
