@@ -365,7 +365,7 @@ impl Follower {
         let expires = UNIX_EPOCH + Duration::from_secs(made.expiry_s);
         let expires = humantime::format_rfc3339_seconds(expires);
         let certificate = &self.pair.certificate;
-        if made.expiry_s <= self.clock.now_ms() / 1_000 {
+        if made.expiry_s <= self.clock.wall_ms() / 1_000 {
             tracing::warn!(%certificate, %expires, "the certificate has expired");
         } else {
             tracing::info!(%certificate, %expires, "the certificate is read");
