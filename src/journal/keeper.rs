@@ -355,7 +355,7 @@ impl Keeper {
     }
 
     /// Removes the segments that are too old or too many, but never one that the older checkpoint needs, and what
-    /// was set aside of those that are gone. By their age [no more than some](ByAge) are removed within an hour.
+    /// was set aside of those that are gone. By their age no more than some are removed within an hour.
     ///
     /// # Errors
     /// See [`Keeper::checkpoint`].
