@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::journal::record::{Content, Record};
-use crate::live::{Live, Room};
+use crate::live::{Live, Progress, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::labels::{Closed, Kind, Opened};
@@ -59,10 +59,12 @@ pub enum Change {
         /// These.
         terms: Terms,
     },
-    /// Nothing could be received for a while.
+    /// Nothing could be received for a while, or the stamps were set back.
     Pause {
         /// How long, in ms.
         down_ms: u64,
+        /// By how much stamps are set back from here on, in ms.
+        set_back_ms: u64,
     },
     /// Sessions are erased: nobody knows them from now on.
     Erase {
@@ -146,6 +148,11 @@ impl Processor {
         self.live.progress().terms
     }
 
+    /// How far the journal is folded.
+    pub fn progress(&self) -> Progress {
+        self.live.progress()
+    }
+
     /// Folds one record.
     pub fn fold(&mut self, seq: u64, received_ms: u64, change: Change) -> Outcome {
         let outcome = match change {
@@ -198,8 +205,8 @@ impl Processor {
                 self.live.set_terms(seq, received_ms, terms);
                 Outcome::Noted
             }
-            Change::Pause { down_ms } => {
-                self.live.pause(seq, received_ms, down_ms);
+            Change::Pause { down_ms, set_back_ms } => {
+                self.live.pause(seq, received_ms, down_ms, set_back_ms);
                 Outcome::Noted
             }
             Change::Erase { ids } => {
@@ -251,7 +258,7 @@ impl Processor {
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },
             Content::Settings { terms } => Change::Settings { terms },
-            Content::Pause { down_ms } => Change::Pause { down_ms },
+            Content::Pause { down_ms, set_back_ms } => Change::Pause { down_ms, set_back_ms },
             Content::Erased { .. } => Change::Erase { ids: Vec::new() },
         };
         Ok(self.fold(last_seq, last_ms, change))

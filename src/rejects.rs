@@ -859,13 +859,14 @@ impl Writer {
         Ok(self.open.insert(open))
     }
 
-    /// Removes what has reached its age. A file is as old as its first line.
+    /// Removes what has reached its age, by the time that it is [for sure](Clock::sure_ms). A file is as old as its
+    /// first line.
     ///
     /// # Errors
     /// What the system says.
     fn retain(&mut self) -> io::Result<()> {
         let Some(retention_ms) = self.retention_ms else { return Ok(()) };
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock.sure_ms();
         if let Some(until_ms) = now_ms.checked_sub(retention_ms) {
             self.rings.iter().for_each(|ring| ring.lock().retain_after(until_ms));
         }
@@ -1427,6 +1428,29 @@ mod tests {
         let (_rejects, mut writer) = Rejects::new(&settings, folder.path(), &clock);
         writer.retain().unwrap();
         assert!(in_files().is_empty());
+    }
+
+    #[test]
+    fn by_a_time_that_is_in_doubt_nothing_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { retention: Duration::from_secs(1), ..Settings::default() };
+        let today_ms = crate::clock::EARLIEST_MS;
+        let (rejects, writer) = Rejects::new(&settings, folder.path(), &Clock::simulated(today_ms));
+        rejects.keep(&Reject { received_ms: today_ms, ..a_reject() });
+        rejects.close();
+        writer.run();
+        // The next start has a clock that is ahead, and does not know of it before the journal is read back.
+        let clock = Clock::simulated(today_ms + 5_000);
+        let (_rejects, mut writer) = Rejects::new(&settings, folder.path(), &clock);
+        let path = folder.path().join(FOLDER).join(CURRENT);
+        for doubted_ms in [u64::MAX, 5_000] {
+            clock.doubt(doubted_ms);
+            writer.retain().unwrap();
+            assert!(path.exists(), "{doubted_ms}");
+        }
+        clock.doubt(0);
+        writer.retain().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

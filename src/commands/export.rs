@@ -139,6 +139,7 @@ struct Row<'r> {
     age_ms: Option<u64>,
     events_max: Option<u32>,
     down_ms: Option<u64>,
+    set_back_ms: Option<u64>,
     count: Option<u64>,
     until_ms: Option<u64>,
     erased_ms: Option<u64>,
@@ -163,6 +164,7 @@ impl<'r> Row<'r> {
             age_ms: None,
             events_max: None,
             down_ms: None,
+            set_back_ms: None,
             count: None,
             until_ms: None,
             erased_ms: None,
@@ -185,7 +187,10 @@ impl<'r> Row<'r> {
                 row.age_ms = Some(terms.age_ms);
                 row.events_max = Some(terms.events_max);
             }
-            Content::Pause { down_ms } => row.down_ms = Some(*down_ms),
+            Content::Pause { down_ms, set_back_ms } => {
+                row.down_ms = Some(*down_ms);
+                row.set_back_ms = Some(*set_back_ms).filter(|set_back_ms| *set_back_ms > 0);
+            }
             Content::Erased { count, until_ms, erased_ms } => {
                 (row.count, row.until_ms, row.erased_ms) =
                     (Some(*count), *until_ms, Some(*erased_ms));

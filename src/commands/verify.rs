@@ -162,7 +162,12 @@ impl Audit {
                 let found = record.seq;
                 self.problem(format!("{}: number {found} follows {seq}", place()));
             }
-            if record.received_ms < received_ms {
+            // A pause tells by how much stamps are set back.
+            let set_back_ms = match record.content {
+                Content::Pause { set_back_ms, .. } => set_back_ms,
+                _ => 0,
+            };
+            if record.received_ms.saturating_add(set_back_ms) < received_ms {
                 self.problem(format!("{}: received before the record before it", place()));
             }
         }
@@ -358,8 +363,10 @@ mod tests {
     fn problems(began_ms: u64) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let sid = SessionId::mint(&Key::new([7; 32]), began_ms, [1; 10]);
-        let contents =
-            [Content::Pause { down_ms: 1 }, Content::Report { sid, report: b"{}"[..].into() }];
+        let contents = [
+            Content::Pause { down_ms: 1, set_back_ms: 0 },
+            Content::Report { sid, report: b"{}"[..].into() },
+        ];
         let mut text = Vec::new();
         for (content, seq) in contents.into_iter().zip(11..) {
             Encoded::new(content).write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);

@@ -141,10 +141,9 @@ fn known_id(app: &App, sid: Sid) -> Result<SessionId, ApiError> {
 fn running(app: &App, id: SessionId, session: &Session) -> Response {
     let progress = app.collector().live().progress();
     let copy = session.running_copy();
-    let deadlines = session.deadlines(&progress.terms).map(|(up_ms, reason)| Deadline {
-        reason,
-        at_ms: up_ms.saturating_add(progress.paused_ms),
-    });
+    let deadlines = session
+        .deadlines(&progress.terms)
+        .map(|(up_ms, reason)| Deadline { reason, at_ms: progress.stamp_of(up_ms) });
     Json(Told {
         sid: id,
         state: Some(ToldState::of(&copy.state, session.waiting())),

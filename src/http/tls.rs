@@ -386,7 +386,7 @@ impl Follower {
             tracing::warn!(file = %self.pair.key, "{OTHERS_CAN_READ}");
         }
         let (certificate, expires) = (&self.pair.certificate, made.expires());
-        if made.has_expired(self.clock.now_ms()) {
+        if made.has_expired(self.clock.wall_ms()) {
             tracing::warn!(%certificate, %expires, "{HAS_EXPIRED}");
         } else {
             tracing::info!(%certificate, %expires, "the certificate is read");

@@ -48,15 +48,21 @@ impl Archive {
         mut take: impl FnMut(&Record<'_>, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<()> {
         let segments = segment::list(&*self.0)?;
+        let first_ms = |segment: &Segment| segment.first_received_ms(&*self.0);
+        let mut has_begun = false;
         for (row, segment) in segments.iter().enumerate() {
             if !wants() {
                 break;
             }
-            let mut later = segments[row + 1..].iter();
-            let ends_ms = later.find_map(|later| later.first_received_ms(&*self.0));
-            if ends_ms.is_some_and(|ends_ms| ends_ms < from_ms) {
+            // Where stamps were set back, the next segment does not tell how late it was in this one. Then those of
+            // a session may go on below its first one, so once one segment is read, all others are.
+            let is_older = |ends_ms: u64| {
+                ends_ms < from_ms && first_ms(segment).is_none_or(|began_ms| began_ms <= ends_ms)
+            };
+            if !has_begun && segments[row + 1..].iter().find_map(first_ms).is_some_and(is_older) {
                 continue;
             }
+            has_begun = true;
             if self.each_in(segment, id, &wants, &mut take)?.is_break() {
                 break;
             }

@@ -10,7 +10,7 @@
 //! Shards are saved one after the other while records go on; so each tells what it includes, and replay
 //! begins after `progress.seq` (the floor) and skips what a shard has. Equal states are equal bytes. The file is
 //! written in small pieces, each synced before the next: a large one synced at once would stall the
-//! journal's own sync. Two are kept, in case the newer is damaged.
+//! journal's own sync. Two are kept, in case the newer is damaged. One that is given up leaves nothing behind.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Duration;
@@ -32,8 +32,14 @@ const KEPT: usize = 2;
 /// How long the disk is left to the journal between two pieces.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 
+/// How much is synced at once where that must be fast: a disk that writes 20 MB a second takes 0.2 s for it.
+const FAST_BYTES: usize = 4 << 20;
+
 /// Raised when what is saved changes; a checkpoint of another version is not used.
 const VERSION: u32 = 2;
+
+/// The version of one that tells of stamps that were set back: one before that knows of no such thing must not use it.
+const VERSION_SET_BACK: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -122,26 +128,55 @@ pub fn to_bytes(live: &Live) -> Vec<u8> {
     bytes
 }
 
-/// Saves the live sessions, and removes what is older than the two newest checkpoints.
+/// How fast a checkpoint is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// The disk is left to the journal between two pieces.
+    Paced,
+    /// Nobody else needs the disk any more; still, no sync is long.
+    Fast,
+    /// It is given up.
+    GivenUp,
+}
+
+/// Saves the live sessions, and removes what is older than the two newest checkpoints. The server was up until
+/// `up_until_ms`, in ms of [running time](Progress::running_ms).
 ///
-/// While the server runs the disk is left to the journal between two pieces, and nothing is saved if
-/// nothing has changed; at its end neither matters. Gives the size of what was saved, if anything was.
+/// How fast it must be is asked before each piece. If it need not be fast, nothing is saved if nothing has changed.
+/// Gives the size of what was saved, if anything was.
 ///
 /// # Errors
-/// What the system says; the older checkpoints are then untouched.
-pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Result<Option<u64>> {
+/// What the system says, or that it was [given up](io::ErrorKind::Interrupted); the older checkpoints are then
+/// untouched.
+pub fn save(
+    disk: &dyn Disk,
+    live: &Live,
+    up_until_ms: u64,
+    haste: impl Fn() -> Haste,
+) -> io::Result<Option<u64>> {
     let floor_seq = live.progress().seq;
     let name = format!("{PREFIX}{floor_seq:020}");
-    if running && list(disk)?.iter().any(|(saved_seq, _)| *saved_seq == floor_seq) {
-        return Ok(None);
+    let is_saved = || Ok::<_, io::Error>(list(disk)?.iter().any(|(seq, _)| *seq == floor_seq));
+    match haste() {
+        Haste::GivenUp => return Err(given_up()),
+        Haste::Paced if is_saved()? => return Ok(None),
+        Haste::Paced | Haste::Fast => {}
     }
-    let mut bytes = 0;
+    let (mut bytes, mut unsynced) = (0, 0);
     write_whole(disk, &name, |file| {
-        write(live, now_ms, |piece, is_last| {
+        write(live, up_until_ms, |piece, is_last| {
+            let haste = haste();
+            if haste == Haste::GivenUp {
+                return Err(given_up());
+            }
             file.append(piece)?;
             bytes += piece.len() as u64;
-            if running && !is_last {
+            unsynced += piece.len();
+            if !is_last && (haste == Haste::Paced || unsynced >= FAST_BYTES) {
                 file.sync()?;
+                unsynced = 0;
+            }
+            if !is_last && haste == Haste::Paced {
                 std::thread::sleep(PIECE_PAUSE);
             }
             Ok(())
@@ -153,15 +188,22 @@ pub fn save(disk: &dyn Disk, live: &Live, now_ms: u64, running: bool) -> io::Res
     Ok(Some(bytes))
 }
 
+fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the checkpoint is given up")
+}
+
 /// Writes a checkpoint, piece by piece.
 fn write(
     live: &Live,
-    saved_ms: u64,
+    up_until_ms: u64,
     mut put: impl FnMut(&[u8], bool) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
     let (mut crc, mut count) = (0, 0);
-    add_line(&mut piece, &Header { version: VERSION, saved_ms, progress: live.progress() });
+    let progress = live.progress();
+    let version = if progress.set_back_ms > 0 { VERSION_SET_BACK } else { VERSION };
+    let saved_ms = up_until_ms.saturating_sub(progress.set_back_ms);
+    add_line(&mut piece, &Header { version, saved_ms, progress });
     for shard in 0..SHARDS {
         let saved = live.save_shard(shard);
         add_line(&mut piece, &ShardLine { shard, seq: saved.seq });
@@ -205,7 +247,7 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u6
             live.restore(sid, session);
         } else if row.is_none() {
             let header: Header = serde_json::from_slice(line).map_err(wrong)?;
-            if header.version != VERSION {
+            if ![VERSION, VERSION_SET_BACK].contains(&header.version) {
                 let why = format!("version {} is not known", header.version);
                 return Err(Fault::Content(why));
             }

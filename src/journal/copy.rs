@@ -227,7 +227,8 @@ mod tests {
     fn lines(numbers: std::ops::Range<u64>) -> Vec<u8> {
         let mut lines = Vec::new();
         for seq in numbers {
-            Encoded::new(Content::Pause { down_ms: seq }).write_line(&mut lines, seq, 1);
+            Encoded::new(Content::Pause { down_ms: seq, set_back_ms: 0 })
+                .write_line(&mut lines, seq, 1);
         }
         lines
     }

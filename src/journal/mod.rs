@@ -165,6 +165,9 @@ struct Queue {
     large_since: Option<Stopwatch>,
     next_seq: u64,
     last_ms: u64,
+    /// While stamps have stepped and the record that says so is not folded: the time before the step. Up time is known
+    /// of that alone.
+    before_step_ms: Option<u64>,
     /// Bytes of small records that the writer has taken and not committed.
     in_writing: usize,
     /// Sessions that are erased: nothing goes on with them.
@@ -292,7 +295,7 @@ impl Queue {
         placed
     }
 
-    /// The time of a record that is received now: it never falls.
+    /// The time of a record that is received now: it never falls, but where the clock steps back.
     fn receive(&mut self, clock: &Clock) -> u64 {
         self.last_ms = self.last_ms.max(clock.now_ms());
         self.last_ms
@@ -318,6 +321,7 @@ impl Journal {
             large_since: None,
             next_seq,
             last_ms,
+            before_step_ms: None,
             in_writing: 0,
             erased: Ids::default(),
             rotations: Vec::new(),
@@ -473,7 +477,13 @@ impl Journal {
 
     /// The time that a record would get now, in ms since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        self.0.queue().receive(&self.0.clock)
+        let mut queue = self.0.queue();
+        queue.before_step_ms.unwrap_or_else(|| queue.receive(&self.0.clock))
+    }
+
+    /// The clock by which records are stamped.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Until when the server was up for certain, in ms since the Unix epoch: now, unless something was
@@ -481,7 +491,8 @@ impl Journal {
     pub fn up_until_ms(&self) -> Option<u64> {
         let mut queue = self.0.queue();
         let is_empty = queue.waiting.is_empty() && queue.large.bytes() == 0;
-        let is_idle = is_empty && queue.in_writing == 0 && !queue.is_down;
+        let is_settled = !queue.is_down && queue.before_step_ms.is_none();
+        let is_idle = is_empty && queue.in_writing == 0 && is_settled;
         is_idle.then(|| queue.receive(&self.0.clock))
     }
 

@@ -32,7 +32,8 @@ const REPORT_KEY: &[u8] = b",\"report\":";
 pub struct Record<'a> {
     /// Its place: one more than the record before it; the first is 1.
     pub seq: u64,
-    /// When it was received, in ms since the Unix epoch by the server's clock; never falls.
+    /// When it was received, in ms since the Unix epoch by the server's clock; falls at a pause that sets it back, and
+    /// nowhere else.
     pub received_ms: u64,
     /// What it says.
     pub content: Content<'a>,
@@ -89,10 +90,13 @@ pub enum Content<'a> {
         /// The terms.
         terms: Terms,
     },
-    /// The server was down or could not write; this time counts against no session.
+    /// The server was down or could not write, its machine slept, or its clock was set; this counts against no
+    /// session.
     Pause {
-        /// How long, in ms.
+        /// For how long nothing could be received, as far as the stamps tell, in ms.
         down_ms: u64,
+        /// By how much stamps are set back from here on, in ms: mostly 0. Nowhere else do they fall.
+        set_back_ms: u64,
     },
     /// Records stood here that were erased. It stands for all of their numbers, from its own on, so that
     /// the numbers have no gap.
@@ -140,6 +144,8 @@ struct Members<'a> {
     terms: Option<Terms>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    set_back_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -202,6 +208,7 @@ impl<'a> Encoded<'a> {
             reason: None,
             terms: None,
             down_ms: None,
+            set_back_ms: None,
             count: None,
             until_ms: None,
             erased_ms: None,
@@ -217,7 +224,12 @@ impl<'a> Encoded<'a> {
             Content::Report { report, .. } => (empty, Some(Tail::Report(report))),
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
             Content::Settings { terms } => (Members { terms: Some(terms), ..empty }, None),
-            Content::Pause { down_ms } => (Members { down_ms: Some(down_ms), ..empty }, None),
+            Content::Pause { down_ms, set_back_ms } => {
+                let set_back_ms = Some(set_back_ms).filter(|ms| *ms > 0);
+                // A version that does not know of steps back must not pass one over: to it, this lacks a member.
+                let down_ms = Some(down_ms).filter(|ms| *ms > 0 || set_back_ms.is_none());
+                (Members { down_ms, set_back_ms, ..empty }, None)
+            }
             Content::Erased { count, until_ms, erased_ms } => {
                 let (count, erased_ms) = (Some(count), Some(erased_ms));
                 (Members { count, until_ms, erased_ms, ..empty }, None)
@@ -513,7 +525,9 @@ impl<'a> Members<'a> {
                 Ok(Content::Settings { terms: self.terms.ok_or_else(|| lacks("timeouts"))? })
             }
             "pause" => {
-                Ok(Content::Pause { down_ms: self.down_ms.ok_or_else(|| lacks("down_ms"))? })
+                let down_ms = self.down_ms.or(self.set_back_ms.map(|_| 0));
+                let down_ms = down_ms.ok_or_else(|| lacks("down_ms"))?;
+                Ok(Content::Pause { down_ms, set_back_ms: self.set_back_ms.unwrap_or_default() })
             }
             "erased" => Ok(Content::Erased {
                 count: self.count.filter(|count| *count > 0).ok_or_else(|| lacks("count"))?,
@@ -646,7 +660,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_told_apart() {
-        let good = line(Content::Pause { down_ms: 5 });
+        let good = line(Content::Pause { down_ms: 5, set_back_ms: 0 });
         assert_eq!(Record::read(&good[..good.len() - 1]), Err(Damage::Incomplete));
         assert_eq!(Record::read(b""), Err(Damage::Incomplete));
         let mut flipped = good.clone();
@@ -692,7 +706,8 @@ mod tests {
             any::<(u64, u32)>().prop_map(|(no_events_ms, events_max)| Content::Settings {
                 terms: Terms { no_events_ms, events_max, ..Terms::default() }
             }),
-            any::<u64>().prop_map(|down_ms| Content::Pause { down_ms }),
+            any::<(u64, u64)>()
+                .prop_map(|(down_ms, set_back_ms)| Content::Pause { down_ms, set_back_ms }),
             (1..=u64::MAX, any::<Option<u64>>(), any::<u64>()).prop_map(
                 |(count, until_ms, erased_ms)| Content::Erased { count, until_ms, erased_ms }
             ),

@@ -52,7 +52,8 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let saved_ms = load_checkpoint(disk, live, erased, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
-    let floor_seq = live.progress().seq;
+    let loaded = live.progress();
+    let floor_seq = loaded.seq;
     let segments = segment::list(disk)?;
     let mut reading = Reading {
         processor,
@@ -78,7 +79,9 @@ pub fn recover(
     if let Some(last) = segments.last().filter(|last| last.compressed) {
         next_seq = next_seq.max(last.first_seq + 1);
     }
-    // The server was up at least until then, so later time is what it was down.
+    // The server was up at least until then, so later time is what it was down. Stamps may have been set back since.
+    let set_back_ms = live.progress().set_back_ms;
+    let saved_ms = saved_ms.map(|ms| loaded.running_ms(ms).saturating_sub(set_back_ms));
     let last_ms = last_ms.max(saved_ms);
     recovered.start = Start { next_seq, last_ms };
     if let Some((segment, offset)) = first_damage {

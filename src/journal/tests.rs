@@ -1,8 +1,12 @@
 //! The promises of the journal, on a simulated disk that fails and crashes where it hurts.
 
+mod clock;
+
 mod erase;
 
 mod large;
+
+mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -261,7 +265,7 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                 }
                 Content::Close { sid, reason } => Content::Close { sid, reason },
                 Content::Settings { terms } => Content::Settings { terms },
-                Content::Pause { down_ms } => Content::Pause { down_ms },
+                Content::Pause { down_ms, set_back_ms } => Content::Pause { down_ms, set_back_ms },
                 Content::Erased { count, until_ms, erased_ms } => {
                     Content::Erased { count, until_ms, erased_ms }
                 }

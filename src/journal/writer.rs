@@ -10,15 +10,15 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Detached, Encoded};
-use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
-use crate::clock::{Clock, Stopwatch};
+use super::{Durability, Journal, Phase, Queue, Settings, Shared, Unavailable, Waiting, segment};
+use crate::clock::{Clock, STEP_MS, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
 use crate::session::Terms;
 use crate::telemetry::labels::Rejected;
@@ -31,6 +31,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// How often an idle writer looks whether its segment has grown too old, and whether the disk is as it was:
 /// readiness shall turn within a second, whether there are requests or not.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
+
+/// The end of the year 9999, in ms since the Unix epoch: later times cannot be written in words.
+const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// A buffer that is larger than this, and was used for less than a quarter of it, is made smaller.
 const SPARE_BYTES_MAX: usize = 8 << 20;
@@ -79,6 +82,8 @@ pub struct Writer {
     large_since: Option<Stopwatch>,
     /// Who waits for the segment that grows to be closed.
     rotations: Vec<oneshot::Sender<u64>>,
+    /// A step of the clock whose record is to be written behind all that was taken.
+    step: Option<ClockStep>,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
@@ -90,9 +95,26 @@ pub struct Writer {
     outage: Option<Stopwatch>,
 }
 
+/// A step of the clock: the stamps of records go on elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct ClockStep {
+    /// The number of the record that tells of it.
+    seq: u64,
+    /// Where stamps were, and where they go on, in ms since the Unix epoch.
+    from_ms: u64,
+    to_ms: u64,
+}
+
+/// What tells that between two stamps no time passed for sessions.
+fn pause_between(from_ms: u64, to_ms: u64) -> (Content<'static>, Change) {
+    let (down_ms, set_back_ms) = (to_ms.saturating_sub(from_ms), from_ms.saturating_sub(to_ms));
+    (Content::Pause { down_ms, set_back_ms }, Change::Pause { down_ms, set_back_ms })
+}
+
 /// The segment that grows.
 struct Open {
     file: Box<dyn DiskFile>,
+    /// In ms that have passed.
     opened_ms: u64,
     bytes: u64,
 }
@@ -127,6 +149,30 @@ fn size_of_group(lines: &[u8], values: &[(usize, Bytes)]) -> u64 {
     (lines.len() + values.iter().map(|(_, value)| value.len()).sum::<usize>()) as u64
 }
 
+/// Says so if the clock of the machine is hours away from the last record. Nobody can tell whether that is right.
+fn tell_if_far(last_ms: u64, wall_ms: u64) {
+    let (last_record, time_of_day) = (time(last_ms), time(wall_ms));
+    if wall_ms > last_ms.saturating_add(STEP_MS) {
+        tracing::warn!(
+            %last_record,
+            %time_of_day,
+            "the time of day is hours after the last record: if the server was not off for so long, set the clock of \
+             this machine; it is believed, but nothing is removed because of it before the server was up for an hour"
+        );
+    } else if wall_ms.saturating_add(STEP_MS) < last_ms {
+        tracing::warn!(
+            %last_record,
+            %time_of_day,
+            "the time of day is hours before the last record: the clock of this machine is wrong, or the one that \
+             wrote the record was; records are stamped from the last one on until the time of day has held"
+        );
+    }
+}
+
+fn time(ms: u64) -> impl fmt::Display {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS)))
+}
+
 /// Gives back the memory that a burst has left in an empty buffer, if this time far less of it was used.
 fn shrink<T>(buffer: &mut Vec<T>, used: usize) {
     let capacity = buffer.capacity();
@@ -148,6 +194,16 @@ impl Drop for Writer {
             large.refuse(Unavailable::Closed);
         }
         queue.rotations.clear();
+    }
+}
+
+impl Queue {
+    /// Stamps what comes from now on by where the clock has stepped to, behind a record that tells of it.
+    fn follow_step(&mut self, from_ms: u64, clock: &Clock) -> ClockStep {
+        let (seq, from_ms, to_ms) = (self.next_seq, self.last_ms.max(from_ms), clock.now_ms());
+        self.next_seq += 1;
+        (self.last_ms, self.before_step_ms) = (to_ms, Some(from_ms));
+        ClockStep { seq, from_ms, to_ms }
     }
 }
 
@@ -174,6 +230,9 @@ impl Writer {
     ) -> (Journal, Self) {
         let bytes_max = settings.uncommitted_bytes_max.as_usize();
         let last_ms = start.last_ms.unwrap_or_default();
+        if let Some(last_ms) = start.last_ms {
+            tell_if_far(last_ms, clock.wall_ms());
+        }
         clock.not_before(last_ms);
         let journal = Journal::new(clock, bytes_max, terms, start.next_seq, last_ms);
         let mut writer = Self {
@@ -191,6 +250,7 @@ impl Writer {
             large: Vec::new(),
             large_since: None,
             rotations: Vec::new(),
+            step: None,
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             idle_look: IDLE_LOOK,
@@ -208,6 +268,7 @@ impl Writer {
             writer.down_since_ms = Some(start.last_ms.unwrap_or(now_ms));
             writer.begin_outage();
         }
+        writer.tell_doubt();
         (journal, writer)
     }
 
@@ -257,6 +318,10 @@ impl Writer {
         if !queue.large.is_empty() {
             queue.large_since = Some(Stopwatch::start());
         }
+        if queue.phase == Phase::Up {
+            self.step =
+                shared.clock.step().map(|from_ms| queue.follow_step(from_ms, &shared.clock));
+        }
         true
     }
 
@@ -285,10 +350,43 @@ impl Writer {
             self.group_large();
             self.commit_group()?;
         }
+        if let Some(step) = self.step {
+            self.commit_step(step)?;
+            self.step = None;
+        }
+        self.tell_doubt();
         // What large records put into the lines is less than what is kept in any case.
         shrink(&mut self.lines, used.0);
         shrink(&mut self.waiting, used.1);
         Ok(())
+    }
+
+    /// Begins a segment with the record that tells of a step of the clock: stamps fall nowhere inside a segment.
+    fn commit_step(&mut self, ClockStep { seq, from_ms, to_ms }: ClockStep) -> io::Result<()> {
+        tracing::warn!(
+            from = %time(from_ms),
+            to = %time(to_ms),
+            "the time of day is hours away from that of the records and has held: records are stamped with it from \
+             now on; sessions are no older for it"
+        );
+        self.close_segment()?;
+        self.open = None;
+        let (content, change) = pause_between(from_ms, to_ms);
+        let mut lines = Vec::new();
+        Encoded::new(content).write_line(&mut lines, seq, to_ms);
+        self.write(&lines, &[])?;
+        self.told.series.bytes.inc_by(lines.len() as u64);
+        self.told.series.records.of(change.kind()).inc();
+        self.committed_seq = seq;
+        self.processor.fold(seq, to_ms, change);
+        self.shared.queue().before_step_ms = None;
+        Ok(())
+    }
+
+    /// Tells the clock how much of the time of now is in doubt.
+    fn tell_doubt(&self) {
+        let clock = &self.shared.clock;
+        clock.doubt(self.processor.progress().doubted_ms(clock.now_ms()));
     }
 
     /// Makes the large records the group.
@@ -387,6 +485,9 @@ impl Writer {
         self.values.clear();
         let mut refused = mem::take(&mut self.waiting);
         refused.extend(mem::take(&mut self.large).into_iter().map(|(_, waiting)| waiting));
+        // What came after a step that is not told was stamped by another clock.
+        let step_ms = self.step.take().map(|step| step.from_ms);
+        let first_ms = refused.first().map(|waiting| waiting.received_ms).or(step_ms);
         let mut queue = self.shared.queue();
         queue.is_down = true;
         if queue.phase == Phase::Up {
@@ -400,7 +501,7 @@ impl Writer {
         drop(lines);
         refused.extend(waiting);
         // What was still in the queue of large records had no time yet, and no session waits for it.
-        let first_ms = refused.first().map(|waiting| waiting.received_ms);
+        let first_ms = first_ms.or(refused.first().map(|waiting| waiting.received_ms));
         for waiting in refused {
             waiting.refuse(Unavailable::Disk);
         }
@@ -448,10 +549,7 @@ impl Writer {
     /// ever could, and the terms of sessions, if they are not those that held before.
     fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        let pause = since_ms.map(|since_ms| {
-            let down_ms = now_ms.saturating_sub(since_ms);
-            (Content::Pause { down_ms }, Change::Pause { down_ms })
-        });
+        let pause = since_ms.map(|since_ms| pause_between(since_ms, now_ms));
         let terms = self.terms;
         let settings = (terms != self.processor.terms())
             .then_some((Content::Settings { terms }, Change::Settings { terms }));
@@ -469,7 +567,8 @@ impl Writer {
             self.told.series.records.of(change.kind()).inc();
             self.processor.fold(self.committed_seq, now_ms, change);
         }
-        self.shared.queue().next_seq = self.committed_seq + 1;
+        let mut queue = self.shared.queue();
+        (queue.next_seq, queue.before_step_ms) = (self.committed_seq + 1, None);
         Ok(())
     }
 
@@ -477,7 +576,7 @@ impl Writer {
     fn begin_segment(&mut self) -> io::Result<Open> {
         let first_seq = self.committed_seq + 1;
         let file = self.disk.create(&segment::open_name(first_seq))?;
-        let opened_ms = self.shared.clock.now_ms();
+        let opened_ms = self.shared.clock.elapsed_ms();
         Ok(Open { file, opened_ms, bytes: 0 })
     }
 
@@ -504,7 +603,7 @@ impl Writer {
     fn is_too_old(&self) -> bool {
         let age_max_ms =
             u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.shared.clock.elapsed_ms();
         self.open.as_ref().is_some_and(|open| {
             open.bytes > 0 && now_ms.saturating_sub(open.opened_ms) >= age_max_ms
         })

@@ -68,7 +68,7 @@ impl Concentration {
     pub fn new(clock: &Clock) -> Self {
         Self {
             clock: clock.clone(),
-            window: Mutex::new(Window { began_ms: clock.now_ms(), ..Window::default() }),
+            window: Mutex::new(Window { began_ms: clock.elapsed_ms(), ..Window::default() }),
             largest_permille: AtomicU64::new(0),
             untrusted: AtomicU64::new(0),
             warned_untrusted_ms: AtomicU64::new(0),
@@ -85,7 +85,7 @@ impl Concentration {
         if !window.total.is_multiple_of(CLOCK_EVERY) {
             return None;
         }
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock.elapsed_ms();
         if now_ms < window.began_ms.saturating_add(WINDOW_MS) {
             return None;
         }
@@ -103,7 +103,7 @@ impl Concentration {
     /// hear of it: at most once an hour.
     pub fn count_untrusted(&self) -> bool {
         self.untrusted.fetch_add(1, Ordering::Relaxed);
-        is_due(&self.warned_untrusted_ms, self.clock.now_ms())
+        is_due(&self.warned_untrusted_ms, self.clock.elapsed_ms())
     }
 
     /// The part of the requests that the largest client sent in the last minute; 0 if it is not more than half, or

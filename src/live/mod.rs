@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::bounds::{Bounds, Pressure};
 use self::shard::{Ended, Hashed, Held, Shard};
+use crate::clock::{DOUBT_MS, STEP_MS};
 use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{
@@ -102,9 +103,30 @@ pub struct Progress {
     pub received_ms: u64,
     /// All the time that the server was down or could not write, in ms, up to this record.
     pub paused_ms: u64,
+    /// By how much stamps were set back up to this record, all together, in ms.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub set_back_ms: u64,
+    /// The last leap of the stamps, unless it is known to be real.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leap: Option<Leap>,
     /// When sessions end and how much they take, as of this record.
     #[serde(rename = "timeouts")]
     pub terms: Terms,
+}
+
+/// A leap of the stamps, by more than clocks drift. The server was off or slept, or its clock was wrong before or
+/// after it: which of these is known later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leap {
+    /// How far it was, in ms, with those that were in doubt before it.
+    pub ahead_ms: u64,
+    /// When it was, in ms of up time.
+    pub up_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A shard as a checkpoint saves it.
@@ -452,18 +474,32 @@ impl Live {
         shard.ended.insert(Hashed(id), Ended { session: Arc::new(session), owner });
     }
 
-    /// Folds that nothing could be received for a while.
-    pub(crate) fn pause(&self, seq: u64, received_ms: u64, down_ms: u64) {
+    /// Folds that nothing could be received for a while, or that stamps were set back.
+    pub(crate) fn pause(&self, seq: u64, received_ms: u64, down_ms: u64, set_back_ms: u64) {
         let mut progress = self.progress.lock();
-        let paused_ms = progress.paused_ms + down_ms;
-        *progress = Progress { seq, received_ms, paused_ms, terms: progress.terms };
+        let doubted_ms = progress.doubted_ms(progress.received_ms);
+        progress.paused_ms = progress.paused_ms.saturating_add(down_ms);
+        progress.set_back_ms = progress.set_back_ms.saturating_add(set_back_ms);
+        (progress.seq, progress.received_ms) = (seq, received_ms);
+        let up_ms = progress.up_ms(received_ms);
+        progress.leap = if down_ms > STEP_MS {
+            Some(Leap { ahead_ms: doubted_ms.saturating_add(down_ms), up_ms })
+        } else {
+            let ahead_ms = doubted_ms.saturating_sub(set_back_ms);
+            // What is left of one that was taken back is the time that passed meanwhile.
+            let is_taken_back = set_back_ms > 0 && ahead_ms <= STEP_MS;
+            progress
+                .leap
+                .filter(|_| ahead_ms > 0 && !is_taken_back)
+                .map(|leap| Leap { ahead_ms, ..leap })
+        };
     }
 
     /// Folds that other terms hold for sessions from now on.
     pub(crate) fn set_terms(&self, seq: u64, received_ms: u64, terms: Terms) {
         {
             let mut progress = self.progress.lock();
-            *progress = Progress { seq, received_ms, paused_ms: progress.paused_ms, terms };
+            *progress = Progress { seq, received_ms, terms, ..*progress };
         }
         for shard in &self.shards {
             let Shard { sessions, deadlines, .. } = &mut *shard.lock();
@@ -544,9 +580,28 @@ impl Live {
 }
 
 impl Progress {
-    /// The server's clock less all the time that it was down or could not write.
+    /// The server's clock less all the time that it was down or could not write. It goes on where stamps are set
+    /// back.
     pub fn up_ms(&self, received_ms: u64) -> u64 {
-        received_ms.saturating_sub(self.paused_ms)
+        self.running_ms(received_ms).saturating_sub(self.paused_ms)
+    }
+
+    /// The stamp of an instant of up time, in ms since the Unix epoch.
+    pub fn stamp_of(&self, up_ms: u64) -> u64 {
+        up_ms.saturating_add(self.paused_ms).saturating_sub(self.set_back_ms)
+    }
+
+    /// The time that stamps would show if they had never been set back: it never falls.
+    pub fn running_ms(&self, received_ms: u64) -> u64 {
+        received_ms.saturating_add(self.set_back_ms)
+    }
+
+    /// How much of a stamp that is given now is in doubt, in ms: nothing once the server was up for long enough after
+    /// the last leap.
+    pub fn doubted_ms(&self, now_ms: u64) -> u64 {
+        let up_ms = self.up_ms(now_ms);
+        let leap = self.leap.filter(|leap| up_ms < leap.up_ms.saturating_add(DOUBT_MS));
+        leap.map_or(0, |leap| leap.ahead_ms)
     }
 }
 
@@ -612,7 +667,7 @@ mod tests {
     fn a_pause_counts_against_no_session() {
         let live = live(Settings::default());
         open(&live, 1, 1_000, 1).unwrap();
-        live.pause(2, 1_500, 500);
+        live.pause(2, 1_500, 500, 0);
         assert_eq!(live.take_due(1_599, 9).0, []);
         assert!(live.close(3, 1_599, id(1), NO_EVENTS).is_none());
         assert_eq!(live.take_due(1_600, 9).0, [(id(1), NO_EVENTS)]);

@@ -95,6 +95,10 @@ pub struct Journal {
     pub uncommitted_bytes: usize,
     /// What may wait.
     pub uncommitted_bytes_max: usize,
+    /// By how much the time of day is ahead of the time that records are stamped with.
+    pub clock_off_seconds: f64,
+    /// How much of that time is in doubt.
+    pub clock_doubted_seconds: f64,
 }
 
 /// The files of the journal.
@@ -263,8 +267,14 @@ impl Rooms {
     }
 
     fn of_journal(&self, names: &mut Names<'_>) -> fmt::Result {
-        let Journal { is_up, committed_seq, uncommitted_bytes, uncommitted_bytes_max } =
-            &self.journal;
+        let Journal {
+            is_up,
+            committed_seq,
+            uncommitted_bytes,
+            uncommitted_bytes_max,
+            clock_off_seconds,
+            clock_doubted_seconds,
+        } = &self.journal;
         let help = "Whether the journal can be written";
         names.gauge("journal_up", help, None, &u32::from(*is_up))?;
         let help = "Number of the last record that is committed";
@@ -272,7 +282,13 @@ impl Rooms {
         let help = "Bytes that wait to be written or are being written";
         names.gauge("journal_uncommitted", help, Some(&Unit::Bytes), uncommitted_bytes)?;
         let help = "Bytes that may wait to be written";
-        names.gauge("journal_uncommitted_bytes_max", help, None, uncommitted_bytes_max)
+        names.gauge("journal_uncommitted_bytes_max", help, None, uncommitted_bytes_max)?;
+        let seconds = Some(&Unit::Seconds);
+        let help = "By how much the time of day is ahead of the time that records are stamped with; negative if it is behind";
+        names.gauge("clock_off", help, seconds, clock_off_seconds)?;
+        let help =
+            "How far the time of records leapt, as long as it is not known whether that was right";
+        names.gauge("clock_doubted", help, seconds, clock_doubted_seconds)
     }
 
     fn of_disk(&self, names: &mut Names<'_>) -> fmt::Result {

@@ -58,7 +58,15 @@ impl TestServer {
 
     /// A server with other settings than the defaults.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), Clock::manual(NOW_MS), change).await
+    }
+
+    /// A server on what another one has left in a folder, and by this clock.
+    pub(crate) async fn on(
+        folder: TempDir,
+        clock: Clock,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             admin_listen: "127.0.0.1:0".parse().unwrap(),
@@ -66,7 +74,6 @@ impl TestServer {
             ..Config::default()
         };
         change(&mut config);
-        let clock = Clock::manual(NOW_MS);
         let server = Server::start(config, clock.clone()).await.unwrap();
         let (stops, receiver) = mpsc::channel(2);
         Self {
@@ -128,6 +135,13 @@ impl TestServer {
 
     pub(crate) async fn stop(&self, stop: Stop) {
         self.stops.send(stop).await.unwrap();
+    }
+
+    /// Stops the server in order; gives its folder.
+    pub(crate) async fn stopped(self) -> TempDir {
+        self.stop(Stop::Now).await;
+        assert_eq!(within(self.running).await.unwrap(), std::process::ExitCode::SUCCESS);
+        self.folder
     }
 
     /// Waits until the server has ended.

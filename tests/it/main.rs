@@ -5,6 +5,7 @@
 mod admin;
 mod backup;
 mod certificates;
+mod clock;
 mod commands;
 mod cors;
 mod dashboards;

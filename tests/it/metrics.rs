@@ -66,6 +66,8 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_journal_committed_seq", "gauge"),
     ("mediatally_journal_uncommitted_bytes", "gauge"),
     ("mediatally_journal_uncommitted_bytes_max", "gauge"),
+    ("mediatally_clock_off_seconds", "gauge"),
+    ("mediatally_clock_doubted_seconds", "gauge"),
     ("mediatally_journal_up", "gauge"),
     ("mediatally_journal_outages_total", "counter"),
     ("mediatally_journal_outage_seconds_total", "counter"),

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
 
 /// Runs a command of the program on the data folder in `folder`.
-async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -386,7 +386,7 @@ async fn export_writes_the_records_that_were_asked_for() {
     let (_, csv) = run_command(folder.path(), &["export", "--format", "csv"]).await;
     assert!(csv.starts_with(
         "seq,received_ms,kind,sid,client,user_agent,reason,no_events_ms,no_playhead_ms,age_ms,\
-             events_max,down_ms,count,until_ms,erased_ms,body,report\n1,"
+             events_max,down_ms,set_back_ms,count,until_ms,erased_ms,body,report\n1,"
     ));
     assert_eq!(csv.lines().count(), 5);
     let (code, said) = run_command(folder.path(), &["export", "--since", "yesterday"]).await;
