@@ -2,6 +2,10 @@
 //!
 //! What stands after the last good line is cut: it was never acknowledged. A damaged line before a good
 //! one is set aside, counted and told, and nothing else is lost for it.
+//!
+//! Segments may be missing at the beginning, and checkpoints too: each segment begins with what must be known, and a
+//! session whose report stands in the journal has ended. A checkpoint is of no use if records are missing between it
+//! and the first segment, because nobody knows which of its sessions ended there.
 
 use std::io;
 
@@ -50,10 +54,11 @@ pub fn recover(
 ) -> io::Result<Recovered> {
     remove_leftovers(disk)?;
     let mut recovered = Recovered::default();
-    let saved_ms = load_checkpoint(disk, live, erased, &mut recovered)?;
+    let segments = segment::list(disk)?;
+    let first_seq = segments.first().map(|first| first.first_seq);
+    let saved_ms = load_checkpoint(disk, live, erased, first_seq, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
     let floor_seq = live.progress().seq;
-    let segments = segment::list(disk)?;
     let mut reading = Reading {
         processor,
         erased,
@@ -113,28 +118,41 @@ fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     write_whole(disk, name, |file| file.append(bytes))
 }
 
-/// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal
-/// is read.
+/// Loads the newest checkpoint that is sound and reaches up to the first segment there is, and says when it was
+/// saved; without one the whole journal is read.
 fn load_checkpoint(
     disk: &dyn Disk,
     live: &Live,
     erased: &Ids,
+    first_seq: Option<u64>,
     recovered: &mut Recovered,
 ) -> io::Result<Option<u64>> {
     for (floor_seq, name) in checkpoint::list(disk)? {
         match checkpoint::load(disk, &name, live, erased) {
             Ok(saved_ms) => {
-                recovered.checkpoint_seq = Some(floor_seq);
-                return Ok(Some(saved_ms));
+                let last_seq = live.last_seq();
+                if first_seq.is_none_or(|first_seq| first_seq <= last_seq.saturating_add(1)) {
+                    recovered.checkpoint_seq = Some(floor_seq);
+                    return Ok(Some(saved_ms));
+                }
+                tracing::error!(
+                    checkpoint = name,
+                    last_seq,
+                    first_seq,
+                    sessions = live.sessions(),
+                    "the segments that follow a checkpoint are missing; it is not used, because its sessions may \
+                     have got their reports there"
+                );
+                live.clear();
             }
             Err(error) => {
-                recovered.checkpoints_broken += 1;
                 tracing::error!(%error, checkpoint = name, "a checkpoint is damaged; using an older one");
-                // It must not count as one of the two that are kept.
-                if let Err(error) = disk.rename(&name, &segment::set_aside_name(&name)) {
-                    tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
-                }
             }
+        }
+        recovered.checkpoints_broken += 1;
+        // It must not count as one of the two that are kept.
+        if let Err(error) = disk.rename(&name, &segment::set_aside_name(&name)) {
+            tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
         }
     }
     Ok(None)

@@ -3,7 +3,7 @@
 //! In one turn it takes the small records that wait, and behind them some large ones. The small ones are a group
 //! of their own and are answered before the first byte of a large one is written. The large ones follow in the
 //! same turn, as a second group, because their numbers come before those of the next small records. That costs one
-//! more sync in a turn that has both.
+//! more sync in a turn that has both. If the segment is full then, the next one is begun behind them.
 
 use std::fmt;
 use std::io;
@@ -63,7 +63,7 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     processor: Processor,
     pub(super) settings: Settings,
-    /// After which times sessions shall end; written where the journal says otherwise.
+    /// After which times sessions shall end; each segment begins with them.
     terms: Terms,
     told: Told,
     open: Option<Open>,
@@ -79,6 +79,9 @@ pub struct Writer {
     large_since: Option<Stopwatch>,
     /// Who waits for the segment that grows to be closed.
     rotations: Vec<oneshot::Sender<u64>>,
+    /// When the record was received, in ms since the Unix epoch, with which a segment begins behind what was taken;
+    /// none if the one that grows goes on.
+    begins_ms: Option<u64>,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
@@ -92,12 +95,20 @@ pub struct Writer {
 
 /// The segment that grows.
 struct Open {
+    first_seq: u64,
     file: Box<dyn DiskFile>,
     opened_ms: u64,
     bytes: u64,
+    /// How many of these bytes are the record that each segment begins with.
+    beginning_bytes: u64,
 }
 
 impl Open {
+    /// Whether it has any record but the one that it begins with.
+    fn has_records(&self) -> bool {
+        self.bytes > self.beginning_bytes
+    }
+
     fn write(
         &mut self,
         lines: &[u8],
@@ -191,6 +202,7 @@ impl Writer {
             large: Vec::new(),
             large_since: None,
             rotations: Vec::new(),
+            begins_ms: None,
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             idle_look: IDLE_LOOK,
@@ -200,7 +212,6 @@ impl Writer {
         let begun = writer.begin_anew(start.last_ms);
         if let Err(error) = begun {
             tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
-            writer.open = None;
             let mut queue = writer.shared.queue();
             (queue.phase, queue.is_down) = (Phase::Down, true);
             drop(queue);
@@ -257,7 +268,28 @@ impl Writer {
         if !queue.large.is_empty() {
             queue.large_since = Some(Stopwatch::start());
         }
+        // Records that come from now on have later numbers, so a segment can begin behind what was taken.
+        self.begins_ms = self.is_complete().then(|| {
+            queue.next_seq += 1;
+            queue.receive(&shared.clock)
+        });
         true
+    }
+
+    /// Whether the segment that grows ends with what was taken.
+    fn is_complete(&self) -> bool {
+        let Some(open) = &self.open else { return false };
+        if !open.has_records() && self.waiting.is_empty() && self.large.is_empty() {
+            return false;
+        }
+        let large = self.large.iter().map(|(record, _)| record.held_bytes()).sum::<usize>();
+        let bytes = open.bytes + (self.lines.len() + large) as u64;
+        let age_max_ms =
+            u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
+        let age_ms = self.shared.clock.now_ms().saturating_sub(open.opened_ms);
+        bytes >= self.settings.segment_bytes_max.as_u64()
+            || age_ms >= age_max_ms
+            || !self.rotations.is_empty()
     }
 
     /// Commits the small records that were taken, then the large ones. If it fails, what is not committed yet is
@@ -265,15 +297,6 @@ impl Writer {
     fn commit(&mut self) -> io::Result<()> {
         // If that fails, they are told so by being dropped.
         let rotations = mem::take(&mut self.rotations);
-        let has_records = self.open.as_ref().is_none_or(|open| open.bytes > 0);
-        if self.is_too_large() || self.is_too_old() || (!rotations.is_empty() && has_records) {
-            self.close_segment()?;
-            self.open = Some(self.begin_segment()?);
-            self.tell_closed();
-        }
-        for rotation in rotations {
-            let _ = rotation.send(self.committed_seq + 1);
-        }
         if self.waiting.is_empty() && self.large.is_empty() {
             self.look_at_disk()?;
         }
@@ -284,6 +307,15 @@ impl Writer {
         if !self.large.is_empty() {
             self.group_large();
             self.commit_group()?;
+        }
+        if let Some(received_ms) = self.begins_ms.take() {
+            self.close_segment()?;
+            self.begin_segment(received_ms, None)?;
+        }
+        if let Some(open) = &self.open {
+            for rotation in rotations {
+                let _ = rotation.send(open.first_seq);
+            }
         }
         // What large records put into the lines is less than what is kept in any case.
         shrink(&mut self.lines, used.0);
@@ -360,16 +392,10 @@ impl Writer {
 
     /// Writes lines to the segment that grows, as durably as the settings want.
     fn write(&mut self, lines: &[u8], values: &[(usize, Bytes)]) -> io::Result<()> {
-        let (mut open, begun) = match self.open.take() {
-            Some(open) => (open, false),
-            None => (self.begin_segment()?, true),
+        let Some(open) = &mut self.open else {
+            return Err(io::Error::other("no segment is open"));
         };
-        let written = open.write(lines, values, self.settings.durability, &self.told.series);
-        self.open = Some(open);
-        if begun && written.is_ok() {
-            self.tell_closed();
-        }
-        written
+        open.write(lines, values, self.settings.durability, &self.told.series)
     }
 
     /// Nothing of the group is acknowledged, nor of what came after it: all of it is refused, and its
@@ -428,7 +454,6 @@ impl Writer {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
             }
-            self.open = None;
             pause = (pause * 2).min(pause_max);
         }
         let mut queue = shared.queue();
@@ -444,69 +469,55 @@ impl Writer {
         true
     }
 
-    /// Opens a segment that begins with what holds from here on: how long nothing could be written, if it
-    /// ever could, and the terms of sessions, if they are not those that held before.
+    /// Begins a segment behind a time in which nothing could be written, if it ever could, and tells how long that
+    /// was.
     fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        let pause = since_ms.map(|since_ms| {
-            let down_ms = now_ms.saturating_sub(since_ms);
-            (Content::Pause { down_ms }, Change::Pause { down_ms })
-        });
-        let terms = self.terms;
-        let settings = (terms != self.processor.terms())
-            .then_some((Content::Settings { terms }, Change::Settings { terms }));
-        let mut lines = Vec::new();
-        let mut changes = Vec::new();
-        for (content, change) in pause.into_iter().chain(settings) {
-            changes.push(change);
-            let seq = self.committed_seq + changes.len() as u64;
-            Encoded::new(content).write_line(&mut lines, seq, now_ms);
-        }
-        self.write(&lines, &[])?;
-        self.told.series.bytes.inc_by(lines.len() as u64);
-        for change in changes {
-            self.committed_seq += 1;
-            self.told.series.records.of(change.kind()).inc();
-            self.processor.fold(self.committed_seq, now_ms, change);
-        }
+        let down_ms = since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
+        self.begin_segment(now_ms, down_ms)?;
         self.shared.queue().next_seq = self.committed_seq + 1;
         Ok(())
     }
 
-    /// Begins the segment of the next record; the one before it is closed by that.
-    fn begin_segment(&mut self) -> io::Result<Open> {
+    /// Begins the segment of the next record; the one before it is closed by that. Its first record says what a
+    /// reader must know who has no segment before it: the terms of sessions, and all pauses so far. Another one
+    /// follows if there was a pause.
+    ///
+    /// Both are committed before anything else is written to it, so that no record ever stands there without them.
+    fn begin_segment(&mut self, received_ms: u64, down_ms: Option<u64>) -> io::Result<()> {
         let first_seq = self.committed_seq + 1;
+        let (terms, paused_ms) = (self.terms, Some(self.processor.progress().paused_ms));
+        let mut lines = Vec::new();
+        let settings = Encoded::new(Content::Settings { terms, paused_ms });
+        settings.write_line(&mut lines, first_seq, received_ms);
+        let beginning_bytes = lines.len() as u64;
+        if let Some(down_ms) = down_ms {
+            let pause = Encoded::new(Content::Pause { down_ms });
+            pause.write_line(&mut lines, first_seq + 1, received_ms);
+        }
         let file = self.disk.create(&segment::open_name(first_seq))?;
         let opened_ms = self.shared.clock.now_ms();
-        Ok(Open { file, opened_ms, bytes: 0 })
-    }
-
-    /// Tells that the segments before the one that grows are closed.
-    fn tell_closed(&self) {
+        let mut open = Open { first_seq, file, opened_ms, bytes: 0, beginning_bytes };
+        open.write(&lines, &[], self.settings.durability, &self.told.series)?;
+        self.open = Some(open);
+        self.told.series.bytes.inc_by(lines.len() as u64);
         // Nobody listens any more when the server ends.
-        let _ = self.told.closed.send(self.committed_seq + 1);
+        let _ = self.told.closed.send(first_seq);
+        let pause = down_ms.map(|down_ms| Change::Pause { down_ms });
+        for change in [Change::Settings { terms, paused_ms }].into_iter().chain(pause) {
+            self.committed_seq += 1;
+            self.told.series.records.of(change.kind()).inc();
+            self.processor.fold(self.committed_seq, received_ms, change);
+        }
+        Ok(())
     }
 
-    /// Closes the segment that grows, if it has any record.
+    /// Closes the segment that grows.
     fn close_segment(&mut self) -> io::Result<()> {
-        match self.open.take_if(|open| open.bytes > 0) {
+        match self.open.take() {
             // With `write` it has not been synced yet.
             Some(mut open) => open.file.sync(),
             None => Ok(()),
         }
-    }
-
-    fn is_too_large(&self) -> bool {
-        let bytes_max = self.settings.segment_bytes_max.as_u64();
-        self.open.as_ref().is_some_and(|open| open.bytes > 0 && open.bytes >= bytes_max)
-    }
-
-    fn is_too_old(&self) -> bool {
-        let age_max_ms =
-            u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.shared.clock.now_ms();
-        self.open.as_ref().is_some_and(|open| {
-            open.bytes > 0 && now_ms.saturating_sub(open.opened_ms) >= age_max_ms
-        })
     }
 }
