@@ -1,7 +1,8 @@
 //! Reading back: the newest sound checkpoint, then every record after it.
 //!
-//! What stands after the last good line is cut: it was never acknowledged. A damaged line before a good
-//! one is set aside, counted and told, and nothing else is lost for it.
+//! What stands after the last good line is cut: it was never acknowledged, unless a checkpoint knows later numbers
+//! than that of the last good line. A damaged line before a good one, or of a number that a checkpoint knows, is set
+//! aside, counted and told, and nothing else is lost for it.
 //!
 //! Segments may be missing at the beginning, and checkpoints too: each segment begins with what must be known, and a
 //! session whose report stands in the journal has ended. A checkpoint is of no use if records are missing between it
@@ -33,7 +34,7 @@ pub struct Recovered {
     pub checkpoints_broken: u64,
     /// Records that were folded.
     pub records: u64,
-    /// Damaged lines before a good one, set aside.
+    /// Damaged lines that were committed, set aside.
     pub damaged: u64,
     /// Records that are missing between two that are there.
     pub missing: u64,
@@ -56,13 +57,17 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let segments = segment::list(disk)?;
     let first_seq = segments.first().map(|first| first.first_seq);
+    // Whatever becomes of the newest one: what it includes was committed.
+    let newest_seq = checkpoint::list(disk)?.first().map_or(0, |(floor_seq, _)| *floor_seq);
     let saved_ms = load_checkpoint(disk, live, erased, first_seq, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
     let floor_seq = live.progress().seq;
+    let known_seq = newest_seq.max(live.last_seq());
     let mut reading = Reading {
         processor,
         erased,
         floor_seq,
+        known_seq,
         expected_seq: None,
         last_ms: None,
         recovered: &mut recovered,
@@ -76,8 +81,9 @@ pub fn recover(
         }
     }
     let Reading { expected_seq, last_ms, set_aside, first_damage, .. } = reading;
-    // With durability `write` a machine may lose records that a checkpoint includes, be it in one shard.
-    let mut next_seq = expected_seq.unwrap_or(1).max(live.last_seq() + 1);
+    // Records that a checkpoint includes, be it in one shard, may be damaged, or with durability `write` be lost with
+    // the machine. No number is given twice.
+    let mut next_seq = expected_seq.unwrap_or(1).max(known_seq.saturating_add(1));
     recovered.missing += next_seq - expected_seq.unwrap_or(next_seq);
     // A name is never given twice.
     if let Some(last) = segments.last().filter(|last| last.compressed) {
@@ -163,6 +169,8 @@ struct Reading<'r> {
     /// Sessions that are folded as nothing.
     erased: &'r Ids,
     floor_seq: u64,
+    /// The last number that some checkpoint includes.
+    known_seq: u64,
     /// The number that the next record should have; none before the first.
     expected_seq: Option<u64>,
     last_ms: Option<u64>,
@@ -214,9 +222,12 @@ impl Reading<'_> {
             self.record(record, &name);
         }
         let ends_where_the_next_begins = segment.end_seq == self.expected_seq;
+        let was_committed = self.expected_seq <= Some(self.known_seq);
         match doubtful.first() {
             // The rest of a group that was not committed.
-            Some((offset, _)) if segment.end_seq.is_none() && !segment.compressed => {
+            Some((offset, _))
+                if segment.end_seq.is_none() && !segment.compressed && !was_committed =>
+            {
                 let cut: u64 = segment.bytes.saturating_sub(*offset);
                 if let Err(error) = disk.truncate(&name, *offset) {
                     // The next segment begins there, so it counts no more all the same.

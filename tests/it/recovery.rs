@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
+use crate::harness::{Process, SAMPLE, client, files, until, until_much_is_done, within};
 
 /// Runs a command of the program on the data folder in `folder`.
 async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -289,6 +289,30 @@ async fn a_journal_without_its_beginning_and_its_checkpoints_reports_nothing_twi
     process.signal(Signal::INT);
     process.ended().await;
     assert_eq!(reports(folder.path()), left + 1);
+}
+
+#[tokio::test]
+async fn a_damaged_end_of_a_journal_that_was_closed_in_order_is_set_aside() {
+    let folder = with_sessions(5).await;
+    let journal = folder.path().join("data/journal");
+    let path = journal.join("00000000000000000001.ndjson");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let from = bytes.len() - 700;
+    bytes[from..].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    assert_eq!(process.read_back["live_sessions"], 5, "the saved sessions have them all");
+    assert_eq!(
+        (&process.read_back["cut_bytes"], &process.read_back["damaged"]),
+        (&0.into(), &1.into())
+    );
+    assert_eq!(process.read_back["next_seq"], 7, "no number is given twice");
+    let end = [&bytes[from - 9..], b"\n"].concat();
+    let is_aside =
+        |(name, text): &(String, Vec<u8>)| name.contains("damaged-") && text.ends_with(&end);
+    assert!(files(&journal).iter().any(is_aside));
+    process.signal(Signal::INT);
+    process.ended().await;
 }
 
 #[tokio::test]

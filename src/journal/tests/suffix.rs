@@ -1,5 +1,5 @@
-//! What is left of a journal tells all that must be known: without its oldest segments, without its
-//! checkpoints.
+//! What is left of a journal tells all that must be known: without its oldest segments, without its checkpoints, and with
+//! a damaged end.
 
 use super::*;
 
@@ -283,4 +283,71 @@ fn a_checkpoint_is_not_used_if_what_follows_it_is_gone() {
     assert!(checkpoint::list(&disk).unwrap().is_empty());
     let aside = segment::set_aside_name(&format!("checkpoint-{floor_seq:020}"));
     assert!(!disk.read(&aside).is_empty(), "it is set aside, so that it is none of the two");
+}
+
+/// Damages the last lines of the last segment. Gives its name, and what it holds now.
+fn damage_end(disk: &SimDisk, lines: usize) -> (String, Vec<u8>) {
+    let name = segment::list(disk).unwrap().pop().unwrap().name();
+    let mut bytes = disk.read(&name);
+    let ends: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at] == b'\n').collect();
+    for end in &ends[ends.len() - lines..] {
+        bytes[end - 30] ^= 1;
+    }
+    disk.write(&name, bytes.clone());
+    (name, bytes)
+}
+
+#[test]
+fn a_damaged_end_that_a_checkpoint_knows_is_set_aside_and_not_cut() {
+    let mut rig = Rig::new();
+    rig.commit(5);
+    rig.keeper.checkpoint().unwrap();
+    let sessions = sessions_of(&rig.live);
+    let last_seq = rig.live.progress().seq;
+    let (name, damaged) = damage_end(&rig.disk, 3);
+    let mut rig = rig.restart();
+    let Recovered { damaged: lines, missing, cut_bytes, .. } = rig.recovered;
+    assert_eq!((lines, missing, cut_bytes), (3, 3, 0));
+    assert_eq!(rig.recovered.start.next_seq, last_seq + 1, "no number is given twice");
+    assert_eq!(rig.disk.read(&name), damaged);
+    let files = rig.disk.list().unwrap();
+    let (aside, _) = files.iter().find(|(name, _)| segment::is_set_aside(name)).unwrap();
+    assert!(damaged.ends_with(&rig.disk.read(aside)));
+    assert_eq!(sessions_of(&rig.live), sessions);
+    // It is in the middle now, and told again as such.
+    rig.commit(1);
+    let rig = rig.restart();
+    assert_eq!((rig.recovered.cut_bytes, rig.live.sessions()), (0, 6));
+    assert_eq!(rig.disk.read(&name), damaged);
+}
+
+#[test]
+fn no_number_is_given_twice_that_a_damaged_checkpoint_knows() {
+    let mut rig = Rig::new();
+    rig.commit(2);
+    rig.keeper.checkpoint().unwrap();
+    rig.commit(3);
+    rig.keeper.checkpoint().unwrap();
+    let newest = checkpoint::list(&rig.disk).unwrap().remove(0);
+    let bytes = rig.disk.read(&newest.1);
+    rig.disk.write(&newest.1, bytes[..bytes.len() / 2].to_vec());
+    damage_end(&rig.disk, 2);
+    let rig = rig.restart();
+    assert_eq!((rig.recovered.damaged, rig.recovered.cut_bytes), (2, 0));
+    assert_eq!(rig.recovered.checkpoints_broken, 1);
+    assert_eq!(rig.recovered.start.next_seq, newest.0 + 1);
+    assert_eq!(rig.live.sessions(), 3, "all that can still be known");
+}
+
+#[test]
+fn an_end_that_no_checkpoint_knows_is_cut_as_ever() {
+    let mut rig = Rig::new();
+    rig.commit(3);
+    rig.keeper.checkpoint().unwrap();
+    let whole = rig.disk.read(&segment::open_name(1));
+    rig.disk.grow(&segment::open_name(1), b"{\"seq\":5,half\na line");
+    let rig = rig.restart();
+    let Recovered { damaged, missing, cut_bytes, .. } = rig.recovered;
+    assert_eq!((damaged, missing, cut_bytes), (0, 0, 20));
+    assert_eq!(rig.disk.read(&segment::open_name(1)), whole);
 }
