@@ -151,6 +151,11 @@ impl Processor {
         self.live.progress()
     }
 
+    /// Whether any session is live.
+    pub fn has_sessions(&self) -> bool {
+        self.live.sessions() > 0
+    }
+
     /// Folds one record.
     pub fn fold(&mut self, seq: u64, received_ms: u64, change: Change) -> Outcome {
         let outcome = match change {

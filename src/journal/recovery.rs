@@ -14,7 +14,7 @@ use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
-use super::{Ids, checkpoint};
+use super::{Ids, checkpoint, up};
 use crate::live::Live;
 use crate::processor::Processor;
 
@@ -90,7 +90,7 @@ pub fn recover(
         next_seq = next_seq.max(last.first_seq + 1);
     }
     // The server was up at least until then, so later time is what it was down.
-    let last_ms = last_ms.max(saved_ms);
+    let last_ms = last_ms.max(saved_ms).max(up::until(disk)?);
     recovered.start = Start { next_seq, last_ms };
     if let Some((segment, offset)) = first_damage {
         // Named by its place, so that the same damage is set aside once.

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Detached, Encoded};
+use super::up::UpMark;
 use super::{Durability, Journal, Phase, Settings, Shared, Unavailable, Waiting, segment};
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
@@ -44,7 +45,7 @@ pub struct Start {
     /// The number of the next record.
     pub next_seq: u64,
     /// When the server was last up for certain, in ms since the Unix epoch: when the last record was
-    /// received or the last checkpoint saved; none if there is neither.
+    /// received, the last checkpoint saved or the last mark made; none if there is none of them.
     pub last_ms: Option<u64>,
 }
 
@@ -82,6 +83,9 @@ pub struct Writer {
     /// When the record was received, in ms since the Unix epoch, with which a segment begins behind what was taken;
     /// none if the one that grows goes on.
     begins_ms: Option<u64>,
+    /// The instant, in ms since the Unix epoch, at which nothing waited; none if something did.
+    idle_ms: Option<u64>,
+    up_mark: UpMark,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
@@ -203,6 +207,8 @@ impl Writer {
             large_since: None,
             rotations: Vec::new(),
             begins_ms: None,
+            idle_ms: None,
+            up_mark: UpMark::default(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             idle_look: IDLE_LOOK,
@@ -273,6 +279,8 @@ impl Writer {
             queue.next_seq += 1;
             queue.receive(&shared.clock)
         });
+        let is_idle = self.waiting.is_empty() && self.large.is_empty();
+        self.idle_ms = is_idle.then(|| queue.receive(&shared.clock));
         true
     }
 
@@ -299,6 +307,7 @@ impl Writer {
         let rotations = mem::take(&mut self.rotations);
         if self.waiting.is_empty() && self.large.is_empty() {
             self.look_at_disk()?;
+            self.note_up();
         }
         let used = (self.lines.len(), self.waiting.len());
         if !self.waiting.is_empty() {
@@ -372,6 +381,12 @@ impl Writer {
             open.file.sync()?;
         }
         open.file.still_there()
+    }
+
+    /// Notes that the server was up, if nothing was written for a while and there are sessions that grow older.
+    fn note_up(&mut self) {
+        let Some(now_ms) = self.idle_ms.filter(|_| self.processor.has_sessions()) else { return };
+        self.up_mark.note(&*self.disk, now_ms, self.processor.progress().received_ms);
     }
 
     /// Tells how the group was committed whose lines are still here.

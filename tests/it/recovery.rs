@@ -292,6 +292,40 @@ async fn a_journal_without_its_beginning_and_its_checkpoints_reports_nothing_twi
 }
 
 #[tokio::test]
+async fn an_idle_server_that_is_killed_again_and_again_times_its_sessions_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("data/journal");
+    let settings = [("MEDIATALLY_SESSION__NO_EVENTS_TIMEOUT", "3s")];
+    let mark = || {
+        let names = std::fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().file_name());
+        names
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| name.starts_with("up-"))
+            .max()
+    };
+    let mut process = Process::start(folder.path(), &settings).await;
+    let url = process.url("/api/v1/sessions");
+    assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    let mut runs = 0;
+    while reports(folder.path()) == 0 {
+        // Each mark tells of a second at least.
+        assert!(runs <= 4, "the session never ends");
+        let before = mark();
+        until(|| mark() > before || reports(folder.path()) > 0).await;
+        process.signal(Signal::KILL);
+        process.ended().await;
+        process = Process::start(folder.path(), &settings).await;
+        runs += 1;
+    }
+    let (_, closes) = run_command(folder.path(), &["export", "--kind", "close"]).await;
+    assert!(closes.contains("\"reason\":\"timeoutNoEvents\""), "{closes}");
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
 async fn a_damaged_end_of_a_journal_that_was_closed_in_order_is_set_aside() {
     let folder = with_sessions(5).await;
     let journal = folder.path().join("data/journal");

@@ -1,5 +1,5 @@
-//! What is left of a journal tells all that must be known: without its oldest segments, without its checkpoints, and with
-//! a damaged end.
+//! What is left of a journal tells all that must be known: without its oldest segments, without its checkpoints, with a
+//! damaged end, and after crashes of a server that had nothing to write.
 
 use super::*;
 
@@ -350,4 +350,60 @@ fn an_end_that_no_checkpoint_knows_is_cut_as_ever() {
     let Recovered { damaged, missing, cut_bytes, .. } = rig.recovered;
     assert_eq!((damaged, missing, cut_bytes), (0, 0, 20));
     assert_eq!(rig.disk.read(&segment::open_name(1)), whole);
+}
+
+/// Lets the server be up for so long with nothing to write.
+fn idle(rig: &mut Rig, ms: u64) {
+    rig.writer.idle_look = Duration::ZERO;
+    for _ in 0..ms / 500 {
+        rig.clock.advance(500);
+        rig.writer.turn();
+    }
+}
+
+#[test]
+fn a_server_that_crashes_while_it_is_idle_times_sessions_out_all_the_same() {
+    for (run_ms, lost_ms) in [(60_000, 10_000), (4_000, 2_000)] {
+        let mut rig = Rig::new();
+        let id = rig.commit(1)[0];
+        let begun_ms = rig.clock.now_ms();
+        let mut up_ms = 0;
+        while rig.live.take_due(rig.clock.now_ms(), 9).0.is_empty() {
+            assert!(up_ms < 1_300_000, "it never ends");
+            let before = records(&rig.disk).len();
+            idle(&mut rig, run_ms);
+            assert_eq!(records(&rig.disk).len(), before, "nothing is written to the journal");
+            up_ms += run_ms;
+            // The server is down for longer than it is up.
+            rig.clock.advance(3 * run_ms);
+            rig = rig.restart();
+            let progress = rig.live.progress();
+            let counted_ms = progress.up_ms(rig.clock.now_ms()) - begun_ms;
+            let runs = up_ms / run_ms;
+            assert!(counted_ms <= up_ms && counted_ms + runs * lost_ms >= up_ms, "{run_ms}");
+        }
+        let (_, mut closed) = rig.append_close(id, CloseReason::TimeoutNoEvents).unwrap();
+        rig.writer.turn();
+        assert_eq!(closed.try_recv(), Ok(Ok(Outcome::Closed)));
+        assert_eq!(rig.restart().live.unreported(), 1);
+    }
+}
+
+#[test]
+fn that_the_server_is_up_is_noted_only_for_sessions_and_never_in_an_outage() {
+    let marks = |rig: &Rig| {
+        let files = rig.disk.list().unwrap();
+        files.into_iter().filter(|(name, _)| name.starts_with("up-")).count()
+    };
+    let mut rig = Rig::new();
+    idle(&mut rig, 60_000);
+    assert_eq!(marks(&rig), 0, "nothing grows older");
+    rig.commit(1);
+    rig.clock.advance(30_000);
+    let _waiting = rig.append_start().unwrap();
+    rig.disk.fail_after(0, Some(1), 0);
+    rig.writer.turn();
+    assert_eq!(marks(&rig), 0, "something was not heard");
+    idle(&mut rig, 30_000);
+    assert_eq!(marks(&rig), 1);
 }
