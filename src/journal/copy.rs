@@ -354,6 +354,19 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_end_that_a_checkpoint_knows_is_copied_as_it_is() {
+        for (floor_seq, cut_bytes) in [(43, 10), (44, 0)] {
+            let from = journal(&[floor_seq]);
+            let damaged = [&lines(41..44)[..], b"no record\n"].concat();
+            from.write(&segment::open_name(41), damaged.clone());
+            let (to, copied) = copied(&from, |_, _| {}).unwrap();
+            assert_eq!(copied.cut_bytes, cut_bytes);
+            let kept = to.read(&segment::open_name(41)).len() as u64;
+            assert_eq!(kept + cut_bytes, damaged.len() as u64);
+        }
+    }
+
+    #[test]
     fn a_segment_that_is_compressed_meanwhile_is_found() {
         let from = journal(&[]);
         let packed = zstd::encode_all(&*lines(21..31), 1).unwrap();
