@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::journal::record::{Content, Record};
-use crate::live::{Live, Progress, Room};
+use crate::live::{Live, Progress, Reported, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::labels::{Closed, Kind, Opened};
@@ -58,6 +58,10 @@ pub enum Change {
     Settings {
         /// These.
         terms: Terms,
+        /// All pauses so far, in ms; none where an older version did not tell them.
+        paused_ms: Option<u64>,
+        /// By how much stamps were set back so far, all together, in ms.
+        set_back_ms: u64,
     },
     /// Nothing could be received for a while, or the stamps were set back.
     Pause {
@@ -110,6 +114,9 @@ pub enum Outcome {
     Closed,
     /// The session has its report.
     Reported,
+    /// The session had not ended by its records so far, and its report ends it. Only a replay meets that: nobody
+    /// writes the report of a live session.
+    ReportedLive,
     /// It changed nothing: the deadline stood no more, or the session was closed or reported already.
     Nothing,
     /// The server goes on.
@@ -143,9 +150,9 @@ impl Processor {
         Self { series, ..self }
     }
 
-    /// When sessions end and how much they take, as of the last record.
-    pub fn terms(&self) -> Terms {
-        self.live.progress().terms
+    /// Whether any session is live.
+    pub fn has_sessions(&self) -> bool {
+        self.live.sessions() > 0
     }
 
     /// How far the journal is folded.
@@ -193,16 +200,19 @@ impl Processor {
                     Outcome::Nothing
                 }
             }
-            Change::Report { id } => {
-                if self.live.reported(seq, id) {
+            Change::Report { id } => match self.live.reported(seq, id) {
+                Reported::Ended => {
                     self.series.reported.inc();
                     Outcome::Reported
-                } else {
-                    Outcome::Nothing
                 }
-            }
-            Change::Settings { terms } => {
+                Reported::Live => Outcome::ReportedLive,
+                Reported::Unknown => Outcome::Nothing,
+            },
+            Change::Settings { terms, paused_ms, set_back_ms } => {
                 self.live.set_terms(seq, received_ms, terms);
+                if let Some(paused_ms) = paused_ms {
+                    self.live.set_paused(paused_ms, set_back_ms);
+                }
                 Outcome::Noted
             }
             Change::Pause { down_ms, set_back_ms } => {
@@ -247,17 +257,18 @@ impl Processor {
             Content::Batch { sid, client, user_agent, body } => {
                 let client = (client.as_deref(), user_agent.as_deref());
                 let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
-                let session = stored(&body, rules, form, client, self.terms(), |_| {}).map_err(
-                    |refused| match refused {
+                let session = stored(&body, rules, form, client, self.progress().terms, |_| {})
+                    .map_err(|refused| match refused {
                         NotStored::Invalid(found) => broken(found),
                         NotStored::TooMany => "it has too many events".to_owned(),
-                    },
-                )?;
+                    })?;
                 Change::Batch { id: sid, session: Box::new(session), room: None }
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },
-            Content::Settings { terms } => Change::Settings { terms },
+            Content::Settings { terms, paused_ms, set_back_ms } => {
+                Change::Settings { terms, paused_ms, set_back_ms }
+            }
             Content::Pause { down_ms, set_back_ms } => Change::Pause { down_ms, set_back_ms },
             Content::Erased { .. } => Change::Erase { ids: Vec::new() },
         };

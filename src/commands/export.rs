@@ -138,6 +138,7 @@ struct Row<'r> {
     no_playhead_ms: Option<u64>,
     age_ms: Option<u64>,
     events_max: Option<u32>,
+    paused_ms: Option<u64>,
     down_ms: Option<u64>,
     set_back_ms: Option<u64>,
     count: Option<u64>,
@@ -163,6 +164,7 @@ impl<'r> Row<'r> {
             no_playhead_ms: None,
             age_ms: None,
             events_max: None,
+            paused_ms: None,
             down_ms: None,
             set_back_ms: None,
             count: None,
@@ -181,11 +183,13 @@ impl<'r> Row<'r> {
             Content::Event { body, .. } => row.body = json(body),
             Content::Report { report, .. } => row.report = json(report),
             Content::Close { reason, .. } => row.reason = Some(*reason),
-            Content::Settings { terms } => {
+            Content::Settings { terms, paused_ms, set_back_ms } => {
+                row.set_back_ms = Some(*set_back_ms).filter(|set_back_ms| *set_back_ms > 0);
                 row.no_events_ms = Some(terms.no_events_ms);
                 row.no_playhead_ms = Some(terms.no_playhead_ms);
                 row.age_ms = Some(terms.age_ms);
                 row.events_max = Some(terms.events_max);
+                row.paused_ms = *paused_ms;
             }
             Content::Pause { down_ms, set_back_ms } => {
                 row.down_ms = Some(*down_ms);

@@ -78,14 +78,18 @@ pub(super) struct Audit {
     first: Option<(u64, u64)>,
     last: Option<(u64, u64)>,
     starts: HashMap<[u8; 32], Seen>,
-    /// The sessions as the records make them, if the journal is there from its first record on; of an
-    /// older one nobody knows what the records before its first made.
+    /// The sessions as the records make them, if the journal is there from its first record on, or begins with what
+    /// must be known of those before; of one of an older version nobody knows what they made.
     fold: Option<(Processor, Arc<Live>)>,
     /// The damaged lines at the end of what is read of a segment: no problem if the next segment begins
     /// in their place, because their group was refused.
     doubtful: Vec<String>,
     /// The segment that is read, by its first number.
     reading: u64,
+    /// Whether a segment began with settings: from then on each should.
+    has_beginnings: bool,
+    /// The segments that do not; no problem, because an older version that was started in between wrote them so.
+    unbegun: Vec<String>,
     unfinished: bool,
     /// Whether somebody erases meanwhile.
     is_being_erased: bool,
@@ -118,7 +122,8 @@ impl Audit {
         match record {
             Ok(record) => {
                 self.doubt();
-                if self.first.is_none() && record.seq == 1 {
+                let begins = matches!(record.content, Content::Settings { paused_ms: Some(_), .. });
+                if self.first.is_none() && (record.seq == 1 || begins) {
                     let sessions = Arc::new(Live::new(live::Settings::default()));
                     self.fold = Some((Processor::new(Arc::clone(&sessions)), sessions));
                 }
@@ -126,6 +131,11 @@ impl Audit {
                     let (first, seq) = (segment.first_seq, record.seq);
                     self.problem(format!("{}: number {seq}, where {first} should be", place()));
                 }
+                // Where another record stands at the beginning because the first is missing, that is told already.
+                if self.has_beginnings && !begins && record.seq == segment.first_seq {
+                    self.unbegun.push(segment.name());
+                }
+                self.has_beginnings |= begins;
                 self.record(&record, place);
                 self.fold(record, place);
             }
@@ -198,9 +208,7 @@ impl Audit {
                 }
                 let seen = self.starts.entry(sid.to_bytes()).or_default();
                 seen.has_ended = true;
-                let again = std::mem::replace(&mut seen.reported, true);
-                // The fold tells it otherwise.
-                if again && self.fold.is_none() {
+                if std::mem::replace(&mut seen.reported, true) {
                     self.problem(format!("{}: session {sid} has a second report", place()));
                 }
             }
@@ -209,22 +217,29 @@ impl Audit {
         }
     }
 
-    /// Folds a record: a report is of a session that has ended.
+    /// Folds a record: a report is of a session that has ended, and a segment begins with the sum of the pauses before
+    /// it.
     fn fold(&mut self, record: Record<'_>, place: impl Fn() -> String) {
         let Some((processor, _)) = &mut self.fold else { return };
-        let report = match &record.content {
-            Content::Report { sid, .. } => Some(*sid),
-            _ => None,
+        let is_first = self.first.is_some_and(|(first, _)| first == record.seq);
+        let (sid, told_ms) = match record.content {
+            Content::Report { sid, .. } => (Some(sid), None),
+            Content::Settings { paused_ms, .. } => (None, paused_ms),
+            _ => (None, None),
         };
-        match (processor.replay(record), report) {
+        let paused_ms = processor.progress().paused_ms;
+        match (processor.replay(record), sid) {
             (Err(why), _) => self.problem(format!("{}: {why}", place())),
-            (Ok(Outcome::Nothing), Some(sid)) => {
-                self.problem(format!(
-                    "{}: session {sid} had not ended, or has a second report",
-                    place()
-                ));
+            (Ok(Outcome::ReportedLive), Some(sid)) => {
+                self.problem(format!("{}: session {sid} had not ended", place()));
             }
             (Ok(_), _) => {}
+        }
+        if let Some(told_ms) = told_ms.filter(|told_ms| *told_ms != paused_ms && !is_first) {
+            self.problem(format!(
+                "{}: the pauses before it are {paused_ms} ms, not {told_ms} ms",
+                place()
+            ));
         }
     }
 
@@ -313,8 +328,16 @@ impl Audit {
         if self.fold.is_none() && started > 0 {
             writeln!(
                 out,
-                "note       the journal does not begin with its first record, so only a second report \
-                 would be found, not a missing one"
+                "note       the journal begins with a segment of an older version that is not its first, so only a \
+                 second report would be found, not a missing one"
+            )?;
+        }
+        if let Some(first) = self.unbegun.first() {
+            writeln!(
+                out,
+                "note       {} segments, the first {first}, do not begin with settings: an older version \
+                 wrote them behind a newer one",
+                self.unbegun.len()
             )?;
         }
         if self.erased > 0 {
@@ -356,6 +379,7 @@ pub(super) fn time(ms: u64) -> humantime::Rfc3339Timestamp {
 mod tests {
     use super::*;
     use crate::journal::record::Encoded;
+    use crate::session::Terms;
     use crate::session::id::Key;
 
     /// What is wrong with a journal that begins at number 11 and at 1 000 ms, in which a session ends that was
@@ -381,6 +405,85 @@ mod tests {
         let problems = problems(1_001);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("was never started"), "{problems:?}");
+    }
+
+    /// Reads a journal of these segments, the first of which begins with number 11.
+    fn audit_of(segments: &[&[Content<'_>]]) -> Audit {
+        let folder = tempfile::tempdir().unwrap();
+        let mut seq = 11;
+        for contents in segments {
+            let (first_seq, mut text) = (seq, Vec::new());
+            for content in *contents {
+                Encoded::new(content.clone()).write_line(&mut text, seq, 1_000);
+                seq += 1;
+            }
+            std::fs::write(folder.path().join(segment::open_name(first_seq)), text).unwrap();
+        }
+        audit(&Folder::at(folder.path())).unwrap()
+    }
+
+    fn problems_of(segments: &[&[Content<'_>]]) -> Vec<String> {
+        audit_of(segments).listed
+    }
+
+    fn begins(paused_ms: u64) -> Content<'static> {
+        Content::Settings { terms: Terms::default(), paused_ms: Some(paused_ms), set_back_ms: 0 }
+    }
+
+    fn start(sid: SessionId) -> Content<'static> {
+        let body = br#"{"eventType":"sessionStart","playerTime":{"ts":0,"playhead":0},"params":{
+            "media.id":"a","media.length":0,"media.contentType":"vod","media.playerName":"p"}}"#;
+        Content::Start { sid, client: None, user_agent: None, body: body[..].into() }
+    }
+
+    #[test]
+    fn a_segment_that_does_not_begin_with_settings_is_named_once_others_do() {
+        let pause = Content::Pause { down_ms: 5, set_back_ms: 0 };
+        let terms = Terms::default();
+        let older = Content::Settings { terms, paused_ms: None, set_back_ms: 0 };
+        let of_older: [&[_]; 2] = [&[older.clone(), pause.clone()], std::slice::from_ref(&pause)];
+        let upgraded: [&[_]; 3] = [of_older[1], &[begins(5), pause.clone()], &[begins(10)]];
+        for segments in [&of_older[..], &upgraded[..]] {
+            let audit = audit_of(segments);
+            assert!(audit.keeps_promises() && audit.unbegun.is_empty(), "{:?}", audit.listed);
+        }
+        for other in [older, pause] {
+            let audit = audit_of(&[&[begins(5)], &[other]]);
+            assert!(audit.keeps_promises(), "{:?}", audit.listed);
+            let mut out = Vec::new();
+            audit.summary(&mut out).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            let expected =
+                format!("1 segments, the first {}, do not begin", segment::open_name(12));
+            assert!(out.contains(&expected), "{out}");
+        }
+    }
+
+    #[test]
+    fn the_pauses_that_a_segment_begins_with_are_those_before_it() {
+        let pause = || Content::Pause { down_ms: 5, set_back_ms: 0 };
+        assert_eq!(problems_of(&[&[begins(100), pause()], &[begins(105)]]), [""; 0]);
+        let problems = problems_of(&[&[begins(100), pause()], &[begins(104)]]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].contains("the pauses before it are 105 ms, not 104 ms"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_journal_without_its_beginning_is_held_to_one_report_a_session() {
+        let id = |number| SessionId::mint(&Key::new([7; 32]), 1_000, [number; 10]);
+        let report = |sid| Content::Report { sid, report: b"{}"[..].into() };
+        let (before, live) = (id(1), id(2));
+        let fine = [begins(0), report(before), start(live)];
+        assert_eq!(problems_of(&[&fine]), [""; 0]);
+        let twice = problems_of(&[&fine, &[begins(0), report(before)]]);
+        assert_eq!(twice.len(), 1, "{twice:?}");
+        assert!(twice[0].contains("has a second report"), "{twice:?}");
+        let early = problems_of(&[&fine, &[begins(0), report(live)]]);
+        assert_eq!(early.len(), 1, "{early:?}");
+        assert!(early[0].contains("had not ended"), "{early:?}");
     }
 
     #[test]

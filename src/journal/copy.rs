@@ -132,7 +132,7 @@ impl<T: FnMut(u64)> Copying<'_, T> {
         }
         copied.checkpoint_seq = checkpoints.first().map(|(floor_seq, _)| *floor_seq);
         if let Some(last) = segments.last() {
-            copied.cut_bytes = self.cut(last.first_seq)?;
+            copied.cut_bytes = self.cut(last.first_seq, copied.checkpoint_seq.unwrap_or(0))?;
         }
         for (name, _) in self.from.list()? {
             if segment::is_set_aside(&name) {
@@ -193,19 +193,26 @@ impl<T: FnMut(u64)> Copying<'_, T> {
     }
 
     /// Cuts what stands behind the last good line of a copied segment, if it is not compressed: it is being
-    /// written, or a crash left it.
-    fn cut(&self, first_seq: u64) -> io::Result<u64> {
+    /// written, or a crash left it. Unless there should be good lines up to this number: then it is damage, and the
+    /// start that finds it sets it aside.
+    fn cut(&self, first_seq: u64, committed_seq: u64) -> io::Result<u64> {
         let name = segment::open_name(first_seq);
         let Some((_, bytes)) = self.to.list()?.into_iter().find(|(found, _)| *found == name) else {
             return Ok(0);
         };
         let segment = Segment { first_seq, end_seq: None, compressed: false, bytes };
         let mut lines = segment.lines(self.to)?;
-        let mut good_bytes = 0;
+        let (mut good_bytes, mut good_seq) = (0, first_seq.saturating_sub(1));
         while let Some(line) = lines.next_line()? {
-            if line.complete && Record::read(line.text).is_ok() {
+            if line.complete
+                && let Ok(record) = Record::read(line.text)
+            {
                 good_bytes = line.offset + line.text.len() as u64 + 1;
+                good_seq = good_seq.max(record.last_seq());
             }
+        }
+        if good_seq < committed_seq {
+            return Ok(0);
         }
         if good_bytes < bytes {
             self.to.truncate(&name, good_bytes)?;
@@ -345,6 +352,19 @@ mod tests {
         let (to, copied) = copied(&from, |_, _| {}).unwrap();
         assert_eq!((copied.cut_bytes, copied.checkpoint_seq), (40, None));
         assert_eq!(numbers(&to), (1..44).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_damaged_end_that_a_checkpoint_knows_is_copied_as_it_is() {
+        for (floor_seq, cut_bytes) in [(43, 10), (44, 0)] {
+            let from = journal(&[floor_seq]);
+            let damaged = [&lines(41..44)[..], b"no record\n"].concat();
+            from.write(&segment::open_name(41), damaged.clone());
+            let (to, copied) = copied(&from, |_, _| {}).unwrap();
+            assert_eq!(copied.cut_bytes, cut_bytes);
+            let kept = to.read(&segment::open_name(41)).len() as u64;
+            assert_eq!(kept + cut_bytes, damaged.len() as u64);
+        }
     }
 
     #[test]

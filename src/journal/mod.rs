@@ -28,6 +28,8 @@ pub mod recovery;
 
 pub mod segment;
 
+mod up;
+
 mod writer;
 
 #[cfg(test)]

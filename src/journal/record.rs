@@ -27,6 +27,9 @@ const CRC_END: &[u8] = b"\"}";
 const BODY_KEY: &[u8] = b",\"body\":";
 const REPORT_KEY: &[u8] = b",\"report\":";
 
+/// Raised when segments change so that an older version would misread them. From 2 on each begins with `settings`.
+const VERSION: u32 = 2;
+
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -86,9 +89,16 @@ pub enum Content<'a> {
         report: Cow<'a, [u8]>,
     },
     /// These terms hold for sessions from here on; in a journal without it, the default ones.
+    ///
+    /// Each segment begins with one that also tells the pauses so far, so that a reader needs no segment before it.
     Settings {
         /// The terms.
         terms: Terms,
+        /// All the time before it that the server was down or could not write, in ms; none where an older version
+        /// wrote it, which told only when the terms changed.
+        paused_ms: Option<u64>,
+        /// By how much stamps were set back before it, all together, in ms.
+        set_back_ms: u64,
     },
     /// The server was down or could not write, its machine slept, or its clock was set; this counts against no
     /// session.
@@ -139,9 +149,13 @@ struct Members<'a> {
     user_agent: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     reason: Option<CloseReason>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    version: Option<u32>,
     /// It has its name from when it told of time-outs alone.
     #[serde(rename = "timeouts", skip_serializing_if = "Option::is_none", default)]
     terms: Option<Terms>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    paused_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     down_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -206,7 +220,9 @@ impl<'a> Encoded<'a> {
             client: None,
             user_agent: None,
             reason: None,
+            version: None,
             terms: None,
+            paused_ms: None,
             down_ms: None,
             set_back_ms: None,
             count: None,
@@ -223,7 +239,11 @@ impl<'a> Encoded<'a> {
             Content::Event { body, .. } => (empty, Some(Tail::Body(on_one_line(body)))),
             Content::Report { report, .. } => (empty, Some(Tail::Report(report))),
             Content::Close { reason, .. } => (Members { reason: Some(reason), ..empty }, None),
-            Content::Settings { terms } => (Members { terms: Some(terms), ..empty }, None),
+            Content::Settings { terms, paused_ms, set_back_ms } => {
+                let version = paused_ms.map(|_| VERSION);
+                let set_back_ms = Some(set_back_ms).filter(|ms| *ms > 0);
+                (Members { version, terms: Some(terms), paused_ms, set_back_ms, ..empty }, None)
+            }
             Content::Pause { down_ms, set_back_ms } => {
                 let set_back_ms = Some(set_back_ms).filter(|ms| *ms > 0);
                 // A version that does not know of steps back must not pass one over: to it, this lacks a member.
@@ -521,9 +541,16 @@ impl<'a> Members<'a> {
                 sid: sid?,
                 reason: self.reason.ok_or_else(|| lacks("reason"))?,
             }),
-            "settings" => {
-                Ok(Content::Settings { terms: self.terms.ok_or_else(|| lacks("timeouts"))? })
-            }
+            "settings" => match self.version {
+                Some(version) if version > VERSION => {
+                    Err(Damage::Unknown(format!("version {version} of the journal")))
+                }
+                _ => Ok(Content::Settings {
+                    terms: self.terms.ok_or_else(|| lacks("timeouts"))?,
+                    paused_ms: self.paused_ms,
+                    set_back_ms: self.set_back_ms.unwrap_or_default(),
+                }),
+            },
             "pause" => {
                 let down_ms = self.down_ms.or(self.set_back_ms.map(|_| 0));
                 let down_ms = down_ms.ok_or_else(|| lacks("down_ms"))?;
@@ -680,7 +707,24 @@ mod tests {
         let crc = crc32c::crc32c(&line);
         write!(line, ",\"crc\":\"{crc:08x}\"}}").unwrap();
         let terms = Terms { no_events_ms: 1, no_playhead_ms: 2, age_ms: 3, events_max: 100_000 };
-        assert_eq!(Record::read(&line).unwrap().content, Content::Settings { terms });
+        assert_eq!(
+            Record::read(&line).unwrap().content,
+            Content::Settings { terms, paused_ms: None, set_back_ms: 0 }
+        );
+    }
+
+    #[test]
+    fn settings_of_a_segment_tell_their_version_and_those_of_a_later_one_are_not_read() {
+        let text =
+            line(Content::Settings { terms: Terms::default(), paused_ms: Some(5), set_back_ms: 0 });
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("\"kind\":\"settings\",\"version\":2,\"timeouts\":{"), "{text}");
+        assert!(text.contains("},\"paused_ms\":5,\"crc\":"), "{text}");
+        let later = text.replace("\"version\":2", "\"version\":3");
+        let (covered, _) = later.split_at(later.len() - 18);
+        let later = format!("{covered},\"crc\":\"{:08x}\"}}", crc32c::crc32c(covered.as_bytes()));
+        let read = Record::read(later.as_bytes());
+        assert!(matches!(read, Err(Damage::Unknown(why)) if why.contains("version 3")));
     }
 
     fn any_content() -> impl Strategy<Value = Content<'static>> {
@@ -703,9 +747,12 @@ mod tests {
                 Content::Report { sid: sid(), report: report.into() }
             }),
             Just(Content::Close { sid: sid(), reason: CloseReason::TimeoutNoEvents }),
-            any::<(u64, u32)>().prop_map(|(no_events_ms, events_max)| Content::Settings {
-                terms: Terms { no_events_ms, events_max, ..Terms::default() }
-            }),
+            any::<(u64, u32, Option<u64>, u64)>().prop_map(
+                |(no_events_ms, events_max, paused_ms, set_back_ms)| {
+                    let terms = Terms { no_events_ms, events_max, ..Terms::default() };
+                    Content::Settings { terms, paused_ms, set_back_ms }
+                }
+            ),
             any::<(u64, u64)>()
                 .prop_map(|(down_ms, set_back_ms)| Content::Pause { down_ms, set_back_ms }),
             (1..=u64::MAX, any::<Option<u64>>(), any::<u64>()).prop_map(

@@ -1,7 +1,12 @@
 //! Reading back: the newest sound checkpoint, then every record after it.
 //!
-//! What stands after the last good line is cut: it was never acknowledged. A damaged line before a good
-//! one is set aside, counted and told, and nothing else is lost for it.
+//! What stands after the last good line is cut: it was never acknowledged, unless a checkpoint knows later numbers
+//! than that of the last good line. A damaged line before a good one, or of a number that a checkpoint knows, is set
+//! aside, counted and told, and nothing else is lost for it.
+//!
+//! Segments may be missing at the beginning, and checkpoints too: each segment begins with what must be known, and a
+//! session whose report stands in the journal has ended. A checkpoint is of no use if records are missing between it
+//! and the first segment, because nobody knows which of its sessions ended there.
 
 use std::io;
 
@@ -9,7 +14,7 @@ use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
 use super::writer::Start;
-use super::{Ids, checkpoint};
+use super::{Ids, checkpoint, up};
 use crate::live::Live;
 use crate::processor::Processor;
 
@@ -29,7 +34,7 @@ pub struct Recovered {
     pub checkpoints_broken: u64,
     /// Records that were folded.
     pub records: u64,
-    /// Damaged lines before a good one, set aside.
+    /// Damaged lines that were committed, set aside.
     pub damaged: u64,
     /// Records that are missing between two that are there.
     pub missing: u64,
@@ -50,15 +55,20 @@ pub fn recover(
 ) -> io::Result<Recovered> {
     remove_leftovers(disk)?;
     let mut recovered = Recovered::default();
-    let saved_ms = load_checkpoint(disk, live, erased, &mut recovered)?;
+    let segments = segment::list(disk)?;
+    let first_seq = segments.first().map(|first| first.first_seq);
+    // Whatever becomes of the newest one: what it includes was committed.
+    let newest_seq = checkpoint::list(disk)?.first().map_or(0, |(floor_seq, _)| *floor_seq);
+    let saved_ms = load_checkpoint(disk, live, erased, first_seq, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
     let loaded = live.progress();
     let floor_seq = loaded.seq;
-    let segments = segment::list(disk)?;
+    let known_seq = newest_seq.max(live.last_seq());
     let mut reading = Reading {
         processor,
         erased,
         floor_seq,
+        known_seq,
         expected_seq: None,
         last_ms: None,
         recovered: &mut recovered,
@@ -72,8 +82,9 @@ pub fn recover(
         }
     }
     let Reading { expected_seq, last_ms, set_aside, first_damage, .. } = reading;
-    // With durability `write` a machine may lose records that a checkpoint includes, be it in one shard.
-    let mut next_seq = expected_seq.unwrap_or(1).max(live.last_seq() + 1);
+    // Records that a checkpoint includes, be it in one shard, may be damaged, or with durability `write` be lost with
+    // the machine. No number is given twice.
+    let mut next_seq = expected_seq.unwrap_or(1).max(known_seq.saturating_add(1));
     recovered.missing += next_seq - expected_seq.unwrap_or(next_seq);
     // A name is never given twice.
     if let Some(last) = segments.last().filter(|last| last.compressed) {
@@ -81,8 +92,8 @@ pub fn recover(
     }
     // The server was up at least until then, so later time is what it was down. Stamps may have been set back since.
     let set_back_ms = live.progress().set_back_ms;
-    let saved_ms = saved_ms.map(|ms| loaded.running_ms(ms).saturating_sub(set_back_ms));
-    let last_ms = last_ms.max(saved_ms);
+    let up_ms = saved_ms.map(|ms| loaded.running_ms(ms)).max(up::until(disk)?);
+    let last_ms = last_ms.max(up_ms.map(|ms| ms.saturating_sub(set_back_ms)));
     recovered.start = Start { next_seq, last_ms };
     if let Some((segment, offset)) = first_damage {
         // Named by its place, so that the same damage is set aside once.
@@ -116,28 +127,41 @@ fn write_once(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     write_whole(disk, name, |file| file.append(bytes))
 }
 
-/// Loads the newest checkpoint that is sound, and says when it was saved; without one the whole journal
-/// is read.
+/// Loads the newest checkpoint that is sound and reaches up to the first segment there is, and says when it was
+/// saved; without one the whole journal is read.
 fn load_checkpoint(
     disk: &dyn Disk,
     live: &Live,
     erased: &Ids,
+    first_seq: Option<u64>,
     recovered: &mut Recovered,
 ) -> io::Result<Option<u64>> {
     for (floor_seq, name) in checkpoint::list(disk)? {
         match checkpoint::load(disk, &name, live, erased) {
             Ok(saved_ms) => {
-                recovered.checkpoint_seq = Some(floor_seq);
-                return Ok(Some(saved_ms));
+                let last_seq = live.last_seq();
+                if first_seq.is_none_or(|first_seq| first_seq <= last_seq.saturating_add(1)) {
+                    recovered.checkpoint_seq = Some(floor_seq);
+                    return Ok(Some(saved_ms));
+                }
+                tracing::error!(
+                    checkpoint = name,
+                    last_seq,
+                    first_seq,
+                    sessions = live.sessions(),
+                    "the segments that follow a checkpoint are missing; it is not used, because its sessions may \
+                     have got their reports there"
+                );
+                live.clear();
             }
             Err(error) => {
-                recovered.checkpoints_broken += 1;
                 tracing::error!(%error, checkpoint = name, "a checkpoint is damaged; using an older one");
-                // It must not count as one of the two that are kept.
-                if let Err(error) = disk.rename(&name, &segment::set_aside_name(&name)) {
-                    tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
-                }
             }
+        }
+        recovered.checkpoints_broken += 1;
+        // It must not count as one of the two that are kept.
+        if let Err(error) = disk.rename(&name, &segment::set_aside_name(&name)) {
+            tracing::warn!(%error, checkpoint = name, "it cannot be set aside");
         }
     }
     Ok(None)
@@ -148,6 +172,8 @@ struct Reading<'r> {
     /// Sessions that are folded as nothing.
     erased: &'r Ids,
     floor_seq: u64,
+    /// The last number that some checkpoint includes.
+    known_seq: u64,
     /// The number that the next record should have; none before the first.
     expected_seq: Option<u64>,
     last_ms: Option<u64>,
@@ -199,9 +225,12 @@ impl Reading<'_> {
             self.record(record, &name);
         }
         let ends_where_the_next_begins = segment.end_seq == self.expected_seq;
+        let was_committed = self.expected_seq <= Some(self.known_seq);
         match doubtful.first() {
             // The rest of a group that was not committed.
-            Some((offset, _)) if segment.end_seq.is_none() && !segment.compressed => {
+            Some((offset, _))
+                if segment.end_seq.is_none() && !segment.compressed && !was_committed =>
+            {
                 let cut: u64 = segment.bytes.saturating_sub(*offset);
                 if let Err(error) = disk.truncate(&name, *offset) {
                     // The next segment begins there, so it counts no more all the same.

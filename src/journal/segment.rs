@@ -2,7 +2,8 @@
 //!
 //! A segment is named by the number of its first record, `00000000000000000001.ndjson`, and ends where
 //! the name of the next one begins, whatever may stand in it after that. Once closed it is compressed
-//! to `….ndjson.zst`.
+//! to `….ndjson.zst`. Its first record is `settings`, which tells what must be known of those before it; those of
+//! older versions begin with any record.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -3,7 +3,7 @@
 //! In one turn it takes the small records that wait, and behind them some large ones. The small ones are a group
 //! of their own and are answered before the first byte of a large one is written. The large ones follow in the
 //! same turn, as a second group, because their numbers come before those of the next small records. That costs one
-//! more sync in a turn that has both.
+//! more sync in a turn that has both. If the segment is full then, the next one is begun behind them.
 
 use std::fmt;
 use std::io;
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Detached, Encoded};
+use super::up::UpMark;
 use super::{Durability, Journal, Phase, Queue, Settings, Shared, Unavailable, Waiting, segment};
 use crate::clock::{Clock, STEP_MS, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
@@ -47,7 +48,7 @@ pub struct Start {
     /// The number of the next record.
     pub next_seq: u64,
     /// When the server was last up for certain, in ms since the Unix epoch: when the last record was
-    /// received or the last checkpoint saved; none if there is neither.
+    /// received, the last checkpoint saved or the last mark made; none if there is none of them.
     pub last_ms: Option<u64>,
 }
 
@@ -66,7 +67,7 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     processor: Processor,
     pub(super) settings: Settings,
-    /// After which times sessions shall end; written where the journal says otherwise.
+    /// After which times sessions shall end; each segment begins with them.
     terms: Terms,
     told: Told,
     open: Option<Open>,
@@ -82,8 +83,11 @@ pub struct Writer {
     large_since: Option<Stopwatch>,
     /// Who waits for the segment that grows to be closed.
     rotations: Vec<oneshot::Sender<u64>>,
-    /// A step of the clock whose record is to be written behind all that was taken.
-    step: Option<ClockStep>,
+    /// The segment that begins behind what was taken; none if the one that grows goes on.
+    begins: Option<Beginning>,
+    /// The instant, in ms since the Unix epoch, at which nothing waited; none if something did.
+    idle_ms: Option<u64>,
+    up_mark: UpMark,
     committed_seq: u64,
     /// How long to rest between two attempts to write again, at first and at most.
     pub(super) retry: (Duration, Duration),
@@ -95,31 +99,33 @@ pub struct Writer {
     outage: Option<Stopwatch>,
 }
 
-/// A step of the clock: the stamps of records go on elsewhere.
+/// A segment whose first records have their numbers already.
 #[derive(Clone, Copy, Debug)]
-struct ClockStep {
-    /// The number of the record that tells of it.
-    seq: u64,
-    /// Where stamps were, and where they go on, in ms since the Unix epoch.
-    from_ms: u64,
-    to_ms: u64,
-}
-
-/// What tells that between two stamps no time passed for sessions.
-fn pause_between(from_ms: u64, to_ms: u64) -> (Content<'static>, Change) {
-    let (down_ms, set_back_ms) = (to_ms.saturating_sub(from_ms), from_ms.saturating_sub(to_ms));
-    (Content::Pause { down_ms, set_back_ms }, Change::Pause { down_ms, set_back_ms })
+struct Beginning {
+    /// The stamp of these records, in ms since the Unix epoch.
+    received_ms: u64,
+    /// Where stamps were before, in ms since the Unix epoch, if it begins with a step of the clock. They fall nowhere
+    /// else inside a segment.
+    step_from_ms: Option<u64>,
 }
 
 /// The segment that grows.
 struct Open {
+    first_seq: u64,
     file: Box<dyn DiskFile>,
     /// In ms that have passed.
     opened_ms: u64,
     bytes: u64,
+    /// How many of these bytes are the records that each segment begins with.
+    beginning_bytes: u64,
 }
 
 impl Open {
+    /// Whether it has any record but those that it begins with.
+    fn has_records(&self) -> bool {
+        self.bytes > self.beginning_bytes
+    }
+
     fn write(
         &mut self,
         lines: &[u8],
@@ -169,6 +175,15 @@ fn tell_if_far(last_ms: u64, wall_ms: u64) {
     }
 }
 
+fn tell_of_step(from_ms: u64, to_ms: u64) {
+    tracing::warn!(
+        from = %time(from_ms),
+        to = %time(to_ms),
+        "the time of day is hours away from that of the records and has held: records are stamped with it from now on; \
+         sessions are no older for it"
+    );
+}
+
 fn time(ms: u64) -> impl fmt::Display {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS)))
 }
@@ -198,12 +213,19 @@ impl Drop for Writer {
 }
 
 impl Queue {
-    /// Stamps what comes from now on by where the clock has stepped to, behind a record that tells of it.
-    fn follow_step(&mut self, from_ms: u64, clock: &Clock) -> ClockStep {
-        let (seq, from_ms, to_ms) = (self.next_seq, self.last_ms.max(from_ms), clock.now_ms());
+    /// Takes the number and the time of the record that a segment begins with.
+    fn begin_segment(&mut self, clock: &Clock) -> Beginning {
         self.next_seq += 1;
+        Beginning { received_ms: self.receive(clock), step_from_ms: None }
+    }
+
+    /// Stamps what comes from now on by where the clock has stepped to, in a segment that begins with what tells of
+    /// it: two records.
+    fn follow_step(&mut self, from_ms: u64, clock: &Clock) -> Beginning {
+        self.next_seq += 2;
+        let (from_ms, to_ms) = (self.last_ms.max(from_ms), clock.now_ms());
         (self.last_ms, self.before_step_ms) = (to_ms, Some(from_ms));
-        ClockStep { seq, from_ms, to_ms }
+        Beginning { received_ms: to_ms, step_from_ms: Some(from_ms) }
     }
 }
 
@@ -250,7 +272,9 @@ impl Writer {
             large: Vec::new(),
             large_since: None,
             rotations: Vec::new(),
-            step: None,
+            begins: None,
+            idle_ms: None,
+            up_mark: UpMark::default(),
             committed_seq: start.next_seq - 1,
             retry: RETRY,
             idle_look: IDLE_LOOK,
@@ -260,7 +284,6 @@ impl Writer {
         let begun = writer.begin_anew(start.last_ms);
         if let Err(error) = begun {
             tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
-            writer.open = None;
             let mut queue = writer.shared.queue();
             (queue.phase, queue.is_down) = (Phase::Down, true);
             drop(queue);
@@ -318,11 +341,31 @@ impl Writer {
         if !queue.large.is_empty() {
             queue.large_since = Some(Stopwatch::start());
         }
-        if queue.phase == Phase::Up {
-            self.step =
-                shared.clock.step().map(|from_ms| queue.follow_step(from_ms, &shared.clock));
-        }
+        let step = (queue.phase == Phase::Up).then(|| shared.clock.step()).flatten();
+        // Records that come from now on have later numbers, so a segment can begin behind what was taken.
+        self.begins = match step {
+            Some(from_ms) => Some(queue.follow_step(from_ms, &shared.clock)),
+            None => self.is_complete().then(|| queue.begin_segment(&shared.clock)),
+        };
+        let is_idle = self.waiting.is_empty() && self.large.is_empty() && step.is_none();
+        self.idle_ms = is_idle.then(|| queue.receive(&shared.clock));
         true
+    }
+
+    /// Whether the segment that grows ends with what was taken.
+    fn is_complete(&self) -> bool {
+        let Some(open) = &self.open else { return false };
+        if !open.has_records() && self.waiting.is_empty() && self.large.is_empty() {
+            return false;
+        }
+        let large = self.large.iter().map(|(record, _)| record.held_bytes()).sum::<usize>();
+        let bytes = open.bytes + (self.lines.len() + large) as u64;
+        let age_max_ms =
+            u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
+        let age_ms = self.shared.clock.elapsed_ms().saturating_sub(open.opened_ms);
+        bytes >= self.settings.segment_bytes_max.as_u64()
+            || age_ms >= age_max_ms
+            || !self.rotations.is_empty()
     }
 
     /// Commits the small records that were taken, then the large ones. If it fails, what is not committed yet is
@@ -330,17 +373,9 @@ impl Writer {
     fn commit(&mut self) -> io::Result<()> {
         // If that fails, they are told so by being dropped.
         let rotations = mem::take(&mut self.rotations);
-        let has_records = self.open.as_ref().is_none_or(|open| open.bytes > 0);
-        if self.is_too_large() || self.is_too_old() || (!rotations.is_empty() && has_records) {
-            self.close_segment()?;
-            self.open = Some(self.begin_segment()?);
-            self.tell_closed();
-        }
-        for rotation in rotations {
-            let _ = rotation.send(self.committed_seq + 1);
-        }
         if self.waiting.is_empty() && self.large.is_empty() {
             self.look_at_disk()?;
+            self.note_up();
         }
         let used = (self.lines.len(), self.waiting.len());
         if !self.waiting.is_empty() {
@@ -350,36 +385,24 @@ impl Writer {
             self.group_large();
             self.commit_group()?;
         }
-        if let Some(step) = self.step {
-            self.commit_step(step)?;
-            self.step = None;
+        if let Some(Beginning { received_ms, step_from_ms }) = self.begins {
+            if let Some(from_ms) = step_from_ms {
+                tell_of_step(from_ms, received_ms);
+            }
+            self.close_segment()?;
+            self.begin_segment(received_ms, step_from_ms)?;
+            self.begins = None;
+            self.shared.queue().before_step_ms = None;
+        }
+        if let Some(open) = &self.open {
+            for rotation in rotations {
+                let _ = rotation.send(open.first_seq);
+            }
         }
         self.tell_doubt();
         // What large records put into the lines is less than what is kept in any case.
         shrink(&mut self.lines, used.0);
         shrink(&mut self.waiting, used.1);
-        Ok(())
-    }
-
-    /// Begins a segment with the record that tells of a step of the clock: stamps fall nowhere inside a segment.
-    fn commit_step(&mut self, ClockStep { seq, from_ms, to_ms }: ClockStep) -> io::Result<()> {
-        tracing::warn!(
-            from = %time(from_ms),
-            to = %time(to_ms),
-            "the time of day is hours away from that of the records and has held: records are stamped with it from \
-             now on; sessions are no older for it"
-        );
-        self.close_segment()?;
-        self.open = None;
-        let (content, change) = pause_between(from_ms, to_ms);
-        let mut lines = Vec::new();
-        Encoded::new(content).write_line(&mut lines, seq, to_ms);
-        self.write(&lines, &[])?;
-        self.told.series.bytes.inc_by(lines.len() as u64);
-        self.told.series.records.of(change.kind()).inc();
-        self.committed_seq = seq;
-        self.processor.fold(seq, to_ms, change);
-        self.shared.queue().before_step_ms = None;
         Ok(())
     }
 
@@ -440,6 +463,14 @@ impl Writer {
         open.file.still_there()
     }
 
+    /// Notes that the server was up, if nothing was written for a while and there are sessions that grow older.
+    fn note_up(&mut self) {
+        let Some(now_ms) = self.idle_ms.filter(|_| self.processor.has_sessions()) else { return };
+        let progress = self.processor.progress();
+        let [now_ms, written_ms] = [now_ms, progress.received_ms].map(|ms| progress.running_ms(ms));
+        self.up_mark.note(&*self.disk, now_ms, written_ms);
+    }
+
     /// Tells how the group was committed whose lines are still here.
     fn observe_group(&mut self) {
         let series = &self.told.series;
@@ -458,16 +489,10 @@ impl Writer {
 
     /// Writes lines to the segment that grows, as durably as the settings want.
     fn write(&mut self, lines: &[u8], values: &[(usize, Bytes)]) -> io::Result<()> {
-        let (mut open, begun) = match self.open.take() {
-            Some(open) => (open, false),
-            None => (self.begin_segment()?, true),
+        let Some(open) = &mut self.open else {
+            return Err(io::Error::other("no segment is open"));
         };
-        let written = open.write(lines, values, self.settings.durability, &self.told.series);
-        self.open = Some(open);
-        if begun && written.is_ok() {
-            self.tell_closed();
-        }
-        written
+        open.write(lines, values, self.settings.durability, &self.told.series)
     }
 
     /// Nothing of the group is acknowledged, nor of what came after it: all of it is refused, and its
@@ -486,7 +511,7 @@ impl Writer {
         let mut refused = mem::take(&mut self.waiting);
         refused.extend(mem::take(&mut self.large).into_iter().map(|(_, waiting)| waiting));
         // What came after a step that is not told was stamped by another clock.
-        let step_ms = self.step.take().map(|step| step.from_ms);
+        let step_ms = self.begins.take().and_then(|begins| begins.step_from_ms);
         let first_ms = refused.first().map(|waiting| waiting.received_ms).or(step_ms);
         let mut queue = self.shared.queue();
         queue.is_down = true;
@@ -529,7 +554,6 @@ impl Writer {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
             }
-            self.open = None;
             pause = (pause * 2).min(pause_max);
         }
         let mut queue = shared.queue();
@@ -545,67 +569,64 @@ impl Writer {
         true
     }
 
-    /// Opens a segment that begins with what holds from here on: how long nothing could be written, if it
-    /// ever could, and the terms of sessions, if they are not those that held before.
+    /// Begins a segment behind a time in which nothing could be written, if it ever could, and tells how long that
+    /// was.
     fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        let pause = since_ms.map(|since_ms| pause_between(since_ms, now_ms));
-        let terms = self.terms;
-        let settings = (terms != self.processor.terms())
-            .then_some((Content::Settings { terms }, Change::Settings { terms }));
-        let mut lines = Vec::new();
-        let mut changes = Vec::new();
-        for (content, change) in pause.into_iter().chain(settings) {
-            changes.push(change);
-            let seq = self.committed_seq + changes.len() as u64;
-            Encoded::new(content).write_line(&mut lines, seq, now_ms);
-        }
-        self.write(&lines, &[])?;
-        self.told.series.bytes.inc_by(lines.len() as u64);
-        for change in changes {
-            self.committed_seq += 1;
-            self.told.series.records.of(change.kind()).inc();
-            self.processor.fold(self.committed_seq, now_ms, change);
-        }
+        self.begin_segment(now_ms, since_ms)?;
         let mut queue = self.shared.queue();
         (queue.next_seq, queue.before_step_ms) = (self.committed_seq + 1, None);
         Ok(())
     }
 
-    /// Begins the segment of the next record; the one before it is closed by that.
-    fn begin_segment(&mut self) -> io::Result<Open> {
+    /// Begins the segment of the next record; the one before it is closed by that. Its first record says what a reader
+    /// must know who has no segment before it: the terms of sessions, and all pauses so far. If nothing was received
+    /// since `from_ms`, that pause follows; the settings have the time before it, so that a file that is cut between
+    /// the two is no pause too few.
+    ///
+    /// Both are committed before anything else is written to it, so that no record ever stands there without them.
+    fn begin_segment(&mut self, received_ms: u64, from_ms: Option<u64>) -> io::Result<()> {
         let first_seq = self.committed_seq + 1;
+        let progress = self.processor.progress();
+        let (terms, set_back_ms) = (self.terms, progress.set_back_ms);
+        let paused_ms = Some(progress.paused_ms);
+        let settings = Content::Settings { terms, paused_ms, set_back_ms };
+        let change = Change::Settings { terms, paused_ms, set_back_ms };
+        let mut records = vec![(from_ms.unwrap_or(received_ms), settings, change)];
+        if let Some(from_ms) = from_ms {
+            let down_ms = received_ms.saturating_sub(from_ms);
+            let set_back_ms = from_ms.saturating_sub(received_ms);
+            let pause = Content::Pause { down_ms, set_back_ms };
+            records.push((received_ms, pause, Change::Pause { down_ms, set_back_ms }));
+        }
+        let (mut lines, mut changes) = (Vec::new(), Vec::new());
+        for (seq, (stamp_ms, content, change)) in (first_seq..).zip(records) {
+            Encoded::new(content).write_line(&mut lines, seq, stamp_ms);
+            changes.push((seq, stamp_ms, change));
+        }
         let file = self.disk.create(&segment::open_name(first_seq))?;
         let opened_ms = self.shared.clock.elapsed_ms();
-        Ok(Open { file, opened_ms, bytes: 0 })
-    }
-
-    /// Tells that the segments before the one that grows are closed.
-    fn tell_closed(&self) {
+        let beginning_bytes = lines.len() as u64;
+        let mut open = Open { first_seq, file, opened_ms, bytes: 0, beginning_bytes };
+        open.write(&lines, &[], self.settings.durability, &self.told.series)?;
+        self.open = Some(open);
+        self.told.series.bytes.inc_by(lines.len() as u64);
         // Nobody listens any more when the server ends.
-        let _ = self.told.closed.send(self.committed_seq + 1);
+        let _ = self.told.closed.send(first_seq);
+        for (seq, stamp_ms, change) in changes {
+            self.committed_seq = seq;
+            self.told.series.records.of(change.kind()).inc();
+            self.processor.fold(seq, stamp_ms, change);
+        }
+        Ok(())
     }
 
-    /// Closes the segment that grows, if it has any record.
+    /// Closes the segment that grows.
     fn close_segment(&mut self) -> io::Result<()> {
-        match self.open.take_if(|open| open.bytes > 0) {
+        match self.open.take() {
             // With `write` it has not been synced yet.
             Some(mut open) => open.file.sync(),
             None => Ok(()),
         }
-    }
-
-    fn is_too_large(&self) -> bool {
-        let bytes_max = self.settings.segment_bytes_max.as_u64();
-        self.open.as_ref().is_some_and(|open| open.bytes > 0 && open.bytes >= bytes_max)
-    }
-
-    fn is_too_old(&self) -> bool {
-        let age_max_ms =
-            u64::try_from(self.settings.segment_age_max.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.shared.clock.elapsed_ms();
-        self.open.as_ref().is_some_and(|open| {
-            open.bytes > 0 && now_ms.saturating_sub(open.opened_ms) >= age_max_ms
-        })
     }
 }

@@ -129,6 +129,17 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// What a session was when its report was folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reported {
+    /// It had ended, and waited for this.
+    Ended,
+    /// It was live.
+    Live,
+    /// It is not there: it has its report already, or its start is not in the journal any more.
+    Unknown,
+}
+
 /// A shard as a checkpoint saves it.
 #[derive(Debug)]
 pub struct SavedShard {
@@ -357,14 +368,30 @@ impl Live {
         true
     }
 
-    /// Folds that the report of a session is in the journal. Says whether one was wanted.
-    pub(crate) fn reported(&self, seq: u64, id: SessionId) -> bool {
+    /// Folds that the report of a session is in the journal. That ends the session, however its end was decided:
+    /// of a journal whose beginning is gone not everything may be known that decided it.
+    pub(crate) fn reported(&self, seq: u64, id: SessionId) -> Reported {
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
-            return false;
+            return Reported::Unknown;
         }
-        let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(id)) else { return false };
-        self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
+        if let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(id)) {
+            self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
+            Reported::Ended
+        } else if self.drop_live(&mut shard, id) {
+            Reported::Live
+        } else {
+            Reported::Unknown
+        }
+    }
+
+    /// Forgets a live session. Says whether there was one.
+    fn drop_live(&self, shard: &mut Shard, id: SessionId) -> bool {
+        let Some(held) = shard.sessions.remove(&Hashed(id)) else { return false };
+        if let Some(noted_up_ms) = held.noted_up_ms {
+            shard.deadlines.remove(noted_up_ms, id);
+        }
+        self.bounds.drop_live(held.owner, SESSION_BYTES + held.session.heap_bytes());
         true
     }
 
@@ -454,11 +481,7 @@ impl Live {
         for id in ids {
             let mut shard = self.shard(*id).lock();
             shard.seq = shard.seq.max(seq);
-            if let Some(held) = shard.sessions.remove(&Hashed(*id)) {
-                if let Some(noted_up_ms) = held.noted_up_ms {
-                    shard.deadlines.remove(noted_up_ms, *id);
-                }
-                self.bounds.drop_live(held.owner, SESSION_BYTES + held.session.heap_bytes());
+            if self.drop_live(&mut shard, *id) {
                 live += 1;
             } else if let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(*id)) {
                 self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
@@ -495,11 +518,24 @@ impl Live {
         };
     }
 
-    /// Folds that other terms hold for sessions from now on.
+    /// Folds how long all pauses were so far, and by how much stamps were set back, which a journal whose beginning is
+    /// gone does not tell otherwise.
+    pub(crate) fn set_paused(&self, paused_ms: u64, set_back_ms: u64) {
+        let mut progress = self.progress.lock();
+        (progress.paused_ms, progress.set_back_ms) = (paused_ms, set_back_ms);
+    }
+
+    /// Folds which terms hold for sessions from now on.
     pub(crate) fn set_terms(&self, seq: u64, received_ms: u64, terms: Terms) {
-        {
+        let before = {
             let mut progress = self.progress.lock();
+            let before = progress.terms;
             *progress = Progress { seq, received_ms, terms, ..*progress };
+            before
+        };
+        // Each segment tells them anew; with a million sessions it would take long to note all deadlines for that.
+        if terms == before {
+            return;
         }
         for shard in &self.shards {
             let Shard { sessions, deadlines, .. } = &mut *shard.lock();
@@ -658,9 +694,20 @@ mod tests {
         assert!(live.close(6, 1_150, id(2), NO_EVENTS).is_some());
         assert_eq!((live.sessions(), live.unreported()), (0, 2));
         assert!(live.bytes() > 0, "what waits for its report takes room");
-        assert!(live.reported(7, id(1)) && live.reported(8, id(2)));
-        assert!(!live.reported(9, id(1)), "it has its report already");
+        assert_eq!(live.reported(7, id(1)), Reported::Ended);
+        assert_eq!(live.reported(8, id(2)), Reported::Ended);
+        assert_eq!(live.reported(9, id(1)), Reported::Unknown, "it has its report already");
         assert_eq!((live.unreported(), live.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_report_of_a_live_session_ends_it() {
+        let live = live(Settings::default());
+        open(&live, 1, 1_000, 1).unwrap();
+        assert_eq!(live.reported(2, id(1)), Reported::Live);
+        assert_eq!((live.sessions(), live.unreported(), live.bytes()), (0, 0, 0));
+        assert_eq!(live.take_due(9_999, 9).0, [], "no deadline is left behind");
+        assert_eq!(live.reported(3, id(1)), Reported::Unknown);
     }
 
     #[test]
@@ -756,7 +803,8 @@ mod tests {
         assert_eq!((live.sessions(), live.unreported(), live.bytes()), (0, 0, 0));
         assert_eq!(live.take_due(9_999, 9).0, []);
         live.put_back(id(2));
-        assert!(live.close(6, 1_100, id(3), NO_EVENTS).is_none() && !live.reported(7, id(1)));
+        assert!(live.close(6, 1_100, id(3), NO_EVENTS).is_none());
+        assert_eq!(live.reported(7, id(1)), Reported::Unknown);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use mediatally::journal::Ids;
 use mediatally::journal::checkpoint;
 use mediatally::journal::disk::Folder;
 use mediatally::journal::recovery::recover;
+use mediatally::journal::segment;
 use mediatally::live::{self, Live};
 use mediatally::processor::Processor;
 use rand::rngs::SmallRng;
@@ -19,7 +20,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
+use crate::harness::{Process, SAMPLE, client, files, until, until_much_is_done, within};
 
 /// Runs a command of the program on the data folder in `folder`.
 pub(crate) async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
@@ -233,6 +234,121 @@ async fn a_restart_in_order_brings_every_session_back() {
     process.ended().await;
 }
 
+/// How many reports stand in the journal in a folder.
+fn reports(folder: &Path) -> usize {
+    let disk = Folder::make(&folder.join("data/journal")).unwrap();
+    let mut reports = 0;
+    segment::each_line(&disk, |_, _, record| {
+        reports += usize::from(record.is_ok_and(|record| record.content.kind() == "report"));
+        Ok::<_, std::io::Error>(())
+    })
+    .unwrap();
+    reports
+}
+
+#[tokio::test]
+async fn a_journal_without_its_beginning_and_its_checkpoints_reports_nothing_twice() {
+    const SESSIONS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        ("MEDIATALLY_JOURNAL__SEGMENT_BYTES_MAX", "16KiB"),
+        ("MEDIATALLY_SESSION__NO_EVENTS_TIMEOUT", "1s"),
+    ];
+    let post = async |process: &Process| {
+        let url = process.url("/api/v1/sessions");
+        assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    };
+    let process = Process::start(folder.path(), &settings).await;
+    for _ in 0..SESSIONS {
+        post(&process).await;
+    }
+    until(|| reports(folder.path()) == SESSIONS).await;
+    process.signal(Signal::KILL);
+    process.ended().await;
+    // What told the time-out first is gone, and some sessions lose their start.
+    let journal = folder.path().join("data/journal");
+    let disk = Folder::make(&journal).unwrap();
+    let segments = segment::list(&disk).unwrap();
+    assert!(segments.len() > 4, "{segments:?}");
+    for gone in &segments[..2] {
+        std::fs::remove_file(journal.join(gone.name())).unwrap();
+    }
+    for (_, name) in checkpoint::list(&disk).unwrap() {
+        std::fs::remove_file(journal.join(name)).unwrap();
+    }
+    let left = reports(folder.path());
+    assert!(left > SESSIONS / 2);
+    let process = Process::start(folder.path(), &settings).await;
+    assert_eq!(process.read_back["live_sessions"], 0, "no session lives again");
+    assert_eq!(process.read_back["unreported"], 0);
+    post(&process).await;
+    until(|| reports(folder.path()) > left).await;
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("older version"), "all is known that must be: {said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+    assert_eq!(reports(folder.path()), left + 1);
+}
+
+#[tokio::test]
+async fn an_idle_server_that_is_killed_again_and_again_times_its_sessions_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("data/journal");
+    let settings = [("MEDIATALLY_SESSION__NO_EVENTS_TIMEOUT", "3s")];
+    let mark = || {
+        let names = std::fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().file_name());
+        names
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| name.starts_with("up-"))
+            .max()
+    };
+    let mut process = Process::start(folder.path(), &settings).await;
+    let url = process.url("/api/v1/sessions");
+    assert_eq!(client().post(url).body(SAMPLE).send().await.unwrap().status(), 201);
+    let mut runs = 0;
+    while reports(folder.path()) == 0 {
+        // Each mark tells of a second at least.
+        assert!(runs <= 4, "the session never ends");
+        let before = mark();
+        until(|| mark() > before || reports(folder.path()) > 0).await;
+        process.signal(Signal::KILL);
+        process.ended().await;
+        process = Process::start(folder.path(), &settings).await;
+        runs += 1;
+    }
+    let (_, closes) = run_command(folder.path(), &["export", "--kind", "close"]).await;
+    assert!(closes.contains("\"reason\":\"timeoutNoEvents\""), "{closes}");
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
+#[tokio::test]
+async fn a_damaged_end_of_a_journal_that_was_closed_in_order_is_set_aside() {
+    let folder = with_sessions(5).await;
+    let journal = folder.path().join("data/journal");
+    let path = journal.join("00000000000000000001.ndjson");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let from = bytes.len() - 700;
+    bytes[from..].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    assert_eq!(process.read_back["live_sessions"], 5, "the saved sessions have them all");
+    assert_eq!(
+        (&process.read_back["cut_bytes"], &process.read_back["damaged"]),
+        (&0.into(), &1.into())
+    );
+    assert_eq!(process.read_back["next_seq"], 7, "no number is given twice");
+    let end = [&bytes[from - 9..], b"\n"].concat();
+    let is_aside =
+        |(name, text): &(String, Vec<u8>)| name.contains("damaged-") && text.ends_with(&end);
+    assert!(files(&journal).iter().any(is_aside));
+    process.signal(Signal::INT);
+    process.ended().await;
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_folder_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
@@ -276,7 +392,7 @@ async fn verify_accepts_a_healthy_journal_and_names_a_damaged_line() {
     let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("records    5: 5 start") && said.contains("keeps its promises"),
+        said.contains("records    6: 1 settings, 5 start") && said.contains("keeps its promises"),
         "{said}"
     );
     let segment = folder.path().join("data/journal/00000000000000000001.ndjson");
@@ -327,10 +443,15 @@ async fn a_compressed_segment_that_is_damaged_is_named_and_the_rest_is_read() {
     let (code, said) = run_command(folder.path(), &["verify"]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("00000000000000000001.ndjson.zst line "), "{said}");
-    assert!(said.contains("cannot be unpacked") && said.contains("to 40"), "{said}");
-    let (code, said) = run_command(folder.path(), &["export"]).await;
+    let (code, records) = run_command(folder.path(), &["export"]).await;
     assert_eq!(code, Some(0));
-    assert!(said.contains("{\"seq\":40,"), "{said}");
+    let last: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
+    let last = last["seq"].as_u64().unwrap();
+    assert!(last > 40, "the sessions, and what each segment begins with: {records}");
+    assert!(
+        said.contains("cannot be unpacked") && said.contains(&format!(" to {last}\n")),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -372,23 +493,23 @@ async fn export_writes_the_records_that_were_asked_for() {
     let records: Vec<serde_json::Value> =
         all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<_> = records.iter().map(|record| record["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["start", "start", "start", "pause"]);
-    assert_eq!(records[0]["client"], "127.0.0.0");
-    assert_eq!(records[0]["user_agent"], "test");
-    assert_eq!(records[0]["body"], serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap());
+    assert_eq!(kinds, ["settings", "start", "start", "start", "settings", "pause"]);
+    assert_eq!(records[1]["client"], "127.0.0.0");
+    assert_eq!(records[1]["user_agent"], "test");
+    assert_eq!(records[1]["body"], serde_json::from_str::<serde_json::Value>(SAMPLE).unwrap());
     let (_, starts) = run_command(folder.path(), &["export", "--kind", "start,close"]).await;
     assert_eq!(starts.lines().count(), 3);
-    let second = records[1]["received_ms"].to_string();
+    let second = records[2]["received_ms"].to_string();
     let (_, since) = run_command(folder.path(), &["export", "--since", &second]).await;
-    assert!(since.lines().count() >= 3 && since.lines().count() <= 4, "{since}");
+    assert!(since.lines().count() >= 4 && since.lines().count() <= 6, "{since}");
     let (_, none) = run_command(folder.path(), &["export", "--until", "2001-01-01"]).await;
     assert_eq!(none, "");
     let (_, csv) = run_command(folder.path(), &["export", "--format", "csv"]).await;
     assert!(csv.starts_with(
         "seq,received_ms,kind,sid,client,user_agent,reason,no_events_ms,no_playhead_ms,age_ms,\
-             events_max,down_ms,set_back_ms,count,until_ms,erased_ms,body,report\n1,"
+             events_max,paused_ms,down_ms,set_back_ms,count,until_ms,erased_ms,body,report\n1,"
     ));
-    assert_eq!(csv.lines().count(), 5);
+    assert_eq!(csv.lines().count(), 7);
     let (code, said) = run_command(folder.path(), &["export", "--since", "yesterday"]).await;
     assert_eq!(code, Some(2));
     assert!(said.contains("2026-11-20T08:00:00Z"), "{said}");
