@@ -11,7 +11,7 @@ use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Clock;
-use crate::journal::record::{Content, Detached, Encoded};
+use crate::journal::record::{Content, Detached, Encoded, LINE_BYTES_MAX, TooLong};
 use crate::journal::{Committed, Journal, Unavailable};
 use crate::limits::memory::{self, Charge, Kind, OverLimit};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE, tokens_of_stored};
@@ -180,6 +180,12 @@ impl From<NotStored> for Refusal {
     }
 }
 
+impl From<TooLong> for Refusal {
+    fn from(_: TooLong) -> Self {
+        Self::TooLarge(Size::bytes(LINE_BYTES_MAX as u64))
+    }
+}
+
 impl From<Unredacted> for Refusal {
     fn from(unredacted: Unredacted) -> Self {
         match unredacted {
@@ -273,7 +279,7 @@ impl Collector {
             let kept = kept(self.redactor(), body)?;
             // The fold knows what the journal has, and nothing else.
             if let Cow::Owned(kept) = &kept {
-                let start = Start::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                let start = Start::accepted(kept).map_err(Refusal::Invalid)?;
                 opening = Opening::of(&start, address, user_agent);
             }
             let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner())?);
@@ -283,7 +289,7 @@ impl Collector {
                 client: client.address.map(Cow::Owned),
                 user_agent: client.user_agent,
                 body: Cow::Borrowed(&kept),
-            });
+            })?;
             (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
@@ -368,11 +374,11 @@ impl Collector {
             let id = self.live_id(id)?;
             self.limits.take_suites(|| self.live.facts_of(id)?.text(REPORT_SUITE))?;
             let kept = kept(self.redactor(), body)?;
-            let record = Encoded::new(Content::Event { sid: id, body: Cow::Borrowed(&kept) });
+            let record = Encoded::new(Content::Event { sid: id, body: Cow::Borrowed(&kept) })?;
             let step = match &kept {
                 Cow::Borrowed(_) => Step::of(&event, record.body()),
                 Cow::Owned(kept) => {
-                    let event = Event::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                    let event = Event::accepted(kept).map_err(Refusal::Invalid)?;
                     Step::of(&event, record.body())
                 }
             };
@@ -441,7 +447,7 @@ impl Collector {
     async fn close(&self, sessions: Vec<(SessionId, CloseReason)>) -> Vec<SessionId> {
         let mut closing = Vec::with_capacity(sessions.len());
         for (id, reason) in sessions {
-            let record = Encoded::new(Content::Close { sid: id, reason });
+            let record = Encoded::short(Content::Close { sid: id, reason });
             closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
         }
         let mut left = Vec::new();
@@ -523,14 +529,14 @@ impl StoredReading {
         let kept = match kept(self.redactor.as_deref(), body)? {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(kept) => {
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
                 session = stored(&kept, rules, form, sender, terms, |_| {})?;
                 kept.into()
             }
         };
         let events = session.events_by_type().iter().sum::<u64>();
         let room = Some(self.live.keep_room(session.heap_bytes(), client.owner())?);
-        let record = Detached::batch(self.id, address, user_agent, &kept);
+        let record = Detached::batch(self.id, address, user_agent, &kept)?;
         let change = Change::Batch { id: self.id, session: Box::new(session), room };
         let committed = self.journal.append_large(ticket, record, change)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);

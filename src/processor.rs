@@ -229,17 +229,17 @@ impl Processor {
         let (last_seq, last_ms) = (record.last_seq(), record.last_ms());
         let change = match record.content {
             Content::Start { sid, client, user_agent, body } => {
-                let start = Start::parse(&body, Rules::ACCEPTED).map_err(broken)?;
+                let start = Start::accepted(&body).map_err(broken)?;
                 let opening = Opening::of(&start, client.as_deref(), user_agent.as_deref());
                 Change::Start { id: sid, opening, room: None }
             }
             Content::Event { sid, body } => {
-                let event = Event::parse(&body, Rules::ACCEPTED).map_err(broken)?;
+                let event = Event::accepted(&body).map_err(broken)?;
                 Change::Event { id: sid, step: Step::of(&event, &body) }
             }
             Content::Batch { sid, client, user_agent, body } => {
                 let client = (client.as_deref(), user_agent.as_deref());
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
                 let session = stored(&body, rules, form, client, self.terms(), |_| {}).map_err(
                     |refused| match refused {
                         NotStored::Invalid(found) => broken(found),

@@ -362,7 +362,7 @@ mod tests {
             [Content::Pause { down_ms: 1 }, Content::Report { sid, report: b"{}"[..].into() }];
         let mut text = Vec::new();
         for (content, seq) in contents.into_iter().zip(11..) {
-            Encoded::new(content).write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);
+            Encoded::new(content).unwrap().write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);
         }
         std::fs::write(folder.path().join(segment::open_name(11)), text).unwrap();
         audit(&Folder::at(folder.path())).unwrap().listed

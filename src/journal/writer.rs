@@ -460,7 +460,7 @@ impl Writer {
         for (content, change) in pause.into_iter().chain(settings) {
             changes.push(change);
             let seq = self.committed_seq + changes.len() as u64;
-            Encoded::new(content).write_line(&mut lines, seq, now_ms);
+            Encoded::short(content).write_line(&mut lines, seq, now_ms);
         }
         self.write(&lines, &[])?;
         self.told.series.bytes.inc_by(lines.len() as u64);
