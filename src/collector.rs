@@ -19,7 +19,7 @@ use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, stored};
+use crate::session::{CloseReason, NotFolded, Opening, Step, stored_within};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
 use crate::wire::packed::{self, NotUnpacked, Packed};
@@ -122,8 +122,9 @@ impl Client<'_> {
         memory.map(|client| client.charge(kind, bytes)).transpose()
     }
 
-    fn owner(&self) -> Owner {
-        self.memory.as_ref().map(Owner::of).unwrap_or_default()
+    fn owner(&self, live: &Live) -> Owner {
+        let owner = self.memory.as_ref().map(|client| live.owner(client, self.address.as_deref()));
+        owner.unwrap_or_default()
     }
 }
 
@@ -176,6 +177,15 @@ impl From<NotStored> for Refusal {
         match refused {
             NotStored::Invalid(violations) => Self::Invalid(violations),
             NotStored::TooMany => Self::TooMany,
+        }
+    }
+}
+
+impl From<NotFolded<Full>> for Refusal {
+    fn from(not_folded: NotFolded<Full>) -> Self {
+        match not_folded {
+            NotFolded::Refused(refused) => refused.into(),
+            NotFolded::NoRoom(full) => full.into(),
         }
     }
 }
@@ -282,7 +292,7 @@ impl Collector {
                 let start = Start::accepted(kept).map_err(Refusal::Invalid)?;
                 opening = Opening::of(&start, address, user_agent);
             }
-            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner())?);
+            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner(&self.live))?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
@@ -382,9 +392,9 @@ impl Collector {
                     Step::of(&event, record.body())
                 }
             };
-            self.live.has_room_for(id, &step)?;
+            let room = Some(self.live.keep_room_for(id, &step)?);
             point_out(&event.unlisted);
-            self.journal.append_with(ticket, &record, Change::Event { id, step })?
+            self.journal.append_with(ticket, &record, Change::Event { id, step, room })?
         };
         match committed.await.map_err(|_| Unavailable::Closed)?? {
             Outcome::Heard => Ok(()),
@@ -524,20 +534,25 @@ impl StoredReading {
         let _parsing = client.charge(Kind::Parsing, event_bytes, event_bytes)?;
         let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
         let (sender, terms) = ((address, user_agent), self.journal.terms());
-        let mut session = stored(body, self.rules, form, sender, terms, point_out)?;
+        let mut room = self.live.keep_room(0, client.owner(&self.live))?;
+        let mut fold = |body: &[u8], rules, form, point_out: fn(&[Unlisted<'_>])| {
+            let hold = |bytes| room.resize_to(bytes);
+            stored_within(body, rules, form, sender, terms, point_out, hold)
+        };
+        let mut session = fold(body, self.rules, form, point_out)?;
         within(&self.limits, session.opening())?;
         let kept = match kept(self.redactor.as_deref(), body)? {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(kept) => {
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
-                session = stored(&kept, rules, form, sender, terms, |_| {})?;
+                // Two of them are never there at once.
+                drop(session);
+                session = fold(&kept, Rules::ACCEPTED, StoredForm::Accepted, |_| {})?;
                 kept.into()
             }
         };
         let events = session.events_by_type().iter().sum::<u64>();
-        let room = Some(self.live.keep_room(session.heap_bytes(), client.owner())?);
         let record = Detached::batch(self.id, address, user_agent, &kept)?;
-        let change = Change::Batch { id: self.id, session: Box::new(session), room };
+        let change = Change::Batch { id: self.id, session: Box::new(session), room: Some(room) };
         let committed = self.journal.append_large(ticket, record, change)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
         Ok(committed)

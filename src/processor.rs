@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::journal::record::{Content, Record};
-use crate::live::{Live, Room};
+use crate::live::{EventRoom, Live, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::labels::{Closed, Kind, Opened};
@@ -32,6 +32,8 @@ pub enum Change {
         id: SessionId,
         /// What happened.
         step: Step,
+        /// The room that was kept for it; none on replay.
+        room: Option<EventRoom>,
     },
     /// A stored session came whole.
     Batch {
@@ -155,9 +157,9 @@ impl Processor {
                 self.series.events.of(EventType::SessionStart).inc();
                 Outcome::Opened
             }
-            Change::Event { id, step } => {
+            Change::Event { id, step, room } => {
                 let event_type = step.event_type;
-                if let Some(counted) = self.live.hear(seq, received_ms, id, step) {
+                if let Some(counted) = self.live.hear(seq, received_ms, id, step, room) {
                     self.series.events.of(event_type).inc();
                     self.series.add(counted);
                     Outcome::Heard
@@ -235,7 +237,7 @@ impl Processor {
             }
             Content::Event { sid, body } => {
                 let event = Event::accepted(&body).map_err(broken)?;
-                Change::Event { id: sid, step: Step::of(&event, &body) }
+                Change::Event { id: sid, step: Step::of(&event, &body), room: None }
             }
             Content::Batch { sid, client, user_agent, body } => {
                 let client = (client.as_deref(), user_agent.as_deref());

@@ -198,7 +198,7 @@ impl Rig {
             Encoded::new(Content::Event { sid: id, body: body.as_bytes().into() }).unwrap();
         let rules = Rules { profile: Profile::Open, strict: false };
         let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
-        Ok((id, self.journal.append(&record, Change::Event { id, step })?))
+        Ok((id, self.journal.append(&record, Change::Event { id, step, room: None })?))
     }
 
     fn append_close(&self, id: SessionId, reason: CloseReason) -> Result<Pending, Unavailable> {

@@ -74,6 +74,13 @@ impl Facts {
         serde_json::from_str(self.read().params.get(key)?.get()).ok()
     }
 
+    /// The client's address, read without the rest.
+    pub(crate) fn address(&self) -> Option<&str> {
+        // It is written first, and no address has an escape.
+        let (address, _) = self.0.get().strip_prefix("{\"address\":\"")?.split_once('"')?;
+        Some(address)
+    }
+
     /// How long it is as JSON, in bytes.
     pub(crate) fn json_bytes(&self) -> usize {
         self.0.get().len()
@@ -223,6 +230,7 @@ mod tests {
         let facts = Facts::from_client(&event, Some("192.0.2.0"), Some(&agent));
         assert!((1_000..=FACTS_BYTES_MAX).contains(&facts.json_bytes()), "{}", facts.json_bytes());
         let read = facts.read();
+        assert_eq!(facts.address(), Some("192.0.2.0"));
         assert!(read.is_cut);
         assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p"), "what fits is kept");
         assert_eq!(facts.text("media.ad.name"), None);
@@ -233,6 +241,7 @@ mod tests {
     #[test]
     fn no_facts_are_read_as_none() {
         let facts = Facts::default();
+        assert_eq!(facts.address(), None);
         assert!(facts.read().params.is_empty() && facts.read().custom_metadata.is_empty());
     }
 }

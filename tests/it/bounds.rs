@@ -6,6 +6,8 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures_util::future::join_all;
+use reqwest::StatusCode;
 use rustix::process::Signal;
 
 use crate::harness::{Process, SAMPLE, client, files, within};
@@ -119,6 +121,74 @@ async fn a_session_that_says_too_much_has_one_report_that_can_be_read_back() {
     }
     succeeds(folder, &["verify"]).await;
     succeeds(folder, &["backup", "backup"]).await;
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().await.0.code(), Some(0));
+}
+
+/// What the server says that its live sessions hold, in bytes.
+async fn live_bytes(client: &reqwest::Client, process: &Process) -> usize {
+    let answer = client.get(process.admin_url("/metrics")).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("mediatally_live_bytes "));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn live_sessions_never_hold_more_than_their_bound_and_a_restart_keeps_to_it() {
+    const BYTES_MAX: usize = 4 << 20;
+    let settings =
+        [("MEDIATALLY_LIVE__BYTES_MAX", "4MiB"), ("MEDIATALLY_MEMORY__CLIENT_SHARE", "1.0")];
+    let folder = tempfile::tempdir().unwrap();
+    let client = client();
+    let process = Process::start(folder.path(), &settings).await;
+    let mut paths = Vec::new();
+    for _ in 0..301 {
+        paths.push(open(&client, &process).await);
+    }
+    let post = |path: &str, body: String| client.post(process.url(path)).body(body).send();
+    let mut seen = Vec::new();
+    let (mut number, mut refused) = (0, 0);
+    // All at once, so that many are on their way when the bound is reached: first with large names, then with usual
+    // ones, until these find no room either.
+    for name_bytes in [30_000, 30_000, 100, 100, 100, 100, 100, 100] {
+        number += 1;
+        let posts = paths
+            .iter()
+            .map(|path| post(path, event("adBreakStart", number, &"a".repeat(name_bytes))));
+        let (answers, bytes) = tokio::join!(join_all(posts), live_bytes(&client, &process));
+        seen.extend([bytes, live_bytes(&client, &process).await]);
+        for answer in answers.into_iter().map(Result::unwrap) {
+            if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                assert!(answer.headers().contains_key("retry-after"));
+                refused += 1;
+            } else {
+                assert_eq!(answer.status(), 204);
+            }
+        }
+    }
+    assert!(refused > 301, "of {seen:?}");
+    assert!(seen.iter().all(|bytes| *bytes <= BYTES_MAX), "{seen:?}");
+    assert!(seen.iter().any(|bytes| *bytes > BYTES_MAX / 8 * 7), "{seen:?}");
+    // Who ends makes room, so there is room for that.
+    let ended = post(&paths[0], event("sessionEnd", number, "")).await.unwrap();
+    assert_eq!(ended.status(), 204);
+    let start = client.post(process.url("/api/v1/sessions")).body(SAMPLE).send();
+    assert_eq!(start.await.unwrap().status(), 503, "no more begin");
+    process.signal(Signal::KILL);
+    process.ended().await;
+
+    let process = Process::start(folder.path(), &settings).await;
+    let bytes = live_bytes(&client, &process).await;
+    assert!(bytes <= BYTES_MAX && bytes > BYTES_MAX / 2, "{bytes}");
+    let posts = paths[1..].iter().map(|path| {
+        let body = event("adBreakStart", number + 1, &"a".repeat(30_000));
+        client.post(process.url(path)).body(body).send()
+    });
+    let (answers, during) = tokio::join!(join_all(posts), live_bytes(&client, &process));
+    let after = live_bytes(&client, &process).await;
+    assert!(during.max(after) <= BYTES_MAX, "{during} and {after}");
+    let status = |answer: &reqwest::Response| answer.status();
+    assert!(answers.iter().any(|answer| status(answer.as_ref().unwrap()) == 503));
     process.signal(Signal::INT);
     assert_eq!(process.ended().await.0.code(), Some(0));
 }

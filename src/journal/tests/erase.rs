@@ -329,7 +329,7 @@ proptest! {
                     let record = Encoded::new(Content::Event { sid: *id, body: body.as_bytes().into() }).unwrap();
                     let rules = Rules { profile: Profile::Open, strict: false };
                     let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
-                    drop(journal.append(&record, Change::Event { id: *id, step }));
+                    drop(journal.append(&record, Change::Event { id: *id, step, room: None }));
                 }
                 if disk.is_broken() {
                     journal.close();
