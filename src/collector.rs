@@ -11,7 +11,7 @@ use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Clock;
-use crate::journal::record::{Content, Detached, Encoded};
+use crate::journal::record::{Content, Detached, Encoded, LINE_BYTES_MAX, TooLong};
 use crate::journal::{Committed, Journal, Unavailable};
 use crate::limits::memory::{self, Charge, Kind, OverLimit};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE, tokens_of_stored};
@@ -19,7 +19,7 @@ use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, stored};
+use crate::session::{CloseReason, NotFolded, Opening, Step, stored_within};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
 use crate::wire::packed::{NotUnpacked, Packed};
@@ -122,8 +122,9 @@ impl Client<'_> {
         memory.map(|client| client.charge(kind, bytes)).transpose()
     }
 
-    fn owner(&self) -> Owner {
-        self.memory.as_ref().map(Owner::of).unwrap_or_default()
+    fn owner(&self, live: &Live) -> Owner {
+        let owner = self.memory.as_ref().map(|client| live.owner(client, self.address.as_deref()));
+        owner.unwrap_or_default()
     }
 }
 
@@ -177,6 +178,21 @@ impl From<NotStored> for Refusal {
             NotStored::Invalid(violations) => Self::Invalid(violations),
             NotStored::TooMany => Self::TooMany,
         }
+    }
+}
+
+impl From<NotFolded<Full>> for Refusal {
+    fn from(not_folded: NotFolded<Full>) -> Self {
+        match not_folded {
+            NotFolded::Refused(refused) => refused.into(),
+            NotFolded::NoRoom(full) => full.into(),
+        }
+    }
+}
+
+impl From<TooLong> for Refusal {
+    fn from(_: TooLong) -> Self {
+        Self::TooLarge(Size::bytes(LINE_BYTES_MAX as u64))
     }
 }
 
@@ -273,17 +289,17 @@ impl Collector {
             let kept = kept(self.redactor(), body)?;
             // The fold knows what the journal has, and nothing else.
             if let Cow::Owned(kept) = &kept {
-                let start = Start::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                let start = Start::accepted(kept).map_err(Refusal::Invalid)?;
                 opening = Opening::of(&start, address, user_agent);
             }
-            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner())?);
+            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner(&self.live))?);
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
                 client: client.address.map(Cow::Owned),
                 user_agent: client.user_agent,
                 body: Cow::Borrowed(&kept),
-            });
+            })?;
             (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
@@ -368,17 +384,17 @@ impl Collector {
             let id = self.live_id(id)?;
             self.limits.take_suites(|| self.live.facts_of(id)?.text(REPORT_SUITE))?;
             let kept = kept(self.redactor(), body)?;
-            let record = Encoded::new(Content::Event { sid: id, body: Cow::Borrowed(&kept) });
+            let record = Encoded::new(Content::Event { sid: id, body: Cow::Borrowed(&kept) })?;
             let step = match &kept {
                 Cow::Borrowed(_) => Step::of(&event, record.body()),
                 Cow::Owned(kept) => {
-                    let event = Event::parse(kept, Rules::ACCEPTED).map_err(Refusal::Invalid)?;
+                    let event = Event::accepted(kept).map_err(Refusal::Invalid)?;
                     Step::of(&event, record.body())
                 }
             };
-            self.live.has_room_for(id, &step)?;
+            let room = Some(self.live.keep_room_for(id, &step)?);
             point_out(&event.unlisted);
-            self.journal.append_with(ticket, &record, Change::Event { id, step })?
+            self.journal.append_with(ticket, &record, Change::Event { id, step, room })?
         };
         match committed.await.map_err(|_| Unavailable::Closed)?? {
             Outcome::Heard => Ok(()),
@@ -441,7 +457,7 @@ impl Collector {
     async fn close(&self, sessions: Vec<(SessionId, CloseReason)>) -> Vec<SessionId> {
         let mut closing = Vec::with_capacity(sessions.len());
         for (id, reason) in sessions {
-            let record = Encoded::new(Content::Close { sid: id, reason });
+            let record = Encoded::short(Content::Close { sid: id, reason });
             closing.push((id, self.journal.append(&record, Change::Close { id, reason })));
         }
         let mut left = Vec::new();
@@ -518,20 +534,25 @@ impl StoredReading {
         let _parsing = client.charge(Kind::Parsing, event_bytes, event_bytes)?;
         let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
         let (sender, terms) = ((address, user_agent), self.journal.terms());
-        let mut session = stored(body, self.rules, form, sender, terms, point_out)?;
+        let mut room = self.live.keep_room(0, client.owner(&self.live))?;
+        let mut fold = |body: &[u8], rules, form, point_out: fn(&[Unlisted<'_>])| {
+            let hold = |bytes| room.resize_to(bytes);
+            stored_within(body, rules, form, sender, terms, point_out, hold)
+        };
+        let mut session = fold(body, self.rules, form, point_out)?;
         within(&self.limits, session.opening())?;
         let kept = match kept(self.redactor.as_deref(), body)? {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(kept) => {
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
-                session = stored(&kept, rules, form, sender, terms, |_| {})?;
+                // Two of them are never there at once.
+                drop(session);
+                session = fold(&kept, Rules::ACCEPTED, StoredForm::Accepted, |_| {})?;
                 kept.into()
             }
         };
         let events = session.events_by_type().iter().sum::<u64>();
-        let room = Some(self.live.keep_room(session.heap_bytes(), client.owner())?);
-        let record = Detached::batch(self.id, address, user_agent, &kept);
-        let change = Change::Batch { id: self.id, session: Box::new(session), room };
+        let record = Detached::batch(self.id, address, user_agent, &kept)?;
+        let change = Change::Batch { id: self.id, session: Box::new(session), room: Some(room) };
         let committed = self.journal.append_large(ticket, record, change)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
         Ok(committed)

@@ -67,6 +67,16 @@ pub fn json(json: &str) -> Cow<'_, str> {
     }
 }
 
+/// How long a text is as JSON, its quotation marks among it, in bytes.
+pub fn json_bytes(text: &str) -> usize {
+    let of_byte = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
+        0..=0x1F => "\\u0001".len(),
+        _ => 1,
+    };
+    "\"\"".len() + text.bytes().map(of_byte).sum::<usize>()
+}
+
 /// A cell of a table: visible, with line feeds and tabs kept, and with an apostrophe before it if a spreadsheet
 /// would read it as a formula.
 pub fn cell(cell: &str) -> Cow<'_, str> {
@@ -125,6 +135,14 @@ mod tests {
         assert_eq!(value(&shown), value(&raw));
         assert!(matches!(json("{\"a\":\t1}\n"), Cow::Borrowed(_)));
         assert!(matches!(json("{\"a\":\"é\"}"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn the_length_of_a_text_as_json_is_known_without_writing_it() {
+        let all: String = (0..=0x300_u32).filter_map(char::from_u32).collect();
+        for text in ["", "film", "\u{1}\"\\", "東京 🎬", &all] {
+            assert_eq!(json_bytes(text), serde_json::to_string(text).unwrap().len(), "{text:?}");
+        }
     }
 
     #[test]

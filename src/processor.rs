@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::journal::record::{Content, Record};
-use crate::live::{Live, Progress, Reported, Room};
+use crate::live::{EventRoom, Live, Progress, Reported, Room};
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::labels::{Closed, Kind, Opened};
@@ -32,6 +32,8 @@ pub enum Change {
         id: SessionId,
         /// What happened.
         step: Step,
+        /// The room that was kept for it; none on replay.
+        room: Option<EventRoom>,
     },
     /// A stored session came whole.
     Batch {
@@ -169,9 +171,9 @@ impl Processor {
                 self.series.events.of(EventType::SessionStart).inc();
                 Outcome::Opened
             }
-            Change::Event { id, step } => {
+            Change::Event { id, step, room } => {
                 let event_type = step.event_type;
-                if let Some(counted) = self.live.hear(seq, received_ms, id, step) {
+                if let Some(counted) = self.live.hear(seq, received_ms, id, step, room) {
                     self.series.events.of(event_type).inc();
                     self.series.add(counted);
                     Outcome::Heard
@@ -246,17 +248,17 @@ impl Processor {
         let (last_seq, last_ms) = (record.last_seq(), record.last_ms());
         let change = match record.content {
             Content::Start { sid, client, user_agent, body } => {
-                let start = Start::parse(&body, Rules::ACCEPTED).map_err(broken)?;
+                let start = Start::accepted(&body).map_err(broken)?;
                 let opening = Opening::of(&start, client.as_deref(), user_agent.as_deref());
                 Change::Start { id: sid, opening, room: None }
             }
             Content::Event { sid, body } => {
-                let event = Event::parse(&body, Rules::ACCEPTED).map_err(broken)?;
-                Change::Event { id: sid, step: Step::of(&event, &body) }
+                let event = Event::accepted(&body).map_err(broken)?;
+                Change::Event { id: sid, step: Step::of(&event, &body), room: None }
             }
             Content::Batch { sid, client, user_agent, body } => {
                 let client = (client.as_deref(), user_agent.as_deref());
-                let (rules, form) = (Rules::ACCEPTED, StoredForm::Downloaded);
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
                 let session = stored(&body, rules, form, client, self.progress().terms, |_| {})
                     .map_err(|refused| match refused {
                         NotStored::Invalid(found) => broken(found),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::journal::record::{Content, Detached, Encoded, LARGE_BYTES};
+use crate::journal::record::{Content, Detached, Encoded, LARGE_BYTES, REPORT_BYTES_MAX, TooLong};
 use crate::journal::{Committed, Journal, Unavailable};
 use crate::live::Live;
 use crate::processor::{Change, Outcome};
@@ -75,12 +75,13 @@ impl Reporter {
         id: SessionId,
         report: Vec<u8>,
     ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
+        const FITS: &str = "it was made no longer than what a line has room for";
         let change = Change::Report { id };
         if report.len() < LARGE_BYTES {
-            let record = Encoded::new(Content::Report { sid: id, report: report.into() });
+            let record = encoded(id, report).expect(FITS);
             return self.journal.append(&record, change);
         }
-        let record = Detached::report(id, report);
+        let record = Detached::report(id, report).expect(FITS);
         self.journal.append_large(&mut Ticket::default(), record, change)
     }
 
@@ -94,7 +95,7 @@ impl Reporter {
             }
             let Some(id) = self.wanted.pop_front() else { break };
             let Some(session) = self.live.ended(id) else { continue };
-            let report = json_of(&Report::of(id, &session));
+            let report = Report::of(id, &session).to_json(REPORT_BYTES_MAX);
             bytes += report.len();
             match self.append(id, report) {
                 Ok(committed) => appended.push((id, committed)),
@@ -123,10 +124,10 @@ impl Reporter {
 
 /// The record of a report.
 #[cfg(test)]
-pub(crate) fn record_of(id: SessionId, report: &Report<'_>) -> Encoded<'static> {
-    Encoded::new(Content::Report { sid: id, report: json_of(report).into() })
+pub(crate) fn record_of(id: SessionId, report: Report<'_>) -> Encoded<'static> {
+    encoded(id, report.to_json(REPORT_BYTES_MAX)).unwrap()
 }
 
-fn json_of(report: &Report<'_>) -> Vec<u8> {
-    serde_json::to_vec(report).expect("text and finite numbers are JSON")
+fn encoded(id: SessionId, report: Vec<u8>) -> Result<Encoded<'static>, TooLong> {
+    Encoded::new(Content::Report { sid: id, report: report.into() })
 }

@@ -1,13 +1,20 @@
-//! How much memory reading a body takes: a test program of its own, because its allocator counts.
+//! How much memory reading a body takes, and what is kept of it: a test program of its own, because its allocator
+//! counts.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use mediatally::clock::Clock;
+use mediatally::live::{self, Live, Owner};
+use mediatally::processor::{Change, Outcome, Processor};
 use mediatally::rejects::{Reject, Rejects, Settings};
+use mediatally::session::id::{Key, SessionId};
+use mediatally::session::{Opening, Step};
 use mediatally::wire::{
-    Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, StoredForm,
-    parse_stored,
+    Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, Start,
+    StoredForm, parse_stored,
 };
 use peak_alloc::PeakAlloc;
 
@@ -75,6 +82,99 @@ fn violations_that_are_not_listed_take_nothing() {
     let (of_many, _) = peak(|| answer_bytes(&many));
     assert!(of_many <= of_few + 1_000, "{of_many} and {of_few}");
     assert!(of_few <= PARSE_BYTES_BASE, "{of_few}");
+}
+
+/// Opens so many sessions, each with the same start and these events, and tells what they are counted as and what
+/// the process holds for them, in bytes.
+fn held(sessions: u64, metadata: &str, events: &[String]) -> (usize, usize) {
+    let start = format!(
+        r#"{{"eventType":"sessionStart","playerTime":{{"ts":0,"playhead":0}},"params":{{"media.id":"a",
+        "media.length":0,"media.contentType":"vod","media.playerName":"p"}},"customMetadata":{{{metadata}}}}}"#
+    );
+    let start = Start::parse(start.as_bytes(), OPEN).unwrap();
+    let live = Arc::new(Live::new(live::Settings::default()));
+    let mut processor = Processor::new(Arc::clone(&live));
+    let before = ALLOCATOR.current_usage();
+    let (mut seq, key) = (0, Key::new([1; 32]));
+    for number in 0..sessions {
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&number.to_be_bytes());
+        let id = SessionId::mint(&key, 1_000, random);
+        let opening = Opening::of(&start, Some("192.0.2.0"), Some("player"));
+        let room = live.keep_room(opening.heap_bytes(), Owner::default()).unwrap();
+        seq += 1;
+        processor.fold(seq, 1_000, Change::Start { id, opening, room: Some(room) });
+        for (body, received_ms) in events.iter().zip(2_000..) {
+            let event = Event::parse(body.as_bytes(), OPEN).unwrap();
+            let step = Step::of(&event, body.as_bytes());
+            let room = Some(live.keep_room_for(id, &step).unwrap());
+            seq += 1;
+            let outcome = processor.fold(seq, received_ms, Change::Event { id, step, room });
+            assert_eq!(outcome, Outcome::Heard);
+        }
+    }
+    (live.bytes(), ALLOCATOR.current_usage() - before)
+}
+
+/// Counts that are far from what is held would let the process take more than it may, or refuse players for nothing.
+#[test]
+fn live_sessions_take_what_they_are_counted_as() {
+    let _alone = alone();
+    let event = |event_type: &str, number: usize, params: &str| {
+        let time = format!(r#"{{"ts":{number},"playhead":{}}}"#, number * 7 % 100);
+        format!(r#"{{"eventType":"{event_type}","playerTime":{time},"params":{{{params}}}}}"#)
+    };
+    let text = |key: &str, bytes: usize| format!("\"{key}\":\"{}\"", "a".repeat(bytes));
+    let many = |event_type: &str, params: &dyn Fn(usize) -> String, events: usize| -> Vec<_> {
+        (1..=events).map(|number| event(event_type, number, &params(number))).collect()
+    };
+    let name = |number| format!(r#""media.ad.podIndex":{number},"media.ad.podFriendlyName":"b""#);
+    let states = |number| {
+        let names: Vec<_> =
+            (0..64).map(|name| format!(r#"{{"media.state.name":"{number}.{name}"}}"#)).collect();
+        format!(r#""statesStart":[{}]"#, names.join(","))
+    };
+    let ads = [many("adBreakStart", &name, 1), many("adStart", &|_| text("media.ad.id", 200), 99)];
+    for (what, sessions, metadata, events) in [
+        ("no event", 10_000, "", vec![]),
+        ("three pings", 10_000, "", many("ping", &|_| String::new(), 3)),
+        ("an ad break", 5_000, "", many("adBreakStart", &name, 1)),
+        ("much metadata", 300, &*text("k", 60_000), vec![]),
+        ("short ad breaks", 50, "", many("adBreakStart", &name, 1_000)),
+        (
+            "long ad breaks",
+            20,
+            "",
+            many("adBreakStart", &|_| text("media.ad.podFriendlyName", 9_000), 99),
+        ),
+        ("ads", 300, "", ads.concat()),
+        ("states", 300, "", many("statesUpdate", &states, 9)),
+        ("errors", 300, "", many("error", &|number| text("media.errorId", number), 70)),
+        (
+            "what was viewed",
+            100,
+            "",
+            [
+                vec![event("play", 1, "")],
+                (2..600).map(|number| event("ping", number * 1_000, "")).collect(),
+            ]
+            .concat(),
+        ),
+    ] {
+        let (counted, held) = held(sessions, metadata, &events);
+        println!("{what}: counted {counted}, held {held}, {:.2}", ratio_of(counted, held));
+        // The maps are there without any session.
+        let most = counted + (256 << 10);
+        assert!(held <= most, "{what}: {held} held, {counted} counted");
+        // Names of a few bytes, which may become player states, are counted as what these take.
+        let factor = if what == "states" { 5 } else { 3 };
+        assert!(counted <= held * factor / 2, "{what}: {held} held, {counted} counted");
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is only shown")]
+fn ratio_of(counted: usize, held: usize) -> f64 {
+    counted as f64 / held as f64
 }
 
 /// It is kept by whoever answers the client, and a thread writes it.

@@ -393,7 +393,7 @@ mod tests {
         ];
         let mut text = Vec::new();
         for (content, seq) in contents.into_iter().zip(11..) {
-            Encoded::new(content).write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);
+            Encoded::new(content).unwrap().write_line(&mut text, seq, 1_000 + (seq - 11) * 5_000);
         }
         std::fs::write(folder.path().join(segment::open_name(11)), text).unwrap();
         audit(&Folder::at(folder.path())).unwrap().listed
@@ -414,7 +414,7 @@ mod tests {
         for contents in segments {
             let (first_seq, mut text) = (seq, Vec::new());
             for content in *contents {
-                Encoded::new(content.clone()).write_line(&mut text, seq, 1_000);
+                Encoded::new(content.clone()).unwrap().write_line(&mut text, seq, 1_000);
                 seq += 1;
             }
             std::fs::write(folder.path().join(segment::open_name(first_seq)), text).unwrap();

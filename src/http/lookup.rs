@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use super::App;
 use super::error::ApiError;
 use crate::journal::archive::Archive;
-use crate::journal::record::Content;
+use crate::journal::record::{Content, REPORT_BYTES_MAX};
 use crate::report::Report;
 use crate::session::id::SessionId;
 use crate::session::{AdState, CloseReason, Main, Session, State as Doing};
@@ -121,7 +121,7 @@ async fn session(State(app): State<App>, sid: Sid) -> Result<Response, ApiError>
         return Ok(running(&app, id, &session));
     }
     let report = match live.ended(id) {
-        Some(session) => raw(&Report::of(id, &session)),
+        Some(session) => raw(Report::of(id, &session)),
         None => archived_report(&app, id).await?.ok_or(ApiError::NotKept)?,
     };
     Ok(Json(Told { sid: id, state: None, deadlines: Vec::new(), report }).into_response())
@@ -148,13 +148,15 @@ fn running(app: &App, id: SessionId, session: &Session) -> Response {
         sid: id,
         state: Some(ToldState::of(&copy.state, session.waiting())),
         deadlines: deadlines.collect(),
-        report: raw(&Report::of(id, &copy)),
+        report: raw(Report::of(id, &copy)),
     })
     .into_response()
 }
 
-fn raw(report: &Report<'_>) -> Box<RawValue> {
-    serde_json::value::to_raw_value(report).expect("text and finite numbers are JSON")
+/// A report as the journal has it, or will.
+fn raw(report: Report<'_>) -> Box<RawValue> {
+    let json = String::from_utf8(report.to_json(REPORT_BYTES_MAX)).expect("JSON is UTF-8");
+    RawValue::from_string(json).expect("it was just written as JSON")
 }
 
 /// The report of a session that has ended, as long as the journal keeps it.

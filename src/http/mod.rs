@@ -52,7 +52,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::collector::Collector;
 use crate::journal::archive::Archive;
-use crate::journal::segment::LINE_BYTES_MAX;
+use crate::journal::record::LINE_BYTES_MAX;
 use crate::limits::memory::{Kind, Memory, Usage};
 pub use crate::limits::{Network, NoNetwork};
 use crate::privacy;
@@ -72,7 +72,7 @@ use strict::Strict;
 
 /// The largest `stored_bytes_max` that may be set: a stored session is one line of the journal.
 pub const STORED_BYTES_LIMIT: Size = Size::mib(16);
-const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX - (1 << 20));
+const _: () = assert!(STORED_BYTES_LIMIT.as_u64() < LINE_BYTES_MAX as u64 - (1 << 20));
 
 /// How many connections an address may hold at least, if that is not set.
 const CONNECTIONS_PER_ADDRESS_LEAST: usize = 64;

@@ -234,8 +234,8 @@ mod tests {
     fn lines(numbers: std::ops::Range<u64>) -> Vec<u8> {
         let mut lines = Vec::new();
         for seq in numbers {
-            Encoded::new(Content::Pause { down_ms: seq, set_back_ms: 0 })
-                .write_line(&mut lines, seq, 1);
+            let pause = Content::Pause { down_ms: seq, set_back_ms: 0 };
+            Encoded::short(pause).write_line(&mut lines, seq, 1);
         }
         lines
     }
@@ -437,7 +437,7 @@ mod tests {
     /// Writes a segment of ten records anew, as an erasure does.
     fn erase(disk: &SimDisk, first_seq: u64) {
         let mut text = lines(first_seq..first_seq + 1);
-        let record = Encoded::new(Content::Erased { count: 9, until_ms: None, erased_ms: 1 });
+        let record = Encoded::short(Content::Erased { count: 9, until_ms: None, erased_ms: 1 });
         record.write_line(&mut text, first_seq + 1, 1);
         let _ = disk.remove(&segment::open_name(first_seq));
         disk.write(&segment::closed_name(first_seq), zstd::encode_all(&*text, 1).unwrap());

@@ -6,6 +6,9 @@
 //! ```
 //! `crc` is the CRC-32C of all that stands before `,"crc"`, as eight hexadecimal digits. It stands last
 //! and always has the same length, so a damaged line is known without reading it as JSON.
+//!
+//! No line is longer than [`LINE_BYTES_MAX`]: readers take no more, and a record that would be longer cannot be made
+//! ready. So whatever is appended can be read back.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -22,6 +25,21 @@ const CRC_KEY: &[u8] = b",\"crc\":\"";
 
 /// What stands after them, without the line break.
 const CRC_END: &[u8] = b"\"}";
+
+/// The longest line of a journal, with its line break, in bytes: a stored session of 16 MiB, or a report, and what
+/// stands around it. A longer one is damage, and no reader takes it into memory.
+pub const LINE_BYTES_MAX: usize = 32 << 20;
+
+/// The longest report that a line has room for, in bytes.
+pub const REPORT_BYTES_MAX: usize = LINE_BYTES_MAX - (1 << 10);
+
+/// What stands around the members of a record at most: its place, its checksum, and the line break.
+const AROUND_BYTES_MAX: usize =
+    "{\"seq\":18446744073709551615,\"received_ms\":18446744073709551615,".len()
+        + CRC_KEY.len()
+        + 8
+        + CRC_END.len()
+        + 1;
 
 /// What stands before the last value.
 const BODY_KEY: &[u8] = b",\"body\":";
@@ -137,6 +155,18 @@ pub enum Damage {
     Unknown(String),
 }
 
+/// A record that would be longer than what a reader takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a line of the journal has at most {LINE_BYTES_MAX} bytes, and this {kind} would have {bytes}"
+)]
+pub struct TooLong {
+    /// The kind of the record.
+    pub kind: &'static str,
+    /// How long its line would be at most, in bytes.
+    pub bytes: usize,
+}
+
 /// The members of every kind of record, in the order in which they are written.
 #[derive(Serialize, Deserialize)]
 struct Members<'a> {
@@ -182,7 +212,8 @@ const SUMMED_BYTES: usize = 16 << 10;
 
 const MEMORY: &str = "writing to memory does not fail";
 
-/// A record made ready outside of any lock: all of its line that does not depend on its place.
+/// A record made ready outside of any lock: all of its line that does not depend on its place. Whatever its place,
+/// its line is no longer than [`LINE_BYTES_MAX`].
 #[derive(Debug)]
 pub struct Encoded<'a> {
     /// The members before the last one, with the braces of their object.
@@ -213,9 +244,13 @@ impl Tail<'_> {
 impl<'a> Encoded<'a> {
     /// Makes a record ready. A body is written without blanks around it, as it will be read; one with a line
     /// break, which can only stand between its tokens, without any blanks.
-    pub fn new(content: Content<'a>) -> Self {
+    ///
+    /// # Errors
+    /// [`TooLong`]: there is no other way to a line, so none is longer than what a reader takes.
+    pub fn new(content: Content<'a>) -> Result<Self, TooLong> {
+        let kind = content.kind();
         let empty = Members {
-            kind: Cow::Borrowed(content.kind()),
+            kind: Cow::Borrowed(kind),
             sid: content.sid(),
             client: None,
             user_agent: None,
@@ -257,9 +292,19 @@ impl<'a> Encoded<'a> {
         };
         let mut head = Vec::with_capacity(256);
         serde_json::to_writer(&mut head, &members).expect("text and numbers are JSON");
-        let value = tail.as_ref().map_or(&b""[..], |tail| tail.parts().1);
+        let (name, value) = tail.as_ref().map_or((&b""[..], &b""[..]), Tail::parts);
+        let members = head.len() - "{}".len();
+        let bytes = AROUND_BYTES_MAX + members + name.len() + value.len();
+        if bytes > LINE_BYTES_MAX {
+            return Err(TooLong { kind, bytes });
+        }
         let tail_crc = (value.len() >= SUMMED_BYTES).then(|| crc32c::crc32c(value));
-        Self { head, tail, tail_crc }
+        Ok(Self { head, tail, tail_crc })
+    }
+
+    /// The same of a record that the server makes by itself: it has neither a body nor a report.
+    pub fn short(content: Content<'a>) -> Self {
+        Self::new(content).expect("without a body and a report it has some hundred bytes")
     }
 
     /// The body as the line has it; nothing if the record has none.
@@ -318,26 +363,32 @@ pub struct Detached {
 
 impl Detached {
     /// The record of a stored session, which shares its body unless that has a line break.
+    ///
+    /// # Errors
+    /// [`TooLong`].
     pub fn batch(
         sid: SessionId,
         client: Option<&str>,
         user_agent: Option<&str>,
         body: &Bytes,
-    ) -> Self {
+    ) -> Result<Self, TooLong> {
         let encoded = Encoded::new(Content::Batch {
             sid,
             client: client.map(Cow::Borrowed),
             user_agent: user_agent.map(Cow::Borrowed),
             body: Cow::Borrowed(body),
-        });
-        Self::of(encoded, body)
+        })?;
+        Ok(Self::of(encoded, body))
     }
 
     /// The record of a report.
-    pub fn report(sid: SessionId, report: Vec<u8>) -> Self {
+    ///
+    /// # Errors
+    /// [`TooLong`]; one of [`REPORT_BYTES_MAX`] is not.
+    pub fn report(sid: SessionId, report: Vec<u8>) -> Result<Self, TooLong> {
         let report = Bytes::from(report);
-        let encoded = Encoded::new(Content::Report { sid, report: Cow::Borrowed(&report) });
-        Self::of(encoded, &report)
+        let encoded = Encoded::new(Content::Report { sid, report: Cow::Borrowed(&report) })?;
+        Ok(Self::of(encoded, &report))
     }
 
     /// A record whose last value is a part of `source`, or was made anew.
@@ -602,7 +653,7 @@ mod tests {
 
     fn line(content: Content<'_>) -> Vec<u8> {
         let mut line = Vec::new();
-        Encoded::new(content).write_line(&mut line, 7, 1_700_000_000_000);
+        Encoded::new(content).unwrap().write_line(&mut line, 7, 1_700_000_000_000);
         assert_eq!(line.pop(), Some(b'\n'));
         line
     }
@@ -647,7 +698,7 @@ mod tests {
     #[test]
     fn a_body_is_read_as_it_was_made_ready() {
         for body in [" {\"a\": 1} ", "\t{}", "\n{ }\r\n", "{}"] {
-            let record = Encoded::new(start(body));
+            let record = Encoded::new(start(body)).unwrap();
             let written = line(start(body));
             let Content::Start { body: read, .. } = Record::read(&written).unwrap().content else {
                 panic!("a start");
@@ -668,21 +719,21 @@ mod tests {
     #[test]
     fn a_large_value_is_not_copied() {
         let body = Bytes::from(format!("[{}]", "1,".repeat(LARGE_BYTES)));
-        let record = Detached::batch(sid(), None, None, &body);
+        let record = Detached::batch(sid(), None, None, &body).unwrap();
         let mut line = Vec::new();
         let (place, value) = record.write_line(&mut line, 1, 2).unwrap();
         assert_eq!(value.as_ptr(), body.as_ptr());
         assert!(line[..place].ends_with(b",\"body\":") && line[place..].starts_with(b",\"crc\":"));
-        let small = Detached::batch(sid(), None, None, &Bytes::from_static(b"[1]"));
+        let small = Detached::batch(sid(), None, None, &Bytes::from_static(b"[1]")).unwrap();
         assert!(small.write_line(&mut line, 1, 2).is_none());
     }
 
     #[test]
     fn blanks_around_a_body_count_because_they_are_held() {
         let body = Bytes::from(format!("{}[1]", " ".repeat(1_000)));
-        assert!(Detached::batch(sid(), None, None, &body).held_bytes() > 1_000);
+        assert!(Detached::batch(sid(), None, None, &body).unwrap().held_bytes() > 1_000);
         let broken = Bytes::from(format!("{}[1,\n2]", " ".repeat(1_000)));
-        assert!(Detached::batch(sid(), None, None, &broken).held_bytes() < 1_000);
+        assert!(Detached::batch(sid(), None, None, &broken).unwrap().held_bytes() < 1_000);
     }
 
     #[test]
@@ -765,7 +816,7 @@ mod tests {
         #[test]
         fn what_was_written_is_read(content in any_content(), seq: u64, received_ms: u64) {
             let mut line = Vec::new();
-            Encoded::new(content.clone()).write_line(&mut line, seq, received_ms);
+            Encoded::new(content.clone()).unwrap().write_line(&mut line, seq, received_ms);
             let head = Head::of_sound(&line[..line.len() - 1]).unwrap();
             let (kind, sid) = (content.kind(), content.sid());
             prop_assert_eq!(head, Head { seq, received_ms, kind, sid });
@@ -784,16 +835,16 @@ mod tests {
                 sid: sid(), client: None, user_agent: Some(text.into()), body: Cow::Borrowed(&body),
             };
             let Content::Batch { user_agent, .. } = &content else { unreachable!() };
-            let apart = Detached::batch(sid(), None, user_agent.as_deref(), &body);
+            let apart = Detached::batch(sid(), None, user_agent.as_deref(), &body).unwrap();
             let mut line = Vec::new();
-            Encoded::new(content.clone()).write_line(&mut line, seq, received_ms);
+            Encoded::new(content.clone()).unwrap().write_line(&mut line, seq, received_ms);
             prop_assert_eq!(&joined(&apart, seq, received_ms), &line);
             // Summed as one by whoever reads it.
             prop_assert!(Head::of_sound(&line[..line.len() - 1]).is_some());
             let report = Content::Report { sid: sid(), report: json.clone().into_bytes().into() };
             line.clear();
-            Encoded::new(report).write_line(&mut line, seq, received_ms);
-            prop_assert_eq!(joined(&Detached::report(sid(), json.into_bytes()), seq, received_ms), line);
+            Encoded::new(report).unwrap().write_line(&mut line, seq, received_ms);
+            prop_assert_eq!(joined(&Detached::report(sid(), json.into_bytes()).unwrap(), seq, received_ms), line);
         }
 
         #[test]
@@ -802,7 +853,7 @@ mod tests {
         ) {
             let _ = (Record::read(&bytes), Head::read(&bytes));
             let mut line = Vec::new();
-            Encoded::new(content).write_line(&mut line, 1, 1);
+            Encoded::new(content).unwrap().write_line(&mut line, 1, 1);
             line.pop();
             let at = at.index(line.len());
             line[at] ^= 1_u8 << bit;

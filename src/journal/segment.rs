@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::checkpoint;
 use super::disk::{Disk, Paced, is_unfinished, unless_missing, write_whole};
-use super::record::{Damage, Record};
+use super::record::{Damage, LINE_BYTES_MAX, Record};
 
 /// How files are named; nothing else spells them.
 const OPEN_SUFFIX: &str = ".ndjson";
@@ -22,10 +22,6 @@ const NUMBER_DIGITS: usize = 20;
 
 /// A good ratio for little time; records shrink to about a tenth.
 const ZSTD_LEVEL: i32 = 3;
-
-/// The longest line that a journal can hold: a stored session of 16 MiB, or a report of a few, and what stands
-/// around it. A longer one is damage, and is not read into memory.
-pub const LINE_BYTES_MAX: u64 = 32 << 20;
 
 /// One segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +274,8 @@ impl Lines {
     pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
         let offset = self.offset;
-        let read = (&mut self.reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line)?;
+        let read =
+            (&mut self.reader).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut self.line)?;
         if read == 0 {
             return Ok(None);
         }

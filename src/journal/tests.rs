@@ -6,6 +6,8 @@ mod erase;
 
 mod large;
 
+mod lines;
+
 mod stop;
 
 mod suffix;
@@ -133,7 +135,8 @@ impl Rig {
             client: None,
             user_agent: None,
             body: body.into(),
-        });
+        })
+        .unwrap();
         let rules = Rules { profile: Profile::Open, strict: false };
         let opening = Opening::of(&crate::wire::Start::parse(body, rules).unwrap(), None, None);
         let room = Some(self.live.keep_room(opening.heap_bytes(), Owner::default()).unwrap());
@@ -172,7 +175,7 @@ impl Rig {
 
     fn append_stored(&mut self, body: &Bytes) -> Result<Pending, Unavailable> {
         let (id, session) = (self.mint(), Box::new(self.read_stored(body)));
-        let record = Detached::batch(id, None, None, body);
+        let record = Detached::batch(id, None, None, body).unwrap();
         let room = Some(self.live.keep_room(session.heap_bytes(), Owner::default()).unwrap());
         let change = Change::Batch { id, session, room };
         Ok((id, self.journal.append_large(&mut Ticket::default(), record, change)?))
@@ -187,7 +190,7 @@ impl Rig {
     /// The report of a session that has ended.
     fn append_report(&self, id: SessionId) -> Result<Pending, Unavailable> {
         let session = self.live.ended(id).unwrap();
-        let record = crate::reporter::record_of(id, &Report::of(id, &session));
+        let record = crate::reporter::record_of(id, Report::of(id, &session));
         Ok((id, self.journal.append(&record, Change::Report { id })?))
     }
 
@@ -203,14 +206,15 @@ impl Rig {
     }
 
     fn append_body(&self, id: SessionId, body: &str) -> Result<Pending, Unavailable> {
-        let record = Encoded::new(Content::Event { sid: id, body: body.as_bytes().into() });
+        let record =
+            Encoded::new(Content::Event { sid: id, body: body.as_bytes().into() }).unwrap();
         let rules = Rules { profile: Profile::Open, strict: false };
         let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
-        Ok((id, self.journal.append(&record, Change::Event { id, step })?))
+        Ok((id, self.journal.append(&record, Change::Event { id, step, room: None })?))
     }
 
     fn append_close(&self, id: SessionId, reason: CloseReason) -> Result<Pending, Unavailable> {
-        let record = Encoded::new(Content::Close { sid: id, reason });
+        let record = Encoded::short(Content::Close { sid: id, reason });
         Ok((id, self.journal.append(&record, Change::Close { id, reason })?))
     }
 
@@ -443,7 +447,7 @@ fn a_slow_sync_is_waited_for_while_the_next_group_grows() {
             let body = BODY.into();
             let content = Content::Start { sid: id, client: None, user_agent: None, body };
             let change = Change::Start { id, opening: opening(), room: None };
-            pending.push((id, journal.append(&Encoded::new(content), change).unwrap()));
+            pending.push((id, journal.append(&Encoded::new(content).unwrap(), change).unwrap()));
         }
         assert!(pending.iter_mut().all(|(_, committed)| committed.try_recv().is_err()));
         assert!(
@@ -1247,7 +1251,8 @@ mod schedule {
                         let content =
                             Content::Start { sid: id, client: None, user_agent: None, body };
                         let change = Change::Start { id, opening: opening(), room: None };
-                        let Ok(mut committed) = journal.append(&Encoded::new(content), change)
+                        let Ok(mut committed) =
+                            journal.append(&Encoded::new(content).unwrap(), change)
                         else {
                             continue;
                         };

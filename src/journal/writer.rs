@@ -601,7 +601,7 @@ impl Writer {
         }
         let (mut lines, mut changes) = (Vec::new(), Vec::new());
         for (seq, (stamp_ms, content, change)) in (first_seq..).zip(records) {
-            Encoded::new(content).write_line(&mut lines, seq, stamp_ms);
+            Encoded::short(content).write_line(&mut lines, seq, stamp_ms);
             changes.push((seq, stamp_ms, change));
         }
         let file = self.disk.create(&segment::open_name(first_seq))?;

@@ -24,29 +24,31 @@ use crate::clock::{DOUBT_MS, STEP_MS};
 use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{
-    CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms,
+    CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms, growth_bytes,
 };
 use crate::size::Size;
+use crate::wire::EventType;
 
-pub use self::bounds::Room;
+pub use self::bounds::{EventRoom, Room};
 pub use self::owners::Owner;
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
 pub const SHARDS: usize = 256;
 
-/// What one session costs beside its facts: itself, its entries in map and deadlines (which double when
+/// What one session costs beside its facts, from its beginning to its report: itself, what will say how it ended, its entries in map and deadlines (which double when
 /// they grow, so they are emptier than full), and the allocator's share. Measured (`cargo bench --bench
 /// collect -- memory`): 100 000 sessions with facts of 478 bytes and three events each took 1 252 bytes each of the
 /// process; this and what they hold beside themselves say 1 210.
 const SESSION_BYTES: usize = size_of::<Held>()
     + 3 * size_of::<(SessionId, Box<Held>)>()
     + 3 * size_of::<(u64, SessionId)>()
+    + size_of::<Closing>()
     + 2 * 16;
 
 /// What an event may hold beside its fixed part and still be taken when memory is full: all but long names
 /// and metadata.
-const USUAL_STEP_BYTES: usize = 256;
+const USUAL_STEP_BYTES: usize = 512;
 
 /// How many sessions are looked at for eviction at a time, in shards: all of them within seven seconds or so, a few
 /// milliseconds of work each time.
@@ -182,17 +184,27 @@ impl Live {
         self.bounds.keep_room(SESSION_BYTES + heap_bytes, owner)
     }
 
-    /// Whether an event of a live session would be taken now. One that says no more than most is taken whatever is
-    /// full, so that sessions that have begun go on; only far beyond the bound none is.
+    /// Keeps room for an event of a live session, until the room is used or dropped. A part of the memory is for
+    /// events that say no more than most, so that sessions that have begun go on when others have filled up the rest;
+    /// and some of that for those that end them.
     ///
     /// # Errors
-    /// [`Full`] if not.
-    pub fn has_room_for(&self, id: SessionId, step: &Step) -> Result<(), Full> {
-        if step.heap_bytes() <= USUAL_STEP_BYTES {
-            return self.bounds.has_memory_for_usual();
+    /// [`Full`], and then nothing has changed.
+    pub fn keep_room_for(&self, id: SessionId, step: &Step) -> Result<EventRoom, Full> {
+        let bytes = growth_bytes(step);
+        if step.heap_bytes() > USUAL_STEP_BYTES {
+            let owner = self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.owner);
+            self.bounds.keep_room_for_large(bytes, owner.unwrap_or_default())
+        } else if step.event_type == EventType::SessionEnd {
+            self.bounds.keep_room_for_end(bytes)
+        } else {
+            self.bounds.keep_room_for_usual(bytes)
         }
-        let owner = self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.owner);
-        self.bounds.has_memory_for_large(owner.unwrap_or_default())
+    }
+
+    /// The client with this account, and its address as far as it is kept.
+    pub fn owner(&self, client: &memory::Client, kept_address: Option<&str>) -> Owner {
+        self.bounds.owners.owner(client, kept_address)
     }
 
     /// Whether the session is live.
@@ -343,7 +355,7 @@ impl Live {
         if !shard.is_new(seq) {
             return;
         }
-        let owner = self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
+        let owner = self.begin(&session, room);
         shard.insert(id, session, owner, &progress.terms);
     }
 
@@ -363,9 +375,20 @@ impl Live {
         if !shard.is_new(seq) {
             return false;
         }
-        let owner = self.bounds.begin_in(room, SESSION_BYTES + session.heap_bytes());
+        let owner = self.begin(&session, room);
         self.end(&mut shard, id, session, owner);
         true
+    }
+
+    /// Counts a session that begins, in the room that was kept for it unless it was there before. Gives whose it is.
+    fn begin(&self, session: &Session, room: Option<Room>) -> Owner {
+        let bytes = SESSION_BYTES + session.heap_bytes();
+        if let Some(room) = room {
+            return room.used(bytes);
+        }
+        let owner = self.bounds.owners.restored(session.opening.facts.address());
+        self.bounds.begin_again(owner, bytes);
+        owner
     }
 
     /// Folds that the report of a session is in the journal. That ends the session, however its end was decided:
@@ -402,6 +425,7 @@ impl Live {
         received_ms: u64,
         id: SessionId,
         step: Step,
+        room: Option<EventRoom>,
     ) -> Option<Counts> {
         let progress = self.progress();
         let terms = progress.terms;
@@ -418,6 +442,7 @@ impl Live {
             held.owner,
             SESSION_BYTES + bytes_before,
             SESSION_BYTES + held.session.heap_bytes(),
+            room,
         );
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
         let (deadline_up_ms, _) = held.session.deadline(&terms);
@@ -469,6 +494,7 @@ impl Live {
             owner,
             SESSION_BYTES + bytes_before,
             SESSION_BYTES + session.heap_bytes(),
+            None,
         );
         let counted = session.counts.since(counts_before);
         self.end(&mut shard, id, session, owner);
@@ -578,13 +604,13 @@ impl Live {
 
     /// Restores one saved session.
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
-        self.bounds.begin(SESSION_BYTES + session.heap_bytes());
+        let owner = self.begin(&session, None);
         let terms = self.progress().terms;
         let mut shard = self.shard(id).lock();
         if session.closing.is_some() {
-            self.end(&mut shard, id, session, Owner::default());
+            self.end(&mut shard, id, session, owner);
         } else {
-            shard.insert(id, session, Owner::default(), &terms);
+            shard.insert(id, session, owner, &terms);
         }
     }
 
@@ -652,13 +678,17 @@ mod tests {
     }
 
     fn opening(metadata: &str) -> Opening {
+        opening_from(None, metadata)
+    }
+
+    fn opening_from(address: Option<&str>, metadata: &str) -> Opening {
         let body = format!(
             r#"{{"eventType":"sessionStart","playerTime":{{"ts":0,"playhead":0}},"params":
             {{"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""}},
             "customMetadata":{{"k":"{metadata}"}}}}"#
         );
         let rules = Rules { profile: crate::wire::Profile::Open, strict: false };
-        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap(), None, None)
+        Opening::of(&Start::parse(body.as_bytes(), rules).unwrap(), address, None)
     }
 
     fn live(settings: Settings) -> Arc<Live> {
@@ -744,7 +774,7 @@ mod tests {
         let (one, two) = (client("192.0.2.1"), client("192.0.2.2"));
         let live = live(Settings { sessions_max: 20, ..Settings::default() });
         let open = |client: &memory::Client| {
-            let room = live.keep_room(0, Owner::of(client));
+            let room = live.keep_room(0, live.owner(client, None));
             room.map(std::mem::forget)
         };
         assert_eq!((0..16).filter(|_| open(&one).is_ok()).count(), 16, "nobody else needs them");
@@ -761,7 +791,7 @@ mod tests {
         let live =
             Arc::new(Live::shared(Settings { sessions_max: 20, ..Settings::default() }, 0.25));
         let open = |number: u8, client: &memory::Client| {
-            let room = live.keep_room(0, Owner::of(client)).unwrap();
+            let room = live.keep_room(0, live.owner(client, None)).unwrap();
             live.open(number.into(), 1_000, id(number), opening(""), Some(room));
         };
         let evictable = |now_ms| {
@@ -773,13 +803,13 @@ mod tests {
         (16..=17).for_each(|number| open(number, &two));
         let play = br#"{"eventType":"play","playerTime":{"ts":1,"playhead":0}}"#;
         let event = crate::wire::Event::parse(play, Rules::default()).unwrap();
-        assert!(live.hear(18, 1_100, id(1), Step::of(&event, play)).is_some());
+        assert!(live.hear(18, 1_100, id(1), Step::of(&event, play), None).is_some());
         assert_eq!(evictable(15_999), [], "they have some seconds for it");
         let mut of_one: Vec<_> = (2..=15).map(id).collect();
         of_one.sort_unstable();
         assert_eq!(evictable(16_000), of_one, "those of the client that has more than its share");
         (18..=20).for_each(|number| {
-            let room = live.keep_room(0, Owner::of(&two)).unwrap();
+            let room = live.keep_room(0, live.owner(&two, None)).unwrap();
             live.open(u64::from(number) + 1, 14_000, id(number), opening(""), Some(room));
         });
         assert_eq!(evictable(16_000).len(), 16, "now everybody's, but none that is too young");
@@ -805,6 +835,74 @@ mod tests {
         live.put_back(id(2));
         assert!(live.close(6, 1_100, id(3), NO_EVENTS).is_none());
         assert_eq!(live.reported(7, id(1)), Reported::Unknown);
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_and_the_last_bytes_are_for_events_and_ends() {
+        let bytes_max = Size::kib(64);
+        let live = live(Settings { bytes_max, ..Settings::default() });
+        open(&live, 1, 1_000, 1).unwrap();
+        let step = |event_type: &str, name_bytes: usize| {
+            let body = format!(
+                r#"{{"eventType":"{event_type}","playerTime":{{"ts":0,"playhead":0}},"params":
+                {{"media.ad.podFriendlyName":"{}"}}}}"#,
+                "n".repeat(name_bytes)
+            );
+            let event = crate::wire::Event::accepted(body.as_bytes()).unwrap();
+            Step::of(&event, body.as_bytes())
+        };
+        let begun = live.bytes();
+        let mut rooms = Vec::new();
+        for (event_type, name_bytes, least_kib, most_kib) in
+            [("adBreakStart", 2_000, 53, 56), ("ping", 0, 59, 60), ("sessionEnd", 0, 63, 64)]
+        {
+            let full = loop {
+                match live.keep_room_for(id(1), &step(event_type, name_bytes)) {
+                    Ok(room) => rooms.push(room),
+                    Err(full) => break full,
+                }
+            };
+            assert_eq!(full, Full::Bytes(bytes_max));
+            let held_kib = live.bytes() >> 10;
+            assert!((least_kib..most_kib).contains(&held_kib), "{event_type}: {held_kib} KiB");
+        }
+        assert_eq!(open(&live, 2, 1_000, 2), Err(Full::Bytes(bytes_max)));
+        drop(rooms);
+        assert_eq!(live.bytes(), begun);
+        let step = step("adBreakStart", 2_000);
+        let room = live.keep_room_for(id(1), &step).unwrap();
+        let most = live.bytes();
+        assert!(live.hear(2, 1_010, id(1), step, Some(room)).is_some());
+        let held = SESSION_BYTES + live.copy_of(id(1)).unwrap().heap_bytes();
+        assert!(live.bytes() == held && held <= most && held > begun + 2_000);
+        assert!(live.close(3, 9_000, id(1), NO_EVENTS).is_some());
+        assert!(live.bytes() <= held, "its end takes nothing");
+    }
+
+    #[test]
+    fn sessions_that_were_read_back_count_for_the_clients_with_their_address() {
+        let memory = memory::Memory::new(Size::gib(1), 0.25, &[], Vec::new());
+        let client = |address: &str| memory.client(address.parse().unwrap());
+        let (one, two) = (client("192.0.2.7"), client("198.51.100.7"));
+        let live = live(Settings { sessions_max: 20, ..Settings::default() });
+        for number in 1..=16 {
+            let opening = opening_from(Some("192.0.2.0"), "");
+            live.open(number.into(), 1_000, id(number), opening, None);
+        }
+        let keep = |client, address| live.keep_room(0, live.owner(client, Some(address)));
+        assert_eq!(keep(&one, "192.0.2.0").unwrap_err(), Full::Share);
+        assert!(keep(&two, "198.51.100.0").is_ok());
+        // As from a checkpoint.
+        live.clear();
+        for number in 1..=16 {
+            let opening = opening_from(Some("192.0.2.0"), "");
+            live.restore(id(number), Session::new(opening, 1_000, 1_000));
+        }
+        assert_eq!(keep(&one, "192.0.2.0").unwrap_err(), Full::Share);
+        assert!(keep(&two, "198.51.100.0").is_ok());
+        let first = live.keep_room(0, live.owner(&two, None)).unwrap();
+        assert!(!(0..32).flat_map(|_| live.evictable(99_000, 99)).collect::<Vec<_>>().is_empty());
+        drop(first);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! How much of the live sessions each client has opened.
 //!
 //! A client is known by a hash of its address that nobody outside can foresee. Sessions that were restored at the
-//! start belong to nobody: whose they were the journal need not tell.
+//! start belong to the address that the journal tells of their client, which may be that of its network: they count
+//! against every client of it. If it tells none they belong to nobody.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 use parking_lot::Mutex;
 
@@ -17,20 +19,17 @@ const SHARDS: usize = 64;
 pub struct Owner {
     /// A hash of its address; 0 for nobody.
     key: u64,
+    /// A hash of its address as far as it is kept, to which restored sessions belong; 0 if it is not.
+    kept_key: u64,
 }
 
 impl Owner {
-    /// The client with this account; nobody if it has no share.
-    pub fn of(client: &Client) -> Self {
-        if client.is_unlimited() { Self::default() } else { Self { key: client.key() } }
-    }
-
     fn is_nobody(self) -> bool {
         self.key == 0
     }
 }
 
-/// What the live sessions of one client are.
+/// What sessions of one client are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// How many they are.
@@ -43,25 +42,44 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Owners {
     shards: Box<[Mutex<HashMap<u64, Tally>>]>,
+    /// Of addresses as they are kept.
+    keys: RandomState,
 }
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, keys: RandomState::new() }
     }
 }
 
 impl Owners {
-    /// A client has one session more, of so many bytes. Gives what it has now.
-    pub(super) fn begin(&self, owner: Owner, bytes: usize) -> Tally {
-        if owner.is_nobody() {
-            return Tally::default();
+    /// The client with this account, and its address as far as it is kept; nobody if it has no share.
+    pub(super) fn owner(&self, client: &Client, kept_address: Option<&str>) -> Owner {
+        if client.is_unlimited() {
+            return Owner::default();
         }
-        let mut tallies = self.shard(owner).lock();
+        Owner { key: client.key(), kept_key: self.key_of(kept_address) }
+    }
+
+    /// Whose a session is that was restored, by what is kept of its client's address.
+    pub(super) fn restored(&self, kept_address: Option<&str>) -> Owner {
+        Owner { key: self.key_of(kept_address), kept_key: 0 }
+    }
+
+    fn key_of(&self, kept_address: Option<&str>) -> u64 {
+        kept_address.map_or(0, |address| self.keys.hash_one(address).max(1))
+    }
+
+    /// A client has one session more, of so many bytes.
+    pub(super) fn begin(&self, owner: Owner, bytes: usize) {
+        if owner.is_nobody() {
+            return;
+        }
+        let mut tallies = self.shard(owner.key).lock();
         let tally = tallies.entry(owner.key).or_default();
         tally.sessions += 1;
         tally.kib += kib(bytes);
-        *tally
     }
 
     /// A session of a client holds so many bytes in place of so many.
@@ -71,7 +89,7 @@ impl Owners {
         if owner.is_nobody() || before == now {
             return;
         }
-        if let Some(tally) = self.shard(owner).lock().get_mut(&owner.key) {
+        if let Some(tally) = self.shard(owner.key).lock().get_mut(&owner.key) {
             tally.kib = tally.kib + now - before;
         }
     }
@@ -81,7 +99,7 @@ impl Owners {
         if owner.is_nobody() {
             return;
         }
-        let mut tallies = self.shard(owner).lock();
+        let mut tallies = self.shard(owner.key).lock();
         let Some(tally) = tallies.get_mut(&owner.key) else { return };
         tally.sessions -= 1;
         tally.kib -= kib(bytes);
@@ -90,12 +108,20 @@ impl Owners {
         }
     }
 
-    /// What a client has.
+    /// What a client has, with what was restored of its address; nobody has nothing.
     pub(super) fn of(&self, owner: Owner) -> Tally {
         if owner.is_nobody() {
             return Tally::default();
         }
-        self.shard(owner).lock().get(&owner.key).copied().unwrap_or_default()
+        let of_key = |key: u64| match key {
+            0 => Tally::default(),
+            key => self.shard(key).lock().get(&key).copied().unwrap_or_default(),
+        };
+        let (own, restored) = (of_key(owner.key), of_key(owner.kept_key));
+        Tally {
+            sessions: own.sessions.saturating_add(restored.sessions),
+            kib: own.kib.saturating_add(restored.kib),
+        }
     }
 
     /// Forgets all.
@@ -103,8 +129,8 @@ impl Owners {
         self.shards.iter().for_each(|shard| shard.lock().clear());
     }
 
-    fn shard(&self, owner: Owner) -> &Mutex<HashMap<u64, Tally>> {
-        &self.shards[usize::from(owner.key.to_le_bytes()[0]) % SHARDS]
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Tally>> {
+        &self.shards[usize::from(key.to_le_bytes()[0]) % SHARDS]
     }
 }
 
@@ -120,10 +146,14 @@ mod tests {
     #[test]
     fn a_client_is_counted_as_long_as_it_has_sessions() {
         let owners = Owners::default();
-        let (one, two) = (Owner { key: 1 }, Owner { key: 65 });
-        assert_eq!(owners.begin(one, 1_300), Tally { sessions: 1, kib: 1 });
-        assert_eq!(owners.begin(one, 9_000), Tally { sessions: 2, kib: 10 });
-        assert_eq!(owners.begin(two, 0), Tally { sessions: 1, kib: 0 });
+        let (one, two) = (Owner { key: 1, kept_key: 0 }, Owner { key: 65, kept_key: 0 });
+        let begin = |owner, bytes| {
+            owners.begin(owner, bytes);
+            owners.of(owner)
+        };
+        assert_eq!(begin(one, 1_300), Tally { sessions: 1, kib: 1 });
+        assert_eq!(begin(one, 9_000), Tally { sessions: 2, kib: 10 });
+        assert_eq!(begin(two, 0), Tally { sessions: 1, kib: 0 });
         owners.resize(one, 1_300, 1_400);
         owners.resize(one, 1_400, 5_000);
         assert_eq!(owners.of(one), Tally { sessions: 2, kib: 14 });
@@ -132,6 +162,21 @@ mod tests {
         owners.end(one, 9_000);
         owners.end(two, 0);
         assert!(owners.shards.iter().all(|shard| shard.lock().is_empty()));
-        assert_eq!(owners.begin(Owner::default(), 9_000), Tally::default(), "nobody has no share");
+        assert_eq!(begin(Owner::default(), 9_000), Tally::default(), "nobody has no share");
+    }
+
+    #[test]
+    fn what_was_restored_of_a_kept_address_counts_for_every_client_that_has_it() {
+        let owners = Owners::default();
+        let kept = Some("203.0.113.0");
+        let client = |key| Owner { key, kept_key: owners.key_of(kept) };
+        owners.begin(owners.restored(kept), 4_096);
+        owners.begin(owners.restored(None), 4_096);
+        owners.begin(client(1), 2_048);
+        assert_eq!(owners.of(client(1)), Tally { sessions: 2, kib: 6 });
+        assert_eq!(owners.of(client(2)), Tally { sessions: 1, kib: 4 });
+        assert_eq!(owners.of(Owner { key: 3, kept_key: 0 }), Tally::default());
+        owners.end(owners.restored(kept), 4_096);
+        assert_eq!(owners.of(client(1)), Tally { sessions: 1, kib: 2 });
     }
 }

@@ -16,7 +16,7 @@ pub(super) type Value<'s> = Cow<'s, RawValue>;
 pub(super) type Metadata<'s> = BTreeMap<&'s str, &'s RawValue>;
 
 /// Listed parameters in the documented order; those that were not sent are not there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listed<'s>(Vec<(&'static str, Value<'s>)>);
 
 impl Serialize for Listed<'_> {
@@ -26,7 +26,7 @@ impl Serialize for Listed<'_> {
 }
 
 /// Who sent the session, as far as that is kept.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Client<'s> {
     address: Option<Cow<'s, str>>,
@@ -34,7 +34,7 @@ pub(super) struct Client<'s> {
 }
 
 /// What the viewer refused.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Privacy<'s> {
     #[serde(rename = "analytics.optOutServerSideForwarding")]
     server_side_forwarding: Option<&'s RawValue>,

@@ -174,6 +174,18 @@ impl<'s> Qoe<'s> {
     }
 }
 
+impl Qoe<'_> {
+    /// Leaves out the ids of the player's errors, and says whether there were any.
+    pub(super) fn leave_out_player_errors(&mut self) -> bool {
+        !std::mem::take(&mut self.player_sdk_errors).is_empty()
+    }
+
+    /// Leaves out the ids of errors from outside, and says whether there were any.
+    pub(super) fn leave_out_external_errors(&mut self) -> bool {
+        !std::mem::take(&mut self.external_errors).is_empty()
+    }
+}
+
 fn reason(session: &Session) -> Option<CloseReason> {
     session.closing.as_ref().map(|closing| closing.reason)
 }

@@ -21,7 +21,7 @@ pub(super) struct Lists<'s> {
     pub(super) ads: Vec<ReportedAd<'s>>,
     pub(super) chapters: Vec<ReportedChapter<'s>>,
     pub(super) states: Vec<ReportedState<'s>>,
-    /// Not every entry has the custom metadata of its session.
+    /// Not every entry has the custom metadata of its session, or all that it said itself.
     pub(super) metadata_is_cut: bool,
 }
 
@@ -107,7 +107,7 @@ impl<'s> Lists<'s> {
 
 impl<'s> ReportedBreak<'s> {
     fn of(entry: &'s session::BreakEntry, content_id: &str) -> Self {
-        let session::BreakFacts { name, pod } = &entry.facts;
+        let session::BreakFacts { name, pod, .. } = &entry.facts;
         Self {
             pod_id: pod_id(content_id, pod),
             name: name.as_deref(),
@@ -145,7 +145,7 @@ impl<'s> ReportedAd<'s> {
             creative_url: sent("media.ad.creativeURL"),
             site_id: sent("media.ad.siteId"),
             placement_id: sent("media.ad.placementId"),
-            custom_metadata: inherited.overlaid(facts.custom_metadata),
+            custom_metadata: inherited.overlaid(facts.custom_metadata, facts.is_cut),
         }
     }
 }
@@ -170,7 +170,7 @@ impl<'s> ReportedChapter<'s> {
             is_completed: entry.ended == Some(End::Completed),
             is_skipped: entry.ended == Some(End::Skipped),
             time_played: Seconds(entry.time.sure_ms()),
-            custom_metadata: inherited.overlaid(facts.custom_metadata),
+            custom_metadata: inherited.overlaid(facts.custom_metadata, facts.is_cut),
         }
     }
 }
@@ -197,12 +197,15 @@ struct Inherited<'f, 's> {
 
 impl<'f, 's> Inherited<'f, 's> {
     fn new(metadata: &'f Metadata<'s>) -> Self {
-        let bytes = metadata.iter().map(|(key, value)| key.len() + value.get().len()).sum();
+        let bytes_of =
+            |(key, value): (&&str, &&RawValue)| key.len() + "\"\":,".len() + value.get().len();
+        let bytes = metadata.iter().map(bytes_of).sum();
         Self { metadata, bytes, left_bytes: REPEATED_BYTES_MAX, is_cut: false }
     }
 
-    /// The session's metadata overlaid with an entry's own, which wins.
-    fn overlaid(&mut self, own: Metadata<'s>) -> Metadata<'s> {
+    /// The session's metadata overlaid with an entry's own, which wins. Some of an entry's facts may not be kept.
+    fn overlaid(&mut self, own: Metadata<'s>, is_cut: bool) -> Metadata<'s> {
+        self.is_cut |= is_cut;
         let Some(left_bytes) = self.left_bytes.checked_sub(self.bytes) else {
             self.is_cut = true;
             return own;
@@ -264,14 +267,14 @@ mod tests {
         let (long, short, own) = (raw(&long), raw("\"s\""), raw("\"o\""));
         let metadata: Metadata<'_> = [("a", &*short), ("b", &*long)].into();
         let mut inherited = Inherited::new(&metadata);
-        let effective = inherited.overlaid([("a", &*own), ("c", &*own)].into());
+        let effective = inherited.overlaid([("a", &*own), ("c", &*own)].into(), false);
         let shown: Vec<_> =
             effective.iter().map(|(key, value)| (*key, value.get().len())).collect();
         assert_eq!(shown, [("a", 3), ("b", (400 << 10) + 2), ("c", 3)]);
         assert_eq!(effective["a"].get(), "\"o\"");
-        assert_eq!(inherited.overlaid(Metadata::new()).len(), 2);
+        assert_eq!(inherited.overlaid(Metadata::new(), false).len(), 2);
         assert!(!inherited.is_cut);
-        assert_eq!(inherited.overlaid([("a", &*own)].into()).len(), 1);
+        assert_eq!(inherited.overlaid([("a", &*own)].into(), false).len(), 1);
         assert!(inherited.is_cut);
     }
 }

@@ -21,6 +21,8 @@ mod laws;
 #[cfg(test)]
 mod oracle;
 
+use std::io;
+
 use serde::Serialize;
 
 use self::facts::{Client, Facts, Listed, Metadata, Privacy};
@@ -57,7 +59,7 @@ pub struct Report<'s> {
     analytics: Listed<'s>,
     custom_metadata: Metadata<'s>,
     privacy: Privacy<'s>,
-    truncated: Vec<&'static str>,
+    truncated: Vec<Cut>,
     metrics: Figures,
     qoe: Qoe<'s>,
     ad_breaks: Vec<ReportedBreak<'s>>,
@@ -113,19 +115,111 @@ impl<'s> Report<'s> {
     }
 }
 
+impl Report<'_> {
+    /// The report as JSON of at most so many bytes.
+    ///
+    /// What a session keeps is bounded so that its report is far shorter than a line of the journal. Should one be
+    /// longer all the same, its lists are left out, and then what was said of it: a report that says less is better
+    /// than none, and `truncated` says so.
+    pub fn to_json(mut self, bytes_max: usize) -> Vec<u8> {
+        let whole = self.json_within(bytes_max);
+        whole.or_else(|| self.without_lists().json_within(bytes_max)).unwrap_or_else(|| {
+            let figures = self.without_lists().without_facts();
+            serde_json::to_vec(figures).expect("text and finite numbers are JSON")
+        })
+    }
+
+    fn json_within(&self, bytes_max: usize) -> Option<Vec<u8>> {
+        let mut within = Within { json: Vec::new(), bytes_max };
+        serde_json::to_writer(&mut within, self).ok().map(|()| within.json)
+    }
+
+    fn without_lists(&mut self) -> &mut Self {
+        let cut = [
+            (self.qoe.leave_out_player_errors(), Cut::PlayerSdkErrors),
+            (self.qoe.leave_out_external_errors(), Cut::ExternalErrors),
+            (empty(&mut self.ad_breaks), Cut::AdBreaks),
+            (empty(&mut self.ads), Cut::Ads),
+            (empty(&mut self.chapters), Cut::Chapters),
+            (empty(&mut self.states), Cut::States),
+        ];
+        self.truncated.extend(cut.into_iter().filter(|(is_cut, _)| *is_cut).map(|(_, cut)| cut));
+        self.in_order()
+    }
+
+    fn without_facts(&mut self) -> &mut Self {
+        self.client = Client::default();
+        self.privacy = Privacy::default();
+        (self.content, self.visitor, self.analytics) = Default::default();
+        self.custom_metadata.clear();
+        self.truncated.extend([Cut::Content, Cut::Visitor, Cut::Analytics, Cut::CustomMetadata]);
+        self.in_order()
+    }
+
+    fn in_order(&mut self) -> &mut Self {
+        self.truncated.sort_unstable();
+        self.truncated.dedup();
+        self
+    }
+}
+
+/// Empties a list, and says whether anything was in it.
+fn empty<T>(list: &mut Vec<T>) -> bool {
+    !std::mem::take(list).is_empty()
+}
+
+/// JSON that is written as far as there is room for it.
+struct Within {
+    json: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl io::Write for Within {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.json.len() + bytes.len() > self.bytes_max {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.json.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What of a report may be cut, in the order in which it is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Cut {
+    Events,
+    UniqueTimePlayed,
+    PlayerSdkErrors,
+    ExternalErrors,
+    AdBreaks,
+    Ads,
+    Chapters,
+    States,
+    Content,
+    Visitor,
+    Analytics,
+    CustomMetadata,
+}
+
 /// The names of what was cut, in the order of the report.
-fn truncated(session: &Session, lists: &Lists<'_>, facts: &Facts<'_>) -> Vec<&'static str> {
+fn truncated(session: &Session, lists: &Lists<'_>, facts: &Facts<'_>) -> Vec<Cut> {
     let quality = session.metrics.quality();
     let parts = session.metrics.parts();
     let all = [
-        ("events", session.counts.beyond > 0),
-        ("uniqueTimePlayed", session.metrics.viewed.is_truncated),
-        ("playerSdkErrors", quality.is_some_and(|quality| quality.player_errors_are_cut)),
-        ("externalErrors", quality.is_some_and(|quality| quality.external_errors_are_cut)),
-        ("adBreaks", parts.is_some_and(|parts| parts.breaks.is_cut())),
-        ("ads", parts.is_some_and(|parts| parts.ads.is_cut())),
-        ("chapters", parts.is_some_and(|parts| parts.chapters.is_cut())),
-        ("customMetadata", lists.metadata_is_cut || facts.is_cut),
+        (Cut::Events, session.counts.beyond > 0),
+        (Cut::UniqueTimePlayed, session.metrics.viewed.is_truncated),
+        (Cut::PlayerSdkErrors, quality.is_some_and(|quality| quality.player_errors_are_cut)),
+        (Cut::ExternalErrors, quality.is_some_and(|quality| quality.external_errors_are_cut)),
+        (Cut::AdBreaks, parts.is_some_and(|parts| parts.breaks.is_cut())),
+        (Cut::Ads, parts.is_some_and(|parts| parts.ads.is_cut())),
+        (Cut::Chapters, parts.is_some_and(|parts| parts.chapters.is_cut())),
+        (Cut::States, session.state.player_states_are_cut),
+        (Cut::CustomMetadata, lists.metadata_is_cut || facts.is_cut),
     ];
     all.into_iter().filter(|(_, is_cut)| *is_cut).map(|(name, _)| name).collect()
 }

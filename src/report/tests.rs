@@ -557,6 +557,38 @@ fn what_comes_beyond_the_limits_is_counted_and_the_report_says_so() {
 }
 
 #[test]
+fn a_report_that_were_too_long_says_less_and_says_so() {
+    let state = with(event(5, "stateStart", 0.0), "params", json!({"media.state.name": "mute"}));
+    let error = with(event(6, "error", 0.0), "params", json!({"media.errorId": "e"}));
+    let bodies = [start(9.0), event(1, "play", 0.0), chapter(4, 0.0, 1), state, error];
+    let mut session = Played::of(&bodies, OPEN).session.unwrap();
+    close(&mut session);
+    let report = |bytes_max| -> (usize, Value) {
+        let json = Report::of(sid(), &session).to_json(bytes_max);
+        (json.len(), serde_json::from_slice(&json).unwrap())
+    };
+    let (whole_bytes, whole) = report(usize::MAX);
+    assert_eq!((whole_bytes, &whole), (report(whole_bytes).0, &json_of(&session)));
+    let (fewer_bytes, fewer) = report(whole_bytes - 1);
+    assert!(fewer_bytes < whole_bytes);
+    assert_eq!(fewer["truncated"], json!(["playerSdkErrors", "chapters", "states"]));
+    assert_eq!((&fewer["chapters"], &fewer["states"]), (&json!([]), &json!([])));
+    assert_eq!(fewer["qoe"]["playerSdkErrors"], json!([]));
+    assert_eq!(fewer["content"], whole["content"]);
+    let (least_bytes, least) = report(1);
+    assert!(least_bytes < fewer_bytes);
+    let cut = ["playerSdkErrors", "chapters", "states", "content", "visitor", "analytics"];
+    let cut: Vec<_> = cut.into_iter().chain(["customMetadata"]).collect();
+    assert_eq!(least["truncated"], json!(cut));
+    assert_eq!(least["content"], json!({}));
+    for same in ["sessionId", "closeReason", "metrics", "eventCount"] {
+        assert_eq!(least[same], whole[same]);
+    }
+    let members = |report: &Value| report.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(members(&least), members(&whole), "the layout stays");
+}
+
+#[test]
 fn a_session_with_few_events_costs_little() {
     let sample = include_str!("../../tests/it/data/session-start.json");
     let bodies = [

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::list::allocated;
+use crate::escape;
 use crate::wire::{CustomMetadata, Event, Params};
 
 /// How large the facts of one start, ad or chapter may be, in bytes of JSON.
@@ -72,9 +74,21 @@ impl Facts {
         serde_json::from_str(self.read().params.get(key)?.get()).ok()
     }
 
+    /// The client's address, read without the rest.
+    pub(crate) fn address(&self) -> Option<&str> {
+        // It is written first, and no address has an escape.
+        let (address, _) = self.0.get().strip_prefix("{\"address\":\"")?.split_once('"')?;
+        Some(address)
+    }
+
+    /// How long it is as JSON, in bytes.
+    pub(crate) fn json_bytes(&self) -> usize {
+        self.0.get().len()
+    }
+
     /// The memory that it holds beside itself, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.0.get().len()
+        allocated(self.json_bytes())
     }
 }
 
@@ -119,8 +133,11 @@ impl Written<'_, '_> {
     /// The same without what does not fit: each member is kept, in the order of the body, if there is room for it.
     fn shortened(&self) -> Shortened<'_> {
         let user_agent = self.user_agent.map(|text| &text[..text.floor_char_boundary(1 << 10)]);
-        // A user agent of nothing but quotation marks doubles; names and punctuation take some hundred bytes.
-        let mut room = FACTS_BYTES_MAX - (4 << 10);
+        let address = self.address.filter(|text| text.len() <= 256);
+        let of_client =
+            [address, user_agent].into_iter().flatten().map(escape::json_bytes).sum::<usize>();
+        // Names and punctuation take some hundred bytes.
+        let mut room = FACTS_BYTES_MAX - 512 - of_client;
         let mut fitting = |key: &str, value: serde_json::Result<String>| {
             let value = value.expect("sound values are JSON");
             room = room.checked_sub(key.len() + value.len() + "\"\":,".len())?;
@@ -138,7 +155,7 @@ impl Written<'_, '_> {
             Some((key, fits.then(|| fitting(key, serde_json::to_string(value))).flatten()?))
         });
         let custom_metadata = metadata.collect();
-        Shortened { address: self.address, user_agent, params, custom_metadata, is_cut: true }
+        Shortened { address, user_agent, params, custom_metadata, is_cut: true }
     }
 }
 
@@ -189,7 +206,7 @@ mod tests {
         let text = "{\"params\":{\"media.ad.id\":\"a\",\"media.ad.length\":20.0,\
              \"media.ad.podPosition\":-1,\"media.ad.playerName\":\"p\\\"\"},\
              \"customMetadata\":{\"plan\":\"é\"}}";
-        assert_eq!((facts.0.get(), facts.heap_bytes()), (text, text.len()));
+        assert_eq!((facts.0.get(), facts.json_bytes()), (text, text.len()));
         let read = facts.read();
         assert_eq!(read.params["media.ad.playerName"].get(), "\"p\\\"\"");
         assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p\""));
@@ -209,10 +226,11 @@ mod tests {
             metadata.join(",").replace("\\u{1}", "\\u0001"),
         );
         let event = Event::parse(body.as_bytes(), Rules::default()).unwrap();
-        let agent = "\"".repeat(30_000);
+        let agent = "\u{1}".repeat(30_000);
         let facts = Facts::from_client(&event, Some("192.0.2.0"), Some(&agent));
-        assert!((1_000..=FACTS_BYTES_MAX).contains(&facts.heap_bytes()), "{}", facts.heap_bytes());
+        assert!((1_000..=FACTS_BYTES_MAX).contains(&facts.json_bytes()), "{}", facts.json_bytes());
         let read = facts.read();
+        assert_eq!(facts.address(), Some("192.0.2.0"));
         assert!(read.is_cut);
         assert_eq!(facts.text("media.ad.playerName").as_deref(), Some("p"), "what fits is kept");
         assert_eq!(facts.text("media.ad.name"), None);
@@ -223,6 +241,7 @@ mod tests {
     #[test]
     fn no_facts_are_read_as_none() {
         let facts = Facts::default();
+        assert_eq!(facts.address(), None);
         assert!(facts.read().params.is_empty() && facts.read().custom_metadata.is_empty());
     }
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::list::allocated;
 use super::parts::Parts;
 use super::quality::Quality;
 use super::state::{Ad, Effects, Hold, Main, Part, State};
@@ -19,6 +20,10 @@ const STILL_PINGS: u8 = 3;
 
 /// The playhead of live content is the second of the day.
 const SECONDS_OF_A_DAY: f64 = 86_400.0;
+
+/// What the ad breaks, ads and chapters take, and how well it played, each without what is in its lists.
+pub(super) const PARTS_BYTES: usize = allocated(size_of::<Parts>());
+pub(super) const QUALITY_BYTES: usize = allocated(size_of::<Quality>());
 
 /// The running sums of a session. Times are in ms.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -143,9 +148,8 @@ impl Metrics {
 
     /// The memory that it holds beside itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let parts = self.parts.as_ref().map(|parts| size_of::<Parts>() + parts.heap_bytes());
-        let quality =
-            self.quality.as_ref().map(|quality| size_of::<Quality>() + quality.heap_bytes());
+        let parts = self.parts.as_ref().map(|parts| PARTS_BYTES + parts.heap_bytes());
+        let quality = self.quality.as_ref().map(|quality| QUALITY_BYTES + quality.heap_bytes());
         self.viewed.heap_bytes() + parts.unwrap_or(0) + quality.unwrap_or(0)
     }
 

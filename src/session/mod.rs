@@ -43,14 +43,14 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::id::Key;
-use self::metrics::Metrics;
-use self::reorder::{Waiting, Window};
+use self::metrics::{Metrics, PARTS_BYTES, QUALITY_BYTES};
+use self::reorder::{WAITING_BYTES, Waiting, Window};
 use self::timeline::{Passage, Timeline};
 use crate::wire::{EventType, PlayerTime, Playhead};
 
 pub use facts::Facts;
 pub use list::List;
-pub use opening::{Opening, stored};
+pub use opening::{NotFolded, Opening, stored, stored_within};
 pub(crate) use parts::{AdEntry, BreakEntry, ChapterEntry, Parts};
 pub(crate) use quality::Quality;
 pub(crate) use state::End;
@@ -67,6 +67,12 @@ const EVICTION_AGE_MS: u64 = 15_000;
 
 /// A playhead that differs by more than this, in seconds, has moved.
 const MOVED_S: f64 = 0.001;
+
+/// What one session holds beside itself at most, in bytes, however much its player says: 8 MiB of ad breaks, ads and
+/// chapters, and some hundred KiB each of their lists, of what waits, of what was viewed, and of all else.
+///
+/// The bounds that make it up are constants, because a replay must keep what was kept.
+pub const HEAP_BYTES_MAX: usize = 10 << 20;
 
 /// The section `session` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -373,14 +379,20 @@ impl Session {
         self.closing.as_ref().map(|closing| closing.up_ms.saturating_sub(self.heard_up_ms))
     }
 
-    /// The memory that it holds beside itself, in bytes.
+    /// The memory that it holds beside itself, or will when what waits is processed, in bytes: at most
+    /// [`HEAP_BYTES_MAX`]. Only an event that is heard makes it grow, and by no more than [`growth_bytes`]; its end,
+    /// which is counted from the beginning on, does not.
     pub fn heap_bytes(&self) -> usize {
-        let closing = self.closing.as_ref().map_or(0, |_| size_of::<Closing>());
+        let makes_parts =
+            self.metrics.parts().is_none() && self.window.steps().any(Step::begins_parts);
+        let makes_quality =
+            self.metrics.quality().is_none() && self.window.steps().any(Step::tells_quality);
         self.opening.heap_bytes()
             + self.window.heap_bytes()
             + self.state.heap_bytes()
             + self.metrics.heap_bytes()
-            + closing
+            + if makes_parts { PARTS_BYTES } else { 0 }
+            + if makes_quality { QUALITY_BYTES } else { 0 }
     }
 
     fn flush(&mut self) {
@@ -420,6 +432,14 @@ impl Session {
     fn is_full(&self, terms: &Terms) -> bool {
         self.counts.events as usize + self.window.len() >= terms.events_max as usize
     }
+}
+
+/// The most by which hearing an event makes what its session holds grow, in bytes.
+pub fn growth_bytes(step: &Step) -> usize {
+    WAITING_BYTES
+        + step.heap_bytes()
+        + if step.begins_parts() { PARTS_BYTES } else { 0 }
+        + if step.tells_quality() { QUALITY_BYTES } else { 0 }
 }
 
 /// Whether one playhead lies elsewhere than another.

@@ -1,11 +1,14 @@
 //! What the start of a session said, as far as it is kept: the listed facts, not the body.
 
+use std::convert::Infallible;
+
 use serde::{Deserialize, Serialize};
 
-use super::Terms;
 use super::facts::Facts;
+use super::metrics::QUALITY_BYTES;
 use super::step::{Readings, Step};
 use super::stored::StoredSession;
+use super::{Terms, growth_bytes};
 use crate::wire::{
     Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, Unlisted, parse_stored,
 };
@@ -37,9 +40,23 @@ impl Opening {
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.facts.heap_bytes() + self.readings.as_ref().map_or(0, |_| size_of::<Readings>())
+        // The session makes its own of the readings, which takes more.
+        let quality = self.readings.as_ref().map_or(0, |_| QUALITY_BYTES);
+        self.facts.heap_bytes() + quality
     }
 }
+
+/// Why a stored session is not folded.
+#[derive(Debug)]
+pub enum NotFolded<E> {
+    /// It is not taken.
+    Refused(NotStored),
+    /// There is no room for what it says.
+    NoRoom(E),
+}
+
+/// How much more room than it needs is asked for, in bytes, so that it is not asked for with each event.
+const SPARE_BYTES: usize = 32 << 10;
 
 /// Folds a stored session event by event as its body is read, so that no list of its events is ever held. Hands
 /// on the names that nobody knows.
@@ -54,24 +71,70 @@ pub fn stored(
     terms: Terms,
     point_out: impl Fn(&[Unlisted<'_>]),
 ) -> Result<StoredSession, NotStored> {
-    let mut session = None;
+    let sender = (address, user_agent);
+    let folded =
+        stored_within(body, rules, form, sender, terms, point_out, |_| Ok::<_, Infallible>(()));
+    folded.map_err(|not_folded| match not_folded {
+        NotFolded::Refused(refused) => refused,
+        NotFolded::NoRoom(never) => match never {},
+    })
+}
+
+/// The same, where `hold` is told before the session grows, and in the end, how many bytes it holds beside itself
+/// from then on. What is there no room for is not folded, but looked at all the same: a fault in it counts more.
+///
+/// # Errors
+/// [`NotFolded`].
+pub fn stored_within<E>(
+    body: &[u8],
+    rules: Rules,
+    form: StoredForm,
+    (address, user_agent): (Option<&str>, Option<&str>),
+    terms: Terms,
+    point_out: impl Fn(&[Unlisted<'_>]),
+    mut hold: impl FnMut(usize) -> Result<(), E>,
+) -> Result<StoredSession, NotFolded<E>> {
+    let mut session: Option<StoredSession> = None;
+    // How much it holds at most, and how much there is room for.
+    let (mut most_bytes, mut room_bytes) = (0, 0);
+    let mut no_room = None;
     parse_stored(body, rules, form, |event| match event {
         Stored::Start(start) => {
             point_out(&start.event.unlisted);
             let opening = Opening::of(&start, address, user_agent);
-            session = Some(StoredSession::begin(opening, terms));
+            most_bytes = opening.heap_bytes();
+            room_bytes = most_bytes + SPARE_BYTES;
+            match hold(room_bytes) {
+                Ok(()) => session = Some(StoredSession::begin(opening, terms)),
+                Err(error) => no_room = Some(error),
+            }
         }
         Stored::Event(event) => {
             point_out(&event.unlisted);
             // Without its start the body is refused in the end, whatever comes.
-            if let Some(session) = &mut session {
-                // Nothing waits there, so nothing is compared with what waits.
-                session.add(Step::of(&event, &[]));
+            let Some(folded) = &mut session else { return };
+            // Nothing waits there, so nothing is compared with what waits.
+            let step = Step::of(&event, &[]);
+            let growth_bytes = growth_bytes(&step);
+            most_bytes += growth_bytes;
+            if most_bytes > room_bytes {
+                most_bytes = folded.heap_bytes() + growth_bytes;
+                room_bytes = most_bytes + SPARE_BYTES;
+                if let Err(error) = hold(room_bytes) {
+                    (session, no_room) = (None, Some(error));
+                    return;
+                }
             }
+            folded.add(step);
         }
-    })?;
+    })
+    .map_err(NotFolded::Refused)?;
+    if let Some(error) = no_room {
+        return Err(NotFolded::NoRoom(error));
+    }
     let mut session = session.expect("a stored session without its start is refused");
     session.finish();
+    hold(session.heap_bytes()).map_err(NotFolded::NoRoom)?;
     Ok(session)
 }
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use super::is_default;
 use super::list::List;
 use super::state::{Effects, End, Part};
 use super::step::{About, BreakFacts, Pod};
@@ -14,9 +15,10 @@ use super::tally::Tally;
 /// How many entries a list takes.
 const ENTRIES_MAX: usize = 1_000;
 
-/// How many bytes the entries of all lists may hold. Players send a few hundred for an ad; a hostile one could
-/// send a hundred thousand, and its report would be larger than the journal takes.
-const BYTES_MAX: usize = 8 << 20;
+/// How many bytes the entries of all lists may say, as the report has them: escapes make a text up to six times as
+/// long. Players send a few hundred for an ad; a hostile one could send a hundred thousand, and its report would be
+/// longer than a line of the journal.
+const JSON_BYTES_MAX: usize = 8 << 20;
 
 /// The ad breaks, ads and chapters of a session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub(crate) struct Parts {
     pub(crate) chapter_time: Tally,
     /// The place of the last ad break.
     pod: Pod,
+    /// What the entries of all lists say, in bytes of JSON; none if that is not summed up yet.
+    #[serde(skip)]
+    json_bytes: Option<usize>,
 }
 
 /// How often something was played to its end, and skipped.
@@ -131,9 +136,20 @@ impl Parts {
             + breaks.chain(ads).chain(chapters).sum::<usize>()
     }
 
-    /// How many bytes one more entry may hold. It looks at every entry, so ask only for one that may be listed.
-    fn room_bytes(&self) -> usize {
-        BYTES_MAX.saturating_sub(self.heap_bytes())
+    /// Whether there is room for an entry that says so much; if so, it is taken.
+    fn takes(&mut self, json_bytes: usize) -> bool {
+        let said = self.json_bytes.unwrap_or_else(|| self.summed_up()) + json_bytes;
+        let fits = said <= JSON_BYTES_MAX;
+        self.json_bytes = Some(if fits { said } else { said - json_bytes });
+        fits
+    }
+
+    /// Reads every text, so it is done once.
+    fn summed_up(&self) -> usize {
+        let breaks = self.breaks.listed.iter().map(|entry| entry.facts.json_bytes());
+        let ads = self.ads.listed.iter().map(|entry| entry.facts.json_bytes());
+        let chapters = self.chapters.listed.iter().map(|entry| entry.facts.json_bytes());
+        breaks.chain(ads).chain(chapters).sum()
     }
 
     fn start(&mut self, part: Part, about: Option<About>) {
@@ -148,7 +164,8 @@ impl Parts {
                     _ => BreakFacts::default(),
                 };
                 self.pod = facts.pod.clone();
-                let fits = self.breaks.takes_more() && facts.heap_bytes() <= self.room_bytes();
+                self.breaks.says_less |= facts.is_cut;
+                let fits = self.breaks.takes_more() && self.takes(facts.json_bytes());
                 self.breaks.start(fits, BreakEntry { facts, ads: 0, is_completed: false });
             }
             Part::Ad => {
@@ -156,12 +173,12 @@ impl Parts {
                     ad_break.ads += 1;
                 }
                 let (facts, pod) = (facts_of(about), self.pod.clone());
-                let fits = self.ads.takes_more() && facts.heap_bytes() <= self.room_bytes();
+                let fits = self.ads.takes_more() && self.takes(facts.json_bytes());
                 self.ads.start(fits, AdEntry { facts, pod, time_ms: 0, ended: None });
             }
             Part::Chapter => {
                 let facts = facts_of(about);
-                let fits = self.chapters.takes_more() && facts.heap_bytes() <= self.room_bytes();
+                let fits = self.chapters.takes_more() && self.takes(facts.json_bytes());
                 let entry = ChapterEntry { facts, time: Tally::default(), ended: None };
                 self.chapters.start(fits, entry);
             }
@@ -186,23 +203,30 @@ pub(crate) struct Entries<T> {
     pub(crate) started: u32,
     /// The first of them.
     pub(crate) listed: List<T>,
+    /// Whether some say less than they did, because it is too long to keep.
+    #[serde(default, skip_serializing_if = "is_default")]
+    says_less: bool,
 }
 
 impl<T> Default for Entries<T> {
     fn default() -> Self {
-        Self { started: 0, listed: List::default() }
+        Self { started: 0, listed: List::default(), says_less: false }
     }
 }
 
 impl<T> Entries<T> {
-    /// Whether some are not listed.
+    /// Whether some are not listed, or not with all that they say.
     pub(crate) fn is_cut(&self) -> bool {
+        self.has_left_out() || self.says_less
+    }
+
+    fn has_left_out(&self) -> bool {
         self.started as usize > self.listed.len()
     }
 
     /// Whether one more may be listed: none after one that was left out.
     fn takes_more(&self) -> bool {
-        !self.is_cut() && self.listed.len() < ENTRIES_MAX
+        !self.has_left_out() && self.listed.len() < ENTRIES_MAX
     }
 
     /// Notes that one began; it is listed if it fits.
@@ -216,7 +240,7 @@ impl<T> Entries<T> {
 
     /// The one that began last, if it is listed.
     fn current(&mut self) -> Option<&mut T> {
-        if self.is_cut() { None } else { self.listed.last_mut() }
+        if self.has_left_out() { None } else { self.listed.last_mut() }
     }
 }
 
@@ -249,11 +273,40 @@ mod tests {
             parts.note(started(Part::Ad), facts("x"));
         }
         assert_eq!((parts.ads.started, parts.ads.listed.len()), (200, 167));
-        assert!(parts.heap_bytes() <= BYTES_MAX + 167 * size_of::<AdEntry>());
+        assert!(parts.heap_bytes() <= JSON_BYTES_MAX + 168 * (16 + size_of::<AdEntry>()));
         parts.note(started(Part::Ad), None);
         parts.add_ad_time(10);
         assert_eq!(parts.ads.listed.len(), 167, "a later one that would fit is not listed either");
         assert!(parts.ads.is_cut() && parts.ads.listed[166].time_ms == 0);
+    }
+
+    #[test]
+    fn what_counts_is_what_the_report_will_say_whatever_was_read_back_in_between() {
+        // Six bytes of the report each.
+        let facts =
+            || BreakFacts { name: Some("\u{1}".repeat(10_000).into()), ..BreakFacts::default() };
+        let mut parts = Parts::default();
+        for number in 0..400 {
+            parts.note(started(Part::Break), Some(About::Break(facts())));
+            if number % 50 == 0 {
+                let saved = serde_json::to_string(&parts).unwrap();
+                parts = serde_json::from_str(&saved).unwrap();
+            }
+        }
+        assert_eq!((parts.breaks.started, parts.breaks.listed.len()), (400, 139));
+        let names = parts.breaks.listed.iter().map(|entry| &entry.facts.name);
+        let json = serde_json::to_string(&names.collect::<Vec<_>>()).unwrap();
+        assert!((8_000_000..=JSON_BYTES_MAX + 200).contains(&json.len()), "{}", json.len());
+    }
+
+    #[test]
+    fn a_break_whose_name_is_too_long_is_listed_without_it() {
+        let mut parts = Parts::default();
+        let facts = BreakFacts { is_cut: true, ..BreakFacts::default() };
+        parts.note(started(Part::Break), Some(About::Break(facts)));
+        parts.note(started(Part::Break), Some(About::Break(BreakFacts::default())));
+        assert_eq!(parts.breaks.listed.len(), 2);
+        assert!(parts.breaks.is_cut());
     }
 
     #[test]
@@ -263,6 +316,7 @@ mod tests {
             let facts = BreakFacts {
                 name: Some("pod".into()),
                 pod: Pod { index: Some(number.into()), offset: None },
+                is_cut: false,
             };
             parts.note(started(Part::Break), Some(About::Break(facts)));
             parts.note(started(Part::Ad), None);

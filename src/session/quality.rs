@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::list::List;
+use super::list::{List, allocated};
 use super::step::{ErrorId, Readings};
 use super::tally::Tally;
+use crate::escape;
 
 /// How many ids of errors are told apart.
 const ERROR_IDS_MAX: usize = 64;
 
-/// How many bytes they may have together.
+/// How many bytes they may have together, as the report has them.
 const ERROR_IDS_BYTES_MAX: usize = 64 << 10;
 
 /// One kbit/s in bits in a thousand seconds.
@@ -59,8 +60,9 @@ impl Quality {
         self.errors += 1;
         let Some(id) = id.filter(|id| !self.error_ids.contains(id)) else { return };
         let is_cut = self.external_errors_are_cut || self.player_errors_are_cut;
-        let bytes: usize = self.error_ids.iter().map(|error| error.id.len()).sum();
-        let fits = bytes + id.id.len() <= ERROR_IDS_BYTES_MAX;
+        let json_bytes = |error: &ErrorId| escape::json_bytes(&error.id) + ",".len();
+        let bytes: usize = self.error_ids.iter().map(json_bytes).sum();
+        let fits = !id.id.is_empty() && bytes + json_bytes(&id) <= ERROR_IDS_BYTES_MAX;
         if fits && !is_cut && self.error_ids.len() < ERROR_IDS_MAX {
             self.error_ids.push(id);
         } else if id.is_external {
@@ -111,7 +113,7 @@ impl Quality {
 
     /// The memory that it holds beside itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let ids: usize = self.error_ids.iter().map(|error| error.id.len()).sum();
+        let ids: usize = self.error_ids.iter().map(|error| allocated(error.id.len())).sum();
         self.error_ids.heap_bytes() + ids
     }
 }

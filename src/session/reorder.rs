@@ -21,6 +21,11 @@ const WAITING_MAX: usize = 10;
 /// How long a session lingers after its `sessionEnd`, in ms of up time.
 const LINGER_MS: u64 = 500;
 
+/// What an event that waits takes in the list of them, without what it holds itself. When it is processed an
+/// interval of what was viewed, or an entry of a list, may take its place; with these bytes more none of them is
+/// larger.
+pub(super) const WAITING_BYTES: usize = size_of::<Waiting>() + 16;
+
 /// An event that waits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
@@ -113,9 +118,14 @@ impl Window {
     /// The memory that it holds beside itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         let steps = self.waiting.iter().map(|waiting| waiting.step.heap_bytes()).sum::<usize>();
-        let end =
-            self.end.as_ref().map_or(0, |end| size_of::<End>() + end.waiting.step.heap_bytes());
-        self.waiting.len() * size_of::<Waiting>() + steps + end
+        let end = self.end.as_ref().map_or(0, |end| WAITING_BYTES + end.waiting.step.heap_bytes());
+        self.waiting.len() * WAITING_BYTES + steps + end
+    }
+
+    /// What waits, in no order.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
+        let end = self.end.iter().map(|end| &end.waiting);
+        self.waiting.iter().chain(end).map(|waiting| &waiting.step)
     }
 
     fn sorted(&mut self) -> Vec<Waiting> {

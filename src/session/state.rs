@@ -7,7 +7,7 @@ use std::mem;
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
-use super::list::List;
+use super::list::{List, allocated};
 use super::step::{About, StateNames, Step};
 use crate::wire::EventType;
 
@@ -75,6 +75,11 @@ impl StateName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The memory that it holds beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        allocated(self.0.len())
+    }
 }
 
 /// A player state that was named.
@@ -116,6 +121,9 @@ pub struct State {
     /// The player states in order of their first start.
     #[serde(skip_serializing_if = "is_default")]
     pub player_states: List<PlayerState>,
+    /// Whether some were named that are not listed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub player_states_are_cut: bool,
 }
 
 /// How playback is held up.
@@ -241,18 +249,21 @@ impl State {
     }
 
     fn change_player_states(&mut self, names: &StateNames) {
-        for name in &names.ends {
+        self.player_states_are_cut |= names.is_cut;
+        for name in names.ends.iter() {
             if let Some(state) = self.player_states.iter_mut().find(|state| state.name == *name) {
                 state.is_open = false;
             }
         }
-        for name in &names.starts {
+        for name in names.starts.iter() {
             if let Some(state) = self.player_states.iter_mut().find(|state| state.name == *name) {
                 state.count += u32::from(!state.is_open);
                 state.is_open = true;
             } else if self.player_states.len() < PLAYER_STATES_MAX {
                 let name = name.clone();
                 self.player_states.push(PlayerState { name, is_open: true, count: 1, time_ms: 0 });
+            } else {
+                self.player_states_are_cut = true;
             }
         }
     }
@@ -266,7 +277,7 @@ impl State {
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        let names: usize = self.player_states.iter().map(|state| state.name.as_str().len()).sum();
+        let names: usize = self.player_states.iter().map(|state| state.name.heap_bytes()).sum();
         self.player_states.heap_bytes() + names
     }
 }
@@ -423,7 +434,7 @@ mod tests {
 
     fn changed(state: &mut State, ends: &[&str], starts: &[&str]) {
         let names = |names: &[&str]| names.iter().copied().map(StateName::new).collect();
-        let names = StateNames { ends: names(ends), starts: names(starts) };
+        let names = StateNames { ends: names(ends), starts: names(starts), is_cut: false };
         let mut step = step(E::StatesUpdate, 0, 0.0);
         step.about = Some(Box::new(About::States(names)));
         assert_eq!(state.apply(&step), Effects::default());
@@ -454,6 +465,7 @@ mod tests {
         for name in &names {
             changed(&mut state, &[], &[name]);
         }
+        assert!(state.player_states_are_cut);
         changed(&mut state, &["s0"], &["s10"]);
         assert_eq!(state.player_states.len(), 10);
         changed(&mut state, &["s10"], &["s0"]);

@@ -3,9 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::facts::Facts;
-use super::state::StateName;
+use super::facts::{FACTS_BYTES_MAX, Facts};
+use super::is_default;
+use super::list::{List, allocated};
+use super::state::{PlayerState, StateName};
+use crate::escape;
 use crate::wire::{Event, EventType, PlayerTime};
+
+/// How many player states one event may end, and how many it may begin; a session has ten. What it names beyond
+/// that is not looked at.
+const STATES_MAX: usize = 64;
 
 /// One event of an open session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,10 +48,13 @@ pub enum About {
 /// Player states that end and begin, in this order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StateNames {
-    /// Those that end.
-    pub ends: Vec<StateName>,
-    /// Those that begin.
-    pub starts: Vec<StateName>,
+    /// Those that end, each once.
+    pub ends: List<StateName>,
+    /// Those that begin, each once.
+    pub starts: List<StateName>,
+    /// Whether more were named than are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_cut: bool,
 }
 
 /// What the start of an ad break said.
@@ -54,6 +64,9 @@ pub struct BreakFacts {
     pub name: Option<Box<str>>,
     /// Its place.
     pub pod: Pod,
+    /// Whether it has a name that is too long to keep.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_cut: bool,
 }
 
 /// The place of an ad break in the content, as it was sent.
@@ -68,7 +81,7 @@ pub struct Pod {
 /// The id of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorId {
-    /// The id, which is not empty.
+    /// The id; empty if it is too long to keep.
     pub id: Box<str>,
     /// Whether the error lies outside of the player.
     pub is_external: bool,
@@ -116,9 +129,24 @@ impl Step {
 
     /// The memory that it holds beside itself, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        let readings = self.readings.as_ref().map_or(0, |_| size_of::<Readings>());
+        let readings = self.readings.as_ref().map_or(0, |_| allocated(size_of::<Readings>()));
         let about = self.about.as_ref();
-        readings + about.map_or(0, |about| size_of::<About>() + about.heap_bytes())
+        readings + about.map_or(0, |about| allocated(size_of::<About>()) + about.heap_bytes())
+    }
+
+    /// Whether something may begin with it that is listed.
+    pub(super) fn begins_parts(&self) -> bool {
+        matches!(self.about.as_deref(), Some(About::Break(_) | About::Part(_)))
+            || matches!(
+                self.event_type,
+                EventType::AdBreakStart | EventType::AdStart | EventType::ChapterStart
+            )
+    }
+
+    /// Whether it says how well it plays.
+    pub(super) fn tells_quality(&self) -> bool {
+        self.readings.is_some()
+            || matches!(self.event_type, EventType::BitrateChange | EventType::Error)
     }
 }
 
@@ -136,44 +164,73 @@ impl About {
     }
 
     fn heap_bytes(&self) -> usize {
+        // Each may become a player state, which takes more than its name.
         let bytes = |names: &[StateName]| -> usize {
-            names.iter().map(|name| size_of::<StateName>() + name.as_str().len()).sum()
+            names.iter().map(|name| size_of::<PlayerState>() + name.heap_bytes()).sum()
         };
         match self {
             Self::States(names) => bytes(&names.ends) + bytes(&names.starts),
             Self::Break(facts) => facts.heap_bytes(),
             Self::Part(facts) => facts.heap_bytes(),
-            Self::Error(error) => error.id.len(),
+            Self::Error(error) => allocated(error.id.len()),
         }
     }
 }
 
 impl StateNames {
     fn of(event: &Event<'_>) -> Self {
-        let named = event.params.text("media.state.name").map(StateName::new);
-        let one = || named.into_iter().collect();
-        let list = |key| event.params.state_names(key).map(StateName::new).collect();
-        match event.event_type {
-            EventType::StateStart => Self { ends: Vec::new(), starts: one() },
-            EventType::StateEnd => Self { ends: one(), starts: Vec::new() },
-            _ => Self { ends: list("statesEnd"), starts: list("statesStart") },
-        }
+        let only = event.params.text("media.state.name").map(StateName::new);
+        let one = || only.into_iter().collect();
+        let mut is_cut = false;
+        let mut list = |key| {
+            let mut names: Vec<StateName> = Vec::new();
+            for name in event.params.state_names(key).map(StateName::new) {
+                if names.contains(&name) {
+                    continue;
+                }
+                if names.len() == STATES_MAX {
+                    is_cut = true;
+                    break;
+                }
+                names.push(name);
+            }
+            names.into_iter().collect()
+        };
+        let (ends, starts) = match event.event_type {
+            EventType::StateStart => (List::default(), one()),
+            EventType::StateEnd => (one(), List::default()),
+            _ => (list("statesEnd"), list("statesStart")),
+        };
+        Self { ends, starts, is_cut }
     }
 }
 
 impl BreakFacts {
     fn of(event: &Event<'_>) -> Self {
         let number = |key| event.params.number(key).cloned();
+        let name = event.params.text("media.ad.podFriendlyName");
+        let kept = name.filter(|name| is_kept(name));
         Self {
-            name: event.params.text("media.ad.podFriendlyName").map(Box::from),
+            is_cut: name.is_some() && kept.is_none(),
+            name: kept.map(Box::from),
             pod: Pod { index: number("media.ad.podIndex"), offset: number("media.ad.podSecond") },
         }
     }
 
+    /// How long its name is as JSON, in bytes.
+    pub(super) fn json_bytes(&self) -> usize {
+        self.name.as_deref().map_or(0, escape::json_bytes)
+    }
+
     /// The memory that it holds beside itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.name.as_ref().map_or(0, |name| name.len())
+        self.name.as_ref().map_or(0, |name| allocated(name.len()))
     }
+}
+
+/// Whether a text is short enough to be kept as long as its session.
+fn is_kept(text: &str) -> bool {
+    escape::json_bytes(text) <= FACTS_BYTES_MAX
 }
 
 impl ErrorId {
@@ -184,6 +241,7 @@ impl ErrorId {
         };
         let id = text("media.qoe.errorID", "media.errorId").filter(|id| !id.is_empty())?;
         let source = text("media.qoe.errorSource", "media.errorSource");
+        let id = if is_kept(id) { id } else { "" };
         Some(Self { id: id.into(), is_external: source == Some("external") })
     }
 }
@@ -229,7 +287,7 @@ mod tests {
             Step::of(&Event::parse(body.as_bytes(), Rules::default()).unwrap(), body.as_bytes())
         };
         let names = |step: Step| {
-            let text = |names: Vec<StateName>| -> Vec<String> {
+            let text = |names: List<StateName>| -> Vec<String> {
                 names.iter().map(|name| name.as_str().to_owned()).collect()
             };
             step.about.map(|about| match *about {

@@ -70,6 +70,14 @@ impl<'a> Event<'a> {
     pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
         validate::event(read(body)?, rules)
     }
+
+    /// Reads a body that was accepted once. It is held to no bound that came later, nor to what was required then.
+    ///
+    /// # Errors
+    /// Every violation of the body, in document order.
+    pub fn accepted(body: &'a [u8]) -> Result<Self, Violations> {
+        validate::event(read_accepted(body)?, Rules::ACCEPTED)
+    }
 }
 
 /// The body of a `sessionStart`.
@@ -89,6 +97,14 @@ impl<'a> Start<'a> {
     pub fn parse(body: &'a [u8], rules: Rules) -> Result<Self, Violations> {
         validate::session_start(read(body)?, rules)
     }
+
+    /// Reads a body that was accepted once: see [`Event::accepted`].
+    ///
+    /// # Errors
+    /// Every violation of the body, in document order.
+    pub fn accepted(body: &'a [u8]) -> Result<Self, Violations> {
+        validate::session_start(read_accepted(body)?, Rules::ACCEPTED)
+    }
 }
 
 /// One event of a session that a player stored and sends whole.
@@ -107,6 +123,8 @@ pub enum StoredForm {
     Downloaded,
     /// To that of sessions, which is deprecated: `media.downloaded` must be true.
     Sessions,
+    /// Nowhere: it was accepted once, so its events are held to no bound of members.
+    Accepted,
 }
 
 /// Why a stored session is not taken.
@@ -141,6 +159,10 @@ pub fn parse_stored<'a>(
 
 fn read(body: &[u8]) -> Result<parse::Node<'_>, Violations> {
     parse::parse(body).map_err(|unsound| Violations::unreadable(unsound.to_string()))
+}
+
+fn read_accepted(body: &[u8]) -> Result<parse::Node<'_>, Violations> {
+    parse::parse_accepted(body).map_err(|unsound| Violations::unreadable(unsound.to_string()))
 }
 
 /// The member `playerTime`.

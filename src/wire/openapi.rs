@@ -533,7 +533,7 @@ fn all_schemas(schemas: Schemas) -> Map<String, Value> {
 /// The name of the schema of the start of a stored session.
 fn stored_start_name(form: StoredForm) -> &'static str {
     match form {
-        StoredForm::Downloaded => "storedStart",
+        StoredForm::Downloaded | StoredForm::Accepted => "storedStart",
         StoredForm::Sessions => "storedStartThatSaysSo",
     }
 }

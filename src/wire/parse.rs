@@ -150,9 +150,20 @@ pub(super) struct Overfull(usize);
 /// [`Unsound`] at the first fault. Members named twice in the objects that a rule looks into are
 /// left for that rule, which can name every one of them.
 pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
+    parse_within(body, Budget::of(body.len()))
+}
+
+/// Reads one body that was accepted before, whatever bound there was then.
+///
+/// # Errors
+/// See [`parse`].
+pub(super) fn parse_accepted(body: &[u8]) -> Result<Node<'_>, Unsound> {
+    parse_within(body, Budget::without_bound())
+}
+
+fn parse_within(body: &[u8], mut budget: Budget) -> Result<Node<'_>, Unsound> {
     let text = text_of(body)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let mut budget = Budget::of(text.len());
     let root = Reader { place: Place::Root, depth: 0, budget: &mut budget };
     let unsound = |error| Unsound::json(text, error);
     let root = root.deserialize(&mut deserializer).map_err(unsound)?;
@@ -162,19 +173,20 @@ pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, Unsound> {
 }
 
 /// Reads a body that is an array, and hands on its items one after the other, so that only one is held at
-/// a time, until it is broken off.
+/// a time, until it is broken off. Of a body that was accepted before, an item may have any number of members.
 ///
 /// # Errors
 /// [`Unsound`] at the first fault, after the items before it were handed on. What follows where it was
 /// broken off is not looked at.
 pub(super) fn each_item<'a>(
     body: &'a [u8],
+    was_accepted: bool,
     take: impl FnMut(Result<Node<'a>, Overfull>) -> ControlFlow<()>,
 ) -> Result<(), Unsound> {
     let text = text_of(body)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut is_broken_off = false;
-    let event_bytes_max = text.len().min(STORED_EVENT_BYTES_MAX);
+    let event_bytes_max = (!was_accepted).then(|| text.len().min(STORED_EVENT_BYTES_MAX));
     let items = Items { take, event_bytes_max, is_broken_off: &mut is_broken_off };
     let read = deserializer.deserialize_seq(items);
     if is_broken_off {
@@ -212,7 +224,8 @@ fn packing_of(body: &[u8]) -> Option<&'static str> {
 /// Reads the items of an array, each as the body of an event.
 struct Items<'b, F> {
     take: F,
-    event_bytes_max: usize,
+    /// None if there is no bound.
+    event_bytes_max: Option<usize>,
     is_broken_off: &'b mut bool,
 }
 
@@ -228,7 +241,7 @@ where
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         loop {
-            let mut budget = Budget::of(self.event_bytes_max);
+            let mut budget = self.event_bytes_max.map_or_else(Budget::without_bound, Budget::of);
             let reader = Reader { place: Place::Root, depth: 1, budget: &mut budget };
             let Some(item) = items.next_element_seed(reader)? else { return Ok(()) };
             if (self.take)(budget.check().map(|()| item)).is_break() {
@@ -259,6 +272,11 @@ impl Budget {
         let inside_max = body_bytes / INSIDE_BYTES_MIN + SPARE;
         let members = Count::of(body_bytes / MEMBER_BYTES_MIN + SPARE);
         Self { members, inside: Count::of(inside_max), inside_max, seen: 0 }
+    }
+
+    fn without_bound() -> Self {
+        let all = || Count::of(usize::MAX);
+        Self { members: all(), inside: all(), inside_max: usize::MAX, seen: 0 }
     }
 
     /// The count that members and items at this place belong to.

@@ -74,7 +74,7 @@ pub(super) fn stored<'a>(
         return Err(NotStored::Invalid(found));
     }
     let mut events = 0;
-    let read = parse::each_item(body, |item| {
+    let read = parse::each_item(body, form == StoredForm::Accepted, |item| {
         let place = Pointer::Root.item(events);
         let endpoint = if events == 0 { Endpoint::StoredFirst(form) } else { Endpoint::Stored };
         events += 1;

@@ -500,7 +500,11 @@ async fn the_memory_of_bodies_that_arrive_is_bounded() {
 
 #[tokio::test]
 async fn the_memory_of_live_sessions_bounds_stored_ones_too() {
-    let server = TestServer::with(|config| config.live.bytes_max = Size::mib(1)).await;
+    let server = TestServer::with(|config| {
+        config.live.bytes_max = Size::mib(1);
+        config.memory.client_share = 1.0;
+    })
+    .await;
     // What the session holds in the end counts, not what came: the ids of its ads are in its report.
     let mut ad_break = event("adBreakStart", 0);
     ad_break["params"] = json!({"media.ad.podIndex": 1, "media.ad.podSecond": 0});

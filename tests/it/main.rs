@@ -4,6 +4,7 @@
 
 mod admin;
 mod backup;
+mod bounds;
 mod certificates;
 mod clock;
 mod commands;

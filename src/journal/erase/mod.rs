@@ -627,7 +627,7 @@ impl Site<'_> {
         let held: Vec<_> = ids.as_slice().iter().copied().filter(is_held).collect();
         for ids in held.chunks(DROPPED_AT_ONCE) {
             let record = Content::Erased { count: 1, until_ms: None, erased_ms };
-            let record = Encoded::new(record);
+            let record = Encoded::short(record);
             loop {
                 let appended = journal.append(&record, Change::Erase { ids: ids.to_vec() });
                 if appended.is_ok_and(|committed| matches!(committed.blocking_recv(), Ok(Ok(_)))) {

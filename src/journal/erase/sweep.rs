@@ -253,7 +253,7 @@ impl Run {
 
     fn write(&self, anew: &mut Anew<'_>, erased_ms: u64) -> io::Result<()> {
         let until_ms = Some(self.until_ms).filter(|until_ms| *until_ms != self.received_ms);
-        let record = Encoded::new(Content::Erased { count: self.count, until_ms, erased_ms });
+        let record = Encoded::short(Content::Erased { count: self.count, until_ms, erased_ms });
         let mut line = Vec::new();
         record.write_line(&mut line, self.first_seq, self.received_ms);
         anew.add(&line)

@@ -340,10 +340,10 @@ proptest! {
             while !eraser.is_finished() {
                 for id in &ids {
                     let body = body_of("ping", clock.now_ms(), 1);
-                    let record = Encoded::new(Content::Event { sid: *id, body: body.as_bytes().into() });
+                    let record = Encoded::new(Content::Event { sid: *id, body: body.as_bytes().into() }).unwrap();
                     let rules = Rules { profile: Profile::Open, strict: false };
                     let step = Step::of(&Event::parse(body.as_bytes(), rules).unwrap(), record.body());
-                    drop(journal.append(&record, Change::Event { id: *id, step }));
+                    drop(journal.append(&record, Change::Event { id: *id, step, room: None }));
                 }
                 if disk.is_broken() {
                     journal.close();

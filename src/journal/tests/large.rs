@@ -264,7 +264,7 @@ fn a_large_report_whose_session_is_erased_while_it_waits_is_not_written() {
     rig.writer.turn();
     let report = |rig: &Rig| {
         let json = format!("{{\"a\":\"{}\"}}", "x".repeat(MIB)).into_bytes();
-        let (record, change) = (Detached::report(id, json), Change::Report { id });
+        let (record, change) = (Detached::report(id, json).unwrap(), Change::Report { id });
         rig.journal.append_large(&mut Ticket::default(), record, change).unwrap()
     };
     let mut reported = report(&rig);
@@ -299,7 +299,7 @@ fn a_stored_session_that_is_read_before_the_terms_are_written_is_folded_under_th
     assert!(rig.writer.turn());
     let id = rig.mint();
     let change = Change::Batch { id, session, room: None };
-    let record = Detached::batch(id, None, None, &body);
+    let record = Detached::batch(id, None, None, &body).unwrap();
     rig.journal.append_large(&mut Ticket::default(), record, change).unwrap();
     rig.writer.turn();
     let counts = rig.live.ended(id).unwrap().counts;

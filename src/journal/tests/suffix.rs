@@ -140,7 +140,7 @@ fn as_older(disk: &SimDisk) -> SimDisk {
                         Content::Settings { terms, paused_ms: None, set_back_ms: 0 }
                     };
                     terms_before = terms;
-                    Encoded::new(content).write_line(&mut text, seq, received_ms);
+                    Encoded::short(content).write_line(&mut text, seq, received_ms);
                 }
                 _ => text.extend_from_slice(&[&line[..], b"\n"].concat()),
             }
