@@ -10,8 +10,11 @@ mod deadlines;
 
 mod owners;
 
+mod repeats;
+
 mod shard;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,16 +22,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use self::bounds::{Bounds, Pressure};
+use self::repeats::Repeats;
 use self::shard::{Ended, Hashed, Held, Shard};
 use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{
-    CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms,
+    BodyHash, CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms,
 };
 use crate::size::Size;
 
 pub use self::bounds::Room;
 pub use self::owners::Owner;
+pub use self::repeats::{Remembered, RememberedStored, SavedRepeats};
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
@@ -89,6 +94,7 @@ pub struct Live {
     bounds: Arc<Bounds>,
     shards: Box<[Mutex<Shard>]>,
     progress: Mutex<Progress>,
+    repeats: Mutex<Repeats>,
     /// The shard that is looked at next for sessions that may be evicted.
     next_eviction: AtomicUsize,
 }
@@ -129,6 +135,7 @@ impl Live {
             next_eviction: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             progress: Mutex::default(),
+            repeats: Mutex::default(),
         }
     }
 
@@ -210,6 +217,12 @@ impl Live {
     pub fn facts_of(&self, id: SessionId) -> Option<Facts> {
         let shard = self.shard(id).lock();
         shard.sessions.get(&Hashed(id)).map(|held| held.session.opening.facts.clone())
+    }
+
+    /// The stored session of the last hour that has this body, given the time of the server's clock in ms since the
+    /// Unix epoch.
+    pub fn stored_before(&self, hash: BodyHash, now_ms: u64) -> Option<SessionId> {
+        self.repeats.lock().stored(hash, now_ms)
     }
 
     /// The memory that sessions hold, in bytes.
@@ -301,11 +314,13 @@ impl Live {
         seq: u64,
         received_ms: u64,
         id: SessionId,
-        opening: Opening,
+        (opening, hash): (Opening, BodyHash),
         room: Option<Room>,
     ) {
         let progress = self.progress();
-        let session = Session::new(opening, received_ms, progress.up_ms(received_ms));
+        let mut session = Session::new(opening, received_ms, progress.up_ms(received_ms));
+        let first = self.repeats.lock().start(seq, Remembered { hash, id, received_ms });
+        session.repeat_of = first.map(Box::new);
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return;
@@ -320,12 +335,14 @@ impl Live {
         seq: u64,
         received_ms: u64,
         id: SessionId,
-        stored: StoredSession,
+        (stored, hash): (StoredSession, BodyHash),
         room: Option<Room>,
     ) -> bool {
         let progress = self.progress();
         debug_assert_eq!(stored.terms(), progress.terms, "it was folded under other terms");
         let session = stored.received_at(received_ms, progress.up_ms(received_ms));
+        let client = session.opening.facts.address_hash();
+        self.repeats.lock().store(seq, client, Remembered { hash, id, received_ms });
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return false;
@@ -429,6 +446,8 @@ impl Live {
     /// Folds that sessions are erased. Says how many were live, and how many waited for their report.
     pub(crate) fn erase(&self, seq: u64, ids: &[SessionId]) -> (u64, u64) {
         let (mut live, mut pending) = (0, 0);
+        self.repeats.lock().erase(ids);
+        self.forget_first(ids);
         for id in ids {
             let mut shard = self.shard(*id).lock();
             shard.seq = shard.seq.max(seq);
@@ -444,6 +463,42 @@ impl Live {
             }
         }
         (live, pending)
+    }
+
+    /// The sessions by which a repeat is known, and those that others say they repeat; they may have ended long ago.
+    /// Looks at every session.
+    pub fn remembered_ids(&self) -> BTreeSet<SessionId> {
+        let mut ids = self.repeats.lock().ids();
+        for shard in &self.shards {
+            let Shard { sessions, ended, .. } = &*shard.lock();
+            let live = sessions.values().map(|held| &held.session);
+            let all = live.chain(ended.values().map(|ended| &*ended.session));
+            ids.extend(all.filter_map(|session| session.repeat_of.as_deref().copied()));
+        }
+        ids
+    }
+
+    /// Sessions that repeat the start of one of these name it no longer.
+    fn forget_first(&self, ids: &[SessionId]) {
+        let ids: BTreeSet<_> = ids.iter().collect();
+        let names = |session: &Session| {
+            session.repeat_of.as_deref().is_some_and(|first| ids.contains(first))
+        };
+        for shard in self.shards.iter().filter(|_| !ids.is_empty()) {
+            let Shard { sessions, ended, .. } = &mut *shard.lock();
+            for held in sessions.values_mut().filter(|held| names(&held.session)) {
+                let before = SESSION_BYTES + held.session.heap_bytes();
+                held.session.repeat_of = None;
+                let after = SESSION_BYTES + held.session.heap_bytes();
+                self.bounds.resize(held.owner, before, after);
+            }
+            for ended in ended.values_mut().filter(|ended| names(&ended.session)) {
+                let before = SESSION_BYTES + ended.session.heap_bytes();
+                Arc::make_mut(&mut ended.session).repeat_of = None;
+                let after = SESSION_BYTES + ended.session.heap_bytes();
+                self.bounds.resize(ended.owner, before, after);
+            }
+        }
     }
 
     /// A session that was counted among the live ones waits for its report from now on.
@@ -504,6 +559,27 @@ impl Live {
         SavedShard { seq, sessions }
     }
 
+    /// What tells that a session was sent again, for a checkpoint.
+    pub fn save_repeats(&self) -> SavedRepeats {
+        let folded_seq = self.progress().seq;
+        self.repeats.lock().save(folded_seq)
+    }
+
+    /// Restores which record is included in what tells that a session was sent again.
+    pub(crate) fn restore_repeats(&self, seq: u64) {
+        self.repeats.lock().restore(seq);
+    }
+
+    /// Restores a saved start.
+    pub(crate) fn restore_start(&self, start: Remembered) {
+        self.repeats.lock().add_start(start);
+    }
+
+    /// Restores a stored session by which a repeat is known.
+    pub(crate) fn restore_stored(&self, stored: RememberedStored) {
+        self.repeats.lock().add_stored(stored);
+    }
+
     /// Restores one saved session.
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
         self.bounds.begin(SESSION_BYTES + session.heap_bytes());
@@ -527,6 +603,7 @@ impl Live {
             *shard.lock() = Shard::default();
         }
         self.bounds.clear();
+        *self.repeats.lock() = Repeats::default();
         self.restore_progress(Progress::default());
     }
 
@@ -579,7 +656,7 @@ mod tests {
     fn open(live: &Arc<Live>, seq: u64, received_ms: u64, number: u8) -> Result<(), Full> {
         let opening = opening("");
         let room = live.keep_room(opening.heap_bytes(), Owner::default())?;
-        live.open(seq, received_ms, id(number), opening, Some(room));
+        live.open(seq, received_ms, id(number), (opening, BodyHash::of(&[])), Some(room));
         Ok(())
     }
 
@@ -660,7 +737,8 @@ mod tests {
             Arc::new(Live::shared(Settings { sessions_max: 20, ..Settings::default() }, 0.25));
         let open = |number: u8, client: &memory::Client| {
             let room = live.keep_room(0, Owner::of(client)).unwrap();
-            live.open(number.into(), 1_000, id(number), opening(""), Some(room));
+            let hash = BodyHash::of(&[]);
+            live.open(number.into(), 1_000, id(number), (opening(""), hash), Some(room));
         };
         let evictable = |now_ms| {
             let mut found: Vec<_> = (0..32).flat_map(|_| live.evictable(now_ms, 99)).collect();
@@ -678,7 +756,8 @@ mod tests {
         assert_eq!(evictable(16_000), of_one, "those of the client that has more than its share");
         (18..=20).for_each(|number| {
             let room = live.keep_room(0, Owner::of(&two)).unwrap();
-            live.open(u64::from(number) + 1, 14_000, id(number), opening(""), Some(room));
+            let (seq, hash) = (u64::from(number) + 1, BodyHash::of(&[]));
+            live.open(seq, 14_000, id(number), (opening(""), hash), Some(room));
         });
         assert_eq!(evictable(16_000).len(), 16, "now everybody's, but none that is too young");
         assert!(live.close(30, 15_999, id(2), CloseReason::Evicted).is_none(), "too early");
