@@ -152,7 +152,8 @@ struct Segments {
 
 impl Segments {
     fn add(&mut self, content: Content<'_>, received_ms: u64) {
-        Encoded::new(content).write_line(&mut self.lines, self.next_seq, received_ms);
+        let record = Encoded::new(content).expect("it is far from the bound");
+        record.write_line(&mut self.lines, self.next_seq, received_ms);
         self.next_seq += 1;
         if self.lines.len() >= SEGMENT_BYTES {
             self.close(true);

@@ -1,5 +1,7 @@
 //! The first half of a request's way, before the answer: parse, room, append, committed.
 
+mod committing;
+
 mod parsing;
 
 use std::borrow::Cow;
@@ -8,20 +10,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::Rng;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Clock;
 use crate::journal::record::{Content, Detached, Encoded, LINE_BYTES_MAX, TooLong};
-use crate::journal::{Committed, Journal, Unavailable};
+use crate::journal::{Journal, Unavailable};
 use crate::limits::memory::{self, Charge, Kind, OverLimit};
 use crate::limits::{Exceeded, Limits, NotAllowed, REPORT_SUITE, tokens_of_stored};
 use crate::live::{Full, Live, Owner};
 use crate::privacy::{REDACTED_BYTES_MAX, Redactor, Unredacted};
 use crate::processor::{Change, Outcome};
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, NotFolded, Opening, Step, stored_within};
+use crate::session::{BodyHash, CloseReason, NotFolded, Opening, Step, stored_within};
 use crate::size::Size;
-use crate::telemetry::ticket::Ticket;
+use crate::telemetry::ticket::{Fate, Ticket};
 use crate::wire::packed::{NotUnpacked, Packed};
 use crate::wire::{
     Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
@@ -30,6 +32,8 @@ use crate::wire::{
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
+
+use self::committing::{Appended, Committing};
 
 pub use parsing::{Parsing, Slot};
 
@@ -52,6 +56,7 @@ pub struct Collector {
     journal: Journal,
     limits: Arc<Limits>,
     parsing: Parsing,
+    committing: Committing,
     redactor: Option<Arc<Redactor>>,
 }
 
@@ -216,9 +221,9 @@ impl Collector {
         journal: Journal,
         limits: Limits,
     ) -> Self {
-        let parsing = Parsing::default();
+        let (parsing, committing) = (Parsing::default(), Committing::default());
         let limits = Arc::new(limits);
-        Self { key, rules, clock, live, journal, limits, parsing, redactor: None }
+        Self { key, rules, clock, live, journal, limits, parsing, committing, redactor: None }
     }
 
     /// Keeps bodies as this leaves them, from now on.
@@ -292,7 +297,10 @@ impl Collector {
                 let start = Start::accepted(kept).map_err(Refusal::Invalid)?;
                 opening = Opening::of(&start, address, user_agent);
             }
-            let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner(&self.live))?);
+            // It may be the repeat of another start, whose id it then holds.
+            let bytes = opening.heap_bytes() + size_of::<SessionId>();
+            let room = Some(self.live.keep_room(bytes, client.owner(&self.live))?);
+            let address = client.address.clone();
             let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
             let record = Encoded::new(Content::Start {
                 sid: id,
@@ -300,13 +308,16 @@ impl Collector {
                 user_agent: client.user_agent,
                 body: Cow::Borrowed(&kept),
             })?;
-            (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
+            let hash = BodyHash::of_start(record.body(), address.as_deref());
+            let change = Change::Start { id, opening, hash, room };
+            (id, self.journal.append_with(ticket, &record, change)?)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
     }
 
-    /// Takes a stored session: when this returns, it is durable and has ended, or refused.
+    /// Takes a stored session: when this returns, it is durable and has ended, or refused. Of one that was sent again
+    /// nothing is kept, and the id is that of the first.
     pub async fn stored(
         &self,
         body: StoredBody,
@@ -323,6 +334,7 @@ impl Collector {
             rules: self.rules,
             live: Arc::clone(&self.live),
             journal: self.journal.clone(),
+            committing: self.committing.clone(),
             limits: Arc::clone(&self.limits),
             redactor: self.redactor.clone(),
             client: Client {
@@ -354,12 +366,13 @@ impl Collector {
             },
         };
         let result = match appended {
-            Ok(committed) => match committed.await {
-                Ok(committed) => committed.map(|_| id).map_err(Refusal::from),
-                Err(_) => Err(Unavailable::Closed.into()),
-            },
+            Ok(appended) => appended.committed().await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
+        if result.is_ok() {
+            // The ticket is here still if it was sent again: the first has a record.
+            ticket.settle(Fate::Repeated);
+        }
         StoredOutcome { result, body, charge }
     }
 
@@ -480,6 +493,7 @@ struct StoredReading {
     rules: Rules,
     live: Arc<Live>,
     journal: Journal,
+    committing: Committing,
     limits: Arc<Limits>,
     redactor: Option<Arc<Redactor>>,
     client: Client<'static>,
@@ -516,13 +530,13 @@ impl StoredReading {
         }
     }
 
-    /// Reads the events one by one, and appends the session that they make.
+    /// Reads the events one by one, and appends the session that they make, unless it was sent before.
     fn append(
         &self,
         body: &Bytes,
         form: StoredForm,
         ticket: &mut Ticket,
-    ) -> Result<oneshot::Receiver<Committed>, Refusal> {
+    ) -> Result<Appended, Refusal> {
         let client = &self.client;
         self.journal.has_room_for_stored(body.len())?;
         // Whatever comes of it, it is read. The first token its request has taken already.
@@ -552,10 +566,16 @@ impl StoredReading {
         };
         let events = session.events_by_type().iter().sum::<u64>();
         let record = Detached::batch(self.id, address, user_agent, &kept)?;
-        let change = Change::Batch { id: self.id, session: Box::new(session), room: Some(room) };
-        let committed = self.journal.append_large(ticket, record, change)?;
+        let hash = BodyHash::of(&[record.value()]);
+        let before = || self.live.stored_before(hash, self.journal.now_ms());
+        let append = || {
+            let session = Box::new(session);
+            let change = Change::Batch { id: self.id, session, hash, room: Some(room) };
+            Ok::<_, Refusal>(self.journal.append_large(ticket, record, change)?)
+        };
+        let appended = self.committing.append(hash, self.id, before, append)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
-        Ok(committed)
+        Ok(appended)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use crate::journal::record::{Content, Record};
 use crate::live::{EventRoom, Live, Progress, Reported, Room};
 use crate::session::id::SessionId;
-use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
+use crate::session::{BodyHash, CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::labels::{Closed, Kind, Opened};
 use crate::telemetry::series;
 use crate::wire::{Event, EventType, NotStored, Rules, Start, StoredForm, Violations};
@@ -23,6 +23,8 @@ pub enum Change {
         id: SessionId,
         /// What its start said.
         opening: Opening,
+        /// Tells whether it was sent again.
+        hash: BodyHash,
         /// The room that was kept for it; none on replay, where it had room once.
         room: Option<Room>,
     },
@@ -41,6 +43,8 @@ pub enum Change {
         id: SessionId,
         /// The session, folded already but for the time of its receipt.
         session: Box<StoredSession>,
+        /// Tells whether it was sent again.
+        hash: BodyHash,
         /// The room that was kept for it; none on replay.
         room: Option<Room>,
     },
@@ -165,8 +169,8 @@ impl Processor {
     /// Folds one record.
     pub fn fold(&mut self, seq: u64, received_ms: u64, change: Change) -> Outcome {
         let outcome = match change {
-            Change::Start { id, opening, room } => {
-                self.live.open(seq, received_ms, id, opening, room);
+            Change::Start { id, opening, hash, room } => {
+                self.live.open(seq, received_ms, id, (opening, hash), room);
                 self.series.opened.of(Opened::Online).inc();
                 self.series.events.of(EventType::SessionStart).inc();
                 Outcome::Opened
@@ -181,9 +185,9 @@ impl Processor {
                     Outcome::Gone
                 }
             }
-            Change::Batch { id, session, room } => {
+            Change::Batch { id, session, hash, room } => {
                 let (types, counted) = (session.events_by_type(), session.counts());
-                if self.live.store(seq, received_ms, id, *session, room) {
+                if self.live.store(seq, received_ms, id, (*session, hash), room) {
                     self.series.opened.of(Opened::Downloaded).inc();
                     self.series.closed.of(CloseReason::Downloaded.into()).inc();
                     self.series.add_events(types);
@@ -250,7 +254,8 @@ impl Processor {
             Content::Start { sid, client, user_agent, body } => {
                 let start = Start::accepted(&body).map_err(broken)?;
                 let opening = Opening::of(&start, client.as_deref(), user_agent.as_deref());
-                Change::Start { id: sid, opening, room: None }
+                let hash = BodyHash::of_start(&body, client.as_deref());
+                Change::Start { id: sid, opening, hash, room: None }
             }
             Content::Event { sid, body } => {
                 let event = Event::accepted(&body).map_err(broken)?;
@@ -264,7 +269,8 @@ impl Processor {
                         NotStored::Invalid(found) => broken(found),
                         NotStored::TooMany => "it has too many events".to_owned(),
                     })?;
-                Change::Batch { id: sid, session: Box::new(session), room: None }
+                let hash = BodyHash::of(&[&body]);
+                Change::Batch { id: sid, session: Box::new(session), hash, room: None }
             }
             Content::Close { sid, reason } => Change::Close { id: sid, reason },
             Content::Report { sid, .. } => Change::Report { id: sid },

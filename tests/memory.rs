@@ -11,7 +11,7 @@ use mediatally::live::{self, Live, Owner};
 use mediatally::processor::{Change, Outcome, Processor};
 use mediatally::rejects::{Reject, Rejects, Settings};
 use mediatally::session::id::{Key, SessionId};
-use mediatally::session::{Opening, Step};
+use mediatally::session::{BodyHash, Opening, Step};
 use mediatally::wire::{
     Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, Start,
     StoredForm, parse_stored,
@@ -101,9 +101,11 @@ fn held(sessions: u64, metadata: &str, events: &[String]) -> (usize, usize) {
         random[2..].copy_from_slice(&number.to_be_bytes());
         let id = SessionId::mint(&key, 1_000, random);
         let opening = Opening::of(&start, Some("192.0.2.0"), Some("player"));
-        let room = live.keep_room(opening.heap_bytes(), Owner::default()).unwrap();
+        let room = Some(live.keep_room(opening.heap_bytes(), Owner::default()).unwrap());
+        // They are no repeats of one another.
+        let hash = BodyHash::of(&[&number.to_be_bytes()]);
         seq += 1;
-        processor.fold(seq, 1_000, Change::Start { id, opening, room: Some(room) });
+        processor.fold(seq, 1_000, Change::Start { id, opening, hash, room });
         for (body, received_ms) in events.iter().zip(2_000..) {
             let event = Event::parse(body.as_bytes(), OPEN).unwrap();
             let step = Step::of(&event, body.as_bytes());

@@ -4,15 +4,19 @@ use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::table::{CellText, ReportTable, io_error};
-use super::{journal_of, progress_over};
+use super::{Usage, journal_of, progress_over};
 use crate::escape;
 use crate::journal::record::{Content, Record};
 use crate::journal::segment;
+use crate::live::{self, Live};
+use crate::processor::Processor;
+use crate::report::Report;
 use crate::session::CloseReason;
 use crate::session::id::SessionId;
 
@@ -35,6 +39,10 @@ pub(super) struct Options {
     /// with a tab or line end. Without this an apostrophe stands before it. Numbers have none
     #[arg(long)]
     keep_formulas: bool,
+    /// With --kind report: compute each report again, from the records of its session alone and by the rules of this
+    /// version, and say on standard error how many differ from those in the journal. The journal stays as it is
+    #[arg(long)]
+    recompute: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,17 +101,27 @@ pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCod
     let reports_only = !options.kind.is_empty() && options.kind.iter().all(|k| *k == Kind::Report);
     let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
     let text = if options.keep_formulas { CellText::AsItIs } else { CellText::NoFormulas };
+    if options.recompute && !reports_only {
+        return Err(Usage("--recompute needs --kind report, and no other kind".to_owned()).into());
+    }
+    let mut recomputing = options.recompute.then(Recomputing::default);
     let mut out = match Out::new(options.format, reports_only, text, out) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         out => out?,
     };
     let written = segment::each_line(&disk, |segment, line, record| {
         progress.at(segment, line);
-        match record {
-            Ok(record) if wanted(&record, options) => out.put(line.text, &record),
-            _ => Ok(()),
+        let Ok(mut record) = record else { return Ok(()) };
+        let is_wanted = wanted(&record, options);
+        if let Some(recomputing) = &mut recomputing {
+            let Some(report) = recomputing.take(record.clone(), is_wanted) else { return Ok(()) };
+            record.content = report;
         }
+        if is_wanted { out.put(line.text, &record) } else { Ok(()) }
     });
+    if let Some(recomputing) = recomputing {
+        recomputing.tell();
+    }
     match written.and_then(|()| out.finish()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -115,6 +133,61 @@ fn wanted(record: &Record<'_>, options: &Options) -> bool {
     (options.kind.is_empty() || options.kind.contains(&Kind::of(&record.content)))
         && options.since.is_none_or(|since| record.received_ms >= since)
         && options.until.is_none_or(|until| record.received_ms < until)
+}
+
+/// Folds the records again, without a checkpoint, to compute the reports anew.
+struct Recomputing {
+    live: Arc<Live>,
+    processor: Processor,
+    same: u64,
+    different: u64,
+    unknown: u64,
+}
+
+impl Default for Recomputing {
+    fn default() -> Self {
+        let live = Arc::new(Live::new(live::Settings::default()));
+        let processor = Processor::new(Arc::clone(&live));
+        Self { live, processor, same: 0, different: 0, unknown: 0 }
+    }
+}
+
+impl Recomputing {
+    /// Folds a record. Gives the report that it should have, if it has one and its session is known.
+    fn take(&mut self, record: Record<'_>, is_wanted: bool) -> Option<Content<'static>> {
+        let recomputed = match &record.content {
+            Content::Report { sid, report } if is_wanted => {
+                let session = self.live.ended(*sid);
+                let again = session.map(|session| {
+                    serde_json::to_vec(&Report::of(*sid, &session))
+                        .expect("text and finite numbers are JSON")
+                });
+                match &again {
+                    Some(again) if **again == **report => self.same += 1,
+                    Some(_) => self.different += 1,
+                    None => self.unknown += 1,
+                }
+                again.map(|again| Content::Report { sid: *sid, report: again.into() })
+            }
+            _ => None,
+        };
+        let seq = record.seq;
+        if let Err(why) = self.processor.replay(record) {
+            tracing::warn!(seq, why, "a record cannot be folded");
+        }
+        recomputed
+    }
+
+    #[expect(clippy::print_stderr, reason = "standard output has the reports")]
+    fn tell(&self) {
+        let Self { same, different, unknown, .. } = self;
+        eprintln!("{same} reports are as they were recorded, {different} differ");
+        if *unknown > 0 {
+            eprintln!(
+                "{unknown} are left out, because the journal begins after their sessions did"
+            );
+        }
+    }
 }
 
 enum Out<W: Write> {

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::escape;
 use crate::report::Report;
 use crate::session::id::{Key, SessionId};
-use crate::session::{Opening, Session};
+use crate::session::{Opening, Received, Session};
 use crate::wire::{self, Profile, Rules, Start};
 
 /// The parts of a report whose members are columns, in their own order.
@@ -87,7 +87,7 @@ fn empty_report() -> Vec<u8> {
         "media.id":"-","media.length":0,"media.contentType":"","media.playerName":""}}"#;
     let rules = Rules { profile: Profile::Open, strict: false };
     let start = Start::parse(START, rules).expect("it has what is required");
-    let session = Session::new(Opening::of(&start, None, None), 0, 0);
+    let session = Session::new(Opening::of(&start, None, None), Received::at(0, 0));
     let id = SessionId::mint(&Key::new([0; Key::BYTES]), 0, [0; 10]);
     serde_json::to_vec(&Report::of(id, &session)).expect("text and finite numbers are JSON")
 }

@@ -1,7 +1,9 @@
 //! Live sessions saved whole, so that a restart reads only what came after.
 //!
 //! ```text
-//! {"version":2,"saved_ms":…,"progress":{…}}        everything up to progress.seq is in every shard
+//! {"version":4,"saved_ms":…,"progress":{…}}        everything up to progress.seq is in every shard
+//! {"start_sid":"…","hash":"…",…}                   starts and stored sessions of a moment ago
+//! {"stored_sid":"…","hash":"…",…}
 //! {"shard":0,"seq":124}                            this shard includes its records up to seq
 //! {"sid":"…","session":{…}}                        its sessions, by id
 //! …                                                256 shards
@@ -20,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::Ids;
 use super::disk::{Disk, PIECE_BYTES, Paced, write_whole};
 use super::erase::Pace;
-use crate::live::{Live, Progress, SHARDS};
-use crate::session::Session;
+use crate::live::{Live, Progress, Remembered, RememberedStored, SHARDS, SavedRepeats};
 use crate::session::id::SessionId;
+use crate::session::{BodyHash, Session};
 
 pub(super) const PREFIX: &str = "checkpoint-";
 
@@ -35,11 +37,11 @@ const PIECE_PAUSE: Duration = Duration::from_millis(5);
 /// How much is synced at once where that must be fast: a disk that writes 20 MB a second takes 0.2 s for it.
 const FAST_BYTES: usize = 4 << 20;
 
-/// Raised when what is saved changes; a checkpoint of another version is not used.
-const VERSION: u32 = 2;
+/// Raised when what is saved changes; of other versions only that of the last release is used.
+const VERSION: u32 = 4;
 
-/// The version of one that tells of stamps that were set back: one before that knows of no such thing must not use it.
-const VERSION_SET_BACK: u32 = 3;
+/// What the last release saved: its sessions had no time of their own, and nothing told of repeats.
+const VERSION_BEFORE: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -47,6 +49,27 @@ struct Header {
     /// When it was saved, in ms since the Unix epoch by the server's clock: the server was up until then.
     saved_ms: u64,
     progress: Progress,
+    /// The last record that the starts and stored sessions of a moment ago include.
+    #[serde(default)]
+    repeats_seq: u64,
+}
+
+/// A start of a moment ago. The id is the first member, so that it is found without reading the line.
+#[derive(Serialize, Deserialize)]
+struct StartLine {
+    start_sid: SessionId,
+    hash: BodyHash,
+    received_ms: u64,
+}
+
+/// A stored session of a moment ago.
+#[derive(Serialize, Deserialize)]
+struct StoredLine {
+    stored_sid: SessionId,
+    hash: BodyHash,
+    received_ms: u64,
+    seq: u64,
+    client: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -200,21 +223,36 @@ fn write(
 ) -> io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 2));
     let (mut crc, mut count) = (0, 0);
+    let mut put_piece = |piece: &mut Vec<u8>| {
+        if piece.len() >= PIECE_BYTES {
+            crc = crc32c::crc32c_append(crc, piece);
+            put(piece, false)?;
+            piece.clear();
+        }
+        io::Result::Ok(())
+    };
+    // Read before what is saved of shards and repeats, which may then include more, never less.
     let progress = live.progress();
-    let version = if progress.set_back_ms > 0 { VERSION_SET_BACK } else { VERSION };
     let saved_ms = up_until_ms.saturating_sub(progress.set_back_ms);
-    add_line(&mut piece, &Header { version, saved_ms, progress });
+    let SavedRepeats { seq: repeats_seq, starts, stored } = live.save_repeats();
+    add_line(&mut piece, &Header { version: VERSION, saved_ms, progress, repeats_seq });
+    for Remembered { hash, id, received_ms } in starts {
+        add_line(&mut piece, &StartLine { start_sid: id, hash, received_ms });
+        put_piece(&mut piece)?;
+    }
+    for RememberedStored { seq, client, session } in stored {
+        let Remembered { hash, id, received_ms } = session;
+        let stored = StoredLine { stored_sid: id, hash, received_ms, seq, client };
+        add_line(&mut piece, &stored);
+        put_piece(&mut piece)?;
+    }
     for shard in 0..SHARDS {
         let saved = live.save_shard(shard);
         add_line(&mut piece, &ShardLine { shard, seq: saved.seq });
         for (sid, session) in &saved.sessions {
             add_line(&mut piece, &SessionLine { sid: *sid, session });
             count += 1;
-            if piece.len() >= PIECE_BYTES {
-                crc = crc32c::crc32c_append(crc, &piece);
-                put(&piece, false)?;
-                piece.clear();
-            }
+            put_piece(&mut piece)?;
         }
     }
     crc = crc32c::crc32c_append(crc, &piece);
@@ -235,23 +273,37 @@ fn add_line(piece: &mut Vec<u8>, line: &impl Serialize) {
 pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u64, Broken> {
     // Read twice, so that nothing of a damaged one is ever in the map.
     each_line(disk.open(name)?, |_| Ok(()))?;
-    let (mut row, mut saved_ms) = (None, 0);
+    let (mut row, mut saved_ms, mut version) = (None, 0, VERSION);
     let restored = each_line(disk.open(name)?, |line| {
         let wrong = |error: serde_json::Error| Fault::Content(error.to_string());
-        if session_of(line).is_some_and(|id| erased.contains(id)) {
+        if id_of(line).is_some_and(|id| erased.contains(id)) {
             return Ok(());
         }
-        if line.starts_with(b"{\"sid\"") {
-            let SessionLine::<Session> { sid, session } =
+        if line.starts_with(SESSION) {
+            let SessionLine::<Session> { sid, mut session } =
                 serde_json::from_slice(line).map_err(wrong)?;
+            if version < VERSION {
+                session.fill_in();
+            }
             live.restore(sid, session);
+        } else if line.starts_with(START) {
+            let StartLine { start_sid: id, hash, received_ms } =
+                serde_json::from_slice(line).map_err(wrong)?;
+            live.restore_start(Remembered { hash, id, received_ms });
+        } else if line.starts_with(STORED) {
+            let StoredLine { stored_sid: id, hash, received_ms, seq, client } =
+                serde_json::from_slice(line).map_err(wrong)?;
+            let session = Remembered { hash, id, received_ms };
+            live.restore_stored(RememberedStored { seq, client, session });
         } else if row.is_none() {
             let header: Header = serde_json::from_slice(line).map_err(wrong)?;
-            if ![VERSION, VERSION_SET_BACK].contains(&header.version) {
-                let why = format!("version {} is not known", header.version);
+            version = header.version;
+            if ![VERSION, VERSION_BEFORE].contains(&version) {
+                let why = format!("version {version} is not known");
                 return Err(Fault::Content(why));
             }
             live.restore_progress(header.progress);
+            live.restore_repeats(header.repeats_seq);
             saved_ms = header.saved_ms;
             row = Some(0);
         } else {
@@ -296,9 +348,9 @@ pub(super) fn rewrite_without(
     pace: Pace<'_>,
 ) -> Result<bool, Broken> {
     let mut has_any = false;
-    each_session(disk, name, |id, line| {
-        has_any |= goes(id);
-        pace(line.len())
+    each_line(disk.open(name)?, |line| {
+        has_any |= id_of(line).is_some_and(&goes) || first_in(line).is_some_and(&goes);
+        Ok(pace(line.len())?)
     })?;
     if !has_any {
         return Ok(false);
@@ -309,11 +361,18 @@ pub(super) fn rewrite_without(
         let (mut crc, mut sessions) = (0, 0);
         each_line(disk.open(name)?, |line| {
             pace(line.len())?;
-            let id = session_of(line);
-            if id.is_some_and(&goes) {
+            if id_of(line).is_some_and(&goes) {
                 return Ok(());
             }
-            sessions += u64::from(id.is_some());
+            sessions += u64::from(session_of(line).is_some());
+            let cut;
+            let line = match first_in(line) {
+                Some(first) if goes(first) => {
+                    cut = without_first(line);
+                    &cut
+                }
+                _ => line,
+            };
             crc = crc32c::crc32c_append(crc, line);
             Ok(paced.write_all(line)?)
         })?;
@@ -325,9 +384,43 @@ pub(super) fn rewrite_without(
     Ok(true)
 }
 
+/// How lines begin that tell of a session.
+const SESSION: &[u8] = b"{\"sid\":\"";
+const START: &[u8] = b"{\"start_sid\":\"";
+const STORED: &[u8] = b"{\"stored_sid\":\"";
+
 /// The session that a line saves, if it saves one.
 fn session_of(line: &[u8]) -> Option<SessionId> {
-    let digits = line.strip_prefix(b"{\"sid\":\"")?.get(..64)?;
+    id_behind(SESSION, line)
+}
+
+/// The session that a line tells of, if it tells of one.
+fn id_of(line: &[u8]) -> Option<SessionId> {
+    [SESSION, START, STORED].into_iter().find_map(|prefix| id_behind(prefix, line))
+}
+
+/// How a line ends that saves a session whose start repeats that of another: behind this stands an id.
+const FIRST: &[u8] = b",\"repeat_of\":\"";
+const FIRST_END: &[u8] = b"\"}}\n";
+
+/// The session whose start is repeated by the one that a line saves.
+fn first_in(line: &[u8]) -> Option<SessionId> {
+    session_of(line)?;
+    let (_, end) = line.split_at_checked(line.len().checked_sub(first_bytes())?)?;
+    end.ends_with(FIRST_END).then(|| id_behind(FIRST, end)).flatten()
+}
+
+/// The same line without that session.
+fn without_first(line: &[u8]) -> Vec<u8> {
+    [&line[..line.len() - first_bytes()], b"}}\n"].concat()
+}
+
+const fn first_bytes() -> usize {
+    FIRST.len() + 64 + FIRST_END.len()
+}
+
+fn id_behind(prefix: &[u8], line: &[u8]) -> Option<SessionId> {
+    let digits = line.strip_prefix(prefix)?.get(..64)?;
     SessionId::from_path(str::from_utf8(digits).ok()?)
 }
 

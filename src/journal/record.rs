@@ -412,6 +412,11 @@ impl Detached {
         Self { held_bytes: held_bytes + head.len(), head, name, value, value_crc }
     }
 
+    /// The last value as the line has it: the body, or the report.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+
     /// The memory that it keeps from being freed, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes

@@ -33,7 +33,7 @@ use crate::processor::Processor;
 use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::session::id::{Key, SessionId};
-use crate::session::{CloseReason, Opening, Step, StoredSession, Terms, stored};
+use crate::session::{BodyHash, CloseReason, Opening, Step, StoredSession, Terms, stored};
 use crate::telemetry::series::Journal as Series;
 use crate::wire::{Event, Profile, Rules, StoredForm};
 
@@ -140,7 +140,8 @@ impl Rig {
         let rules = Rules { profile: Profile::Open, strict: false };
         let opening = Opening::of(&crate::wire::Start::parse(body, rules).unwrap(), None, None);
         let room = Some(self.live.keep_room(opening.heap_bytes(), Owner::default()).unwrap());
-        Ok((id, self.journal.append(&record, Change::Start { id, opening, room })?))
+        let hash = BodyHash::of_start(record.body(), None);
+        Ok((id, self.journal.append(&record, Change::Start { id, opening, hash, room })?))
     }
 
     /// A stored session.
@@ -177,7 +178,8 @@ impl Rig {
         let (id, session) = (self.mint(), Box::new(self.read_stored(body)));
         let record = Detached::batch(id, None, None, body).unwrap();
         let room = Some(self.live.keep_room(session.heap_bytes(), Owner::default()).unwrap());
-        let change = Change::Batch { id, session, room };
+        let hash = BodyHash::of(&[record.value()]);
+        let change = Change::Batch { id, session, hash, room };
         Ok((id, self.journal.append_large(&mut Ticket::default(), record, change)?))
     }
 
@@ -446,7 +448,8 @@ fn a_slow_sync_is_waited_for_while_the_next_group_grows() {
             let id = SessionId::mint(&Key::new([9; 32]), clock.now_ms(), [number; 10]);
             let body = BODY.into();
             let content = Content::Start { sid: id, client: None, user_agent: None, body };
-            let change = Change::Start { id, opening: opening(), room: None };
+            let hash = BodyHash::of_start(BODY, None);
+            let change = Change::Start { id, opening: opening(), hash, room: None };
             pending.push((id, journal.append(&Encoded::new(content).unwrap(), change).unwrap()));
         }
         assert!(pending.iter_mut().all(|(_, committed)| committed.try_recv().is_err()));
@@ -1207,9 +1210,12 @@ fn hold_to_promises(rig: &Rig, crash: Option<usize>, terms: Terms, history: &His
     rig
 }
 
+/// What a checkpoint says of sessions, and of those by which repeats are known.
 fn sessions_of(live: &Live) -> Vec<String> {
+    const OF_SESSIONS: [&str; 3] = ["{\"sid\"", "{\"start_sid\"", "{\"stored_sid\""];
     let text = String::from_utf8(checkpoint::to_bytes(live)).unwrap();
-    text.lines().filter(|line| line.starts_with("{\"sid\"")).map(str::to_owned).collect()
+    let of_session = |line: &&str| OF_SESSIONS.iter().any(|begin| line.starts_with(begin));
+    text.lines().filter(of_session).map(str::to_owned).collect()
 }
 
 proptest! {
@@ -1250,7 +1256,8 @@ mod schedule {
                         let body = BODY.into();
                         let content =
                             Content::Start { sid: id, client: None, user_agent: None, body };
-                        let change = Change::Start { id, opening: opening(), room: None };
+                        let hash = BodyHash::of_start(BODY, None);
+                        let change = Change::Start { id, opening: opening(), hash, room: None };
                         let Ok(mut committed) =
                             journal.append(&Encoded::new(content).unwrap(), change)
                         else {

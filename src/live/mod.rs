@@ -10,8 +10,11 @@ mod deadlines;
 
 mod owners;
 
+mod repeats;
+
 mod shard;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,18 +22,21 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use self::bounds::{Bounds, Pressure};
+use self::repeats::Repeats;
 use self::shard::{Ended, Hashed, Held, Shard};
 use crate::clock::{DOUBT_MS, STEP_MS};
 use crate::limits::memory;
 use crate::session::id::SessionId;
 use crate::session::{
-    CloseReason, Closing, Counts, Facts, Opening, Session, Step, StoredSession, Terms, growth_bytes,
+    BodyHash, CloseReason, Closing, Counts, Facts, Opening, Received, Session, Step, StoredSession,
+    Terms, growth_bytes,
 };
 use crate::size::Size;
 use crate::wire::EventType;
 
 pub use self::bounds::{EventRoom, Room};
 pub use self::owners::Owner;
+pub use self::repeats::{Remembered, RememberedStored, SavedRepeats};
 
 /// A lock guards a shard for well under a microsecond; this many make two threads rarely meet, and
 /// keep each map small enough that its growth stalls nobody.
@@ -92,6 +98,7 @@ pub struct Live {
     bounds: Arc<Bounds>,
     shards: Box<[Mutex<Shard>]>,
     progress: Mutex<Progress>,
+    repeats: Mutex<Repeats>,
     /// The shard that is looked at next for sessions that may be evicted.
     next_eviction: AtomicUsize,
 }
@@ -164,6 +171,7 @@ impl Live {
             next_eviction: AtomicUsize::new(0),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             progress: Mutex::default(),
+            repeats: Mutex::default(),
         }
     }
 
@@ -257,6 +265,12 @@ impl Live {
         shard.sessions.get(&Hashed(id)).map(|held| held.session.opening.facts.clone())
     }
 
+    /// The stored session of the last hour that has this body, given the time of the server's clock in ms since the
+    /// Unix epoch.
+    pub fn stored_before(&self, hash: BodyHash, now_ms: u64) -> Option<SessionId> {
+        self.repeats.lock().stored(hash, self.progress().running_ms(now_ms))
+    }
+
     /// The memory that sessions hold, in bytes.
     pub fn bytes(&self) -> usize {
         self.bounds.bytes()
@@ -346,11 +360,15 @@ impl Live {
         seq: u64,
         received_ms: u64,
         id: SessionId,
-        opening: Opening,
+        (opening, hash): (Opening, BodyHash),
         room: Option<Room>,
     ) {
         let progress = self.progress();
-        let session = Session::new(opening, received_ms, progress.up_ms(received_ms));
+        let received = progress.received(received_ms);
+        let mut session = Session::new(opening, received);
+        let start = Remembered { hash, id, received_ms: received.running_ms };
+        let first = self.repeats.lock().start(seq, start);
+        session.repeat_of = first.map(Box::new);
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return;
@@ -365,12 +383,15 @@ impl Live {
         seq: u64,
         received_ms: u64,
         id: SessionId,
-        stored: StoredSession,
+        (stored, hash): (StoredSession, BodyHash),
         room: Option<Room>,
     ) -> bool {
         let progress = self.progress();
         debug_assert_eq!(stored.terms(), progress.terms, "it was folded under other terms");
         let session = stored.received_at(received_ms, progress.up_ms(received_ms));
+        let client = session.opening.facts.address_hash();
+        let received_ms = progress.running_ms(received_ms);
+        self.repeats.lock().store(seq, client, Remembered { hash, id, received_ms });
         let mut shard = self.shard(id).lock();
         if !shard.is_new(seq) {
             return false;
@@ -436,8 +457,7 @@ impl Live {
         let Shard { sessions, deadlines, .. } = &mut *shard;
         let held = sessions.get_mut(&Hashed(id))?;
         let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
-        let up_ms = progress.up_ms(received_ms);
-        let heard = held.session.hear(received_ms, up_ms, step, &terms);
+        let heard = held.session.hear(progress.received(received_ms), step, &terms);
         self.bounds.resize(
             held.owner,
             SESSION_BYTES + bytes_before,
@@ -504,6 +524,8 @@ impl Live {
     /// Folds that sessions are erased. Says how many were live, and how many waited for their report.
     pub(crate) fn erase(&self, seq: u64, ids: &[SessionId]) -> (u64, u64) {
         let (mut live, mut pending) = (0, 0);
+        self.repeats.lock().erase(ids);
+        self.forget_first(ids);
         for id in ids {
             let mut shard = self.shard(*id).lock();
             shard.seq = shard.seq.max(seq);
@@ -515,6 +537,42 @@ impl Live {
             }
         }
         (live, pending)
+    }
+
+    /// The sessions by which a repeat is known, and those that others say they repeat; they may have ended long ago.
+    /// Looks at every session.
+    pub fn remembered_ids(&self) -> BTreeSet<SessionId> {
+        let mut ids = self.repeats.lock().ids();
+        for shard in &self.shards {
+            let Shard { sessions, ended, .. } = &*shard.lock();
+            let live = sessions.values().map(|held| &held.session);
+            let all = live.chain(ended.values().map(|ended| &*ended.session));
+            ids.extend(all.filter_map(|session| session.repeat_of.as_deref().copied()));
+        }
+        ids
+    }
+
+    /// Sessions that repeat the start of one of these name it no longer.
+    fn forget_first(&self, ids: &[SessionId]) {
+        let ids: BTreeSet<_> = ids.iter().collect();
+        let names = |session: &Session| {
+            session.repeat_of.as_deref().is_some_and(|first| ids.contains(first))
+        };
+        for shard in self.shards.iter().filter(|_| !ids.is_empty()) {
+            let Shard { sessions, ended, .. } = &mut *shard.lock();
+            for held in sessions.values_mut().filter(|held| names(&held.session)) {
+                let before = SESSION_BYTES + held.session.heap_bytes();
+                held.session.repeat_of = None;
+                let after = SESSION_BYTES + held.session.heap_bytes();
+                self.bounds.resize(held.owner, before, after, None);
+            }
+            for ended in ended.values_mut().filter(|ended| names(&ended.session)) {
+                let before = SESSION_BYTES + ended.session.heap_bytes();
+                Arc::make_mut(&mut ended.session).repeat_of = None;
+                let after = SESSION_BYTES + ended.session.heap_bytes();
+                self.bounds.resize(ended.owner, before, after, None);
+            }
+        }
     }
 
     /// A session that was counted among the live ones waits for its report from now on.
@@ -602,6 +660,27 @@ impl Live {
         SavedShard { seq, sessions }
     }
 
+    /// What tells that a session was sent again, for a checkpoint.
+    pub fn save_repeats(&self) -> SavedRepeats {
+        let folded_seq = self.progress().seq;
+        self.repeats.lock().save(folded_seq)
+    }
+
+    /// Restores which record is included in what tells that a session was sent again.
+    pub(crate) fn restore_repeats(&self, seq: u64) {
+        self.repeats.lock().restore(seq);
+    }
+
+    /// Restores a saved start.
+    pub(crate) fn restore_start(&self, start: Remembered) {
+        self.repeats.lock().add_start(start);
+    }
+
+    /// Restores a stored session by which a repeat is known.
+    pub(crate) fn restore_stored(&self, stored: RememberedStored) {
+        self.repeats.lock().add_stored(stored);
+    }
+
     /// Restores one saved session.
     pub(crate) fn restore(&self, id: SessionId, session: Session) {
         let owner = self.begin(&session, None);
@@ -625,6 +704,7 @@ impl Live {
             *shard.lock() = Shard::default();
         }
         self.bounds.clear();
+        *self.repeats.lock() = Repeats::default();
         self.restore_progress(Progress::default());
     }
 
@@ -646,6 +726,12 @@ impl Progress {
     /// back.
     pub fn up_ms(&self, received_ms: u64) -> u64 {
         self.running_ms(received_ms).saturating_sub(self.paused_ms)
+    }
+
+    /// When something was received that has this stamp.
+    fn received(&self, stamp_ms: u64) -> Received {
+        let (running_ms, up_ms) = (self.running_ms(stamp_ms), self.up_ms(stamp_ms));
+        Received { stamp_ms, running_ms, up_ms }
     }
 
     /// The stamp of an instant of up time, in ms since the Unix epoch.
@@ -700,7 +786,7 @@ mod tests {
     fn open(live: &Arc<Live>, seq: u64, received_ms: u64, number: u8) -> Result<(), Full> {
         let opening = opening("");
         let room = live.keep_room(opening.heap_bytes(), Owner::default())?;
-        live.open(seq, received_ms, id(number), opening, Some(room));
+        live.open(seq, received_ms, id(number), (opening, BodyHash::of(&[])), Some(room));
         Ok(())
     }
 
@@ -792,7 +878,8 @@ mod tests {
             Arc::new(Live::shared(Settings { sessions_max: 20, ..Settings::default() }, 0.25));
         let open = |number: u8, client: &memory::Client| {
             let room = live.keep_room(0, live.owner(client, None)).unwrap();
-            live.open(number.into(), 1_000, id(number), opening(""), Some(room));
+            let hash = BodyHash::of(&[]);
+            live.open(number.into(), 1_000, id(number), (opening(""), hash), Some(room));
         };
         let evictable = |now_ms| {
             let mut found: Vec<_> = (0..32).flat_map(|_| live.evictable(now_ms, 99)).collect();
@@ -810,7 +897,8 @@ mod tests {
         assert_eq!(evictable(16_000), of_one, "those of the client that has more than its share");
         (18..=20).for_each(|number| {
             let room = live.keep_room(0, live.owner(&two, None)).unwrap();
-            live.open(u64::from(number) + 1, 14_000, id(number), opening(""), Some(room));
+            let (seq, hash) = (u64::from(number) + 1, BodyHash::of(&[]));
+            live.open(seq, 14_000, id(number), (opening(""), hash), Some(room));
         });
         assert_eq!(evictable(16_000).len(), 16, "now everybody's, but none that is too young");
         assert!(live.close(30, 15_999, id(2), CloseReason::Evicted).is_none(), "too early");
@@ -887,6 +975,7 @@ mod tests {
         let live = live(Settings { sessions_max: 20, ..Settings::default() });
         for number in 1..=16 {
             let opening = opening_from(Some("192.0.2.0"), "");
+            let opening = (opening, BodyHash::of(&[&[number]]));
             live.open(number.into(), 1_000, id(number), opening, None);
         }
         let keep = |client, address| live.keep_room(0, live.owner(client, Some(address)));
@@ -896,7 +985,7 @@ mod tests {
         live.clear();
         for number in 1..=16 {
             let opening = opening_from(Some("192.0.2.0"), "");
-            live.restore(id(number), Session::new(opening, 1_000, 1_000));
+            live.restore(id(number), Session::new(opening, Received::at(1_000, 1_000)));
         }
         assert_eq!(keep(&one, "192.0.2.0").unwrap_err(), Full::Share);
         assert!(keep(&two, "198.51.100.0").is_ok());

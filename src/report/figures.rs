@@ -53,6 +53,7 @@ pub(super) struct Figures {
     is_downloaded: bool,
     is_federated: bool,
     authorized: bool,
+    unaccounted_time: Seconds,
     seconds_since_last_call: Seconds,
 }
 
@@ -105,6 +106,7 @@ impl Figures {
             is_downloaded: reason(session) == Some(CloseReason::Downloaded),
             is_federated: false,
             authorized: authorized.is_some_and(|text| text.eq_ignore_ascii_case("true")),
+            unaccounted_time: Seconds(metrics.unaccounted_ms),
             seconds_since_last_call: Seconds(silent_ms(session)),
         }
     }

@@ -31,8 +31,9 @@ use self::lists::{Lists, ReportedAd, ReportedBreak, ReportedChapter, ReportedSta
 use crate::session::id::SessionId;
 use crate::session::{CloseReason, Session};
 
-/// The layout of a report; a change that a reader could trip over makes it the next.
-const VERSION: u32 = 1;
+/// The rules by which a report is made; a change that a reader could trip over makes it the next. By the first,
+/// `durationMs` was the difference of two stamps, and silence was playback.
+const VERSION: u32 = 2;
 
 /// What a session was. The fields are written in this order.
 #[derive(Debug, Serialize)]
@@ -44,8 +45,7 @@ pub struct Report<'s> {
     close_reason: Option<CloseReason>,
     start_ts: u64,
     last_event_ts: u64,
-    /// Negative if the player's clock was set back.
-    duration_ms: i64,
+    duration_ms: u64,
     received_first_ms: u64,
     received_last_ms: u64,
     closed_ms: Option<u64>,
@@ -54,6 +54,8 @@ pub struct Report<'s> {
     late_count: u32,
     duplicate_count: u32,
     clock_jumps: u32,
+    implausible_playheads: u32,
+    repeat_of: Option<SessionId>,
     content: Listed<'s>,
     visitor: Listed<'s>,
     analytics: Listed<'s>,
@@ -82,15 +84,14 @@ impl<'s> Report<'s> {
         let facts = Facts::of(session);
         let lists = Lists::of(session, &facts);
         let closing = session.closing.as_deref();
-        let (start_ts, last_event_ts) = (session.opening.player_time.ts, session.last_ts());
         Self {
             version: VERSION,
             session_id: id,
             status: if closing.is_some() { Status::Closed } else { Status::Open },
             close_reason: closing.map(|closing| closing.reason),
-            start_ts,
-            last_event_ts,
-            duration_ms: last_event_ts.cast_signed() - start_ts.cast_signed(),
+            start_ts: session.opening.player_time.ts,
+            last_event_ts: session.last_ts(),
+            duration_ms: session.elapsed_ms(),
             received_first_ms: session.received_ms,
             received_last_ms: session.heard_ms,
             closed_ms: closing.map(|closing| closing.closed_ms),
@@ -98,6 +99,8 @@ impl<'s> Report<'s> {
             late_count: session.counts.late,
             duplicate_count: session.counts.duplicates,
             clock_jumps: session.counts.clock_jumps,
+            implausible_playheads: session.metrics.implausible_playheads,
+            repeat_of: session.repeat_of.as_deref().copied(),
             truncated: truncated(session, &lists, &facts),
             metrics: Figures::of(session, &facts),
             qoe: Qoe::of(session),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::session::id::{Key, SessionId};
-use crate::session::{Closing, Opening, Session, Step, Terms, stored};
+use crate::session::{Closing, Opening, Received, Session, Step, Terms, stored};
 use crate::wire::{Event, Profile, Rules, Start, StoredForm};
 
 /// Bodies need say no more than a report wants.
@@ -43,12 +43,16 @@ impl Played {
         let body = serde_json::to_vec(body).unwrap();
         let Some(session) = &mut self.session else {
             let Ok(start) = Start::parse(&body, self.rules) else { return 400 };
-            self.session = Some(Session::new(opening(&start), arrive_ms, arrive_ms));
+            self.session = Some(Session::new(opening(&start), Received::at(arrive_ms, arrive_ms)));
             return 201;
         };
         let Ok(event) = Event::parse(&body, self.rules) else { return 400 };
         let step = Step::of(&event, &body);
-        if session.hear(arrive_ms, arrive_ms, step, &Terms::default()) { 204 } else { 410 }
+        if session.hear(Received::at(arrive_ms, arrive_ms), step, &Terms::default()) {
+            204
+        } else {
+            410
+        }
     }
 
     /// Closes the session by the deadline that comes first.
@@ -104,7 +108,13 @@ fn every_scenario_of_the_specification_gives_its_report() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let scenario: Value = serde_json::from_str(&text).unwrap();
         let name = scenario["name"].as_str().unwrap();
-        same(name, &scenario["expect"], &report_of_scenario(&scenario));
+        let report = report_of_scenario(&scenario);
+        same(name, &scenario["expect"], &report);
+        for (path, range) in scenario["between"].as_object().into_iter().flatten() {
+            let found = report.pointer(&format!("/{}", path.replace('.', "/"))).unwrap();
+            let (found, [low, high]) = (found.as_f64(), [0, 1].map(|end| range[end].as_f64()));
+            assert!(low <= found && found <= high, "{name}: {path} is {found:?}");
+        }
         read += 1;
     }
     assert!(read >= 17);
@@ -115,7 +125,8 @@ fn report_of_scenario(scenario: &Value) -> Value {
     events.sort_by_key(|event| event["arrive_ms"].as_u64());
     let stamped = |event: &Value| {
         let mut body = event["body"].clone();
-        body["playerTime"]["ts"] = (T_MS + event["at_ms"].as_u64().unwrap()).into();
+        let right = || T_MS.cast_signed() + event["at_ms"].as_i64().unwrap();
+        body["playerTime"]["ts"] = event["ts"].as_i64().unwrap_or_else(right).into();
         body
     };
     let arrives_ms = |event: &Value| T_MS + event["arrive_ms"].as_u64().unwrap();
@@ -198,11 +209,12 @@ fn a_report_has_the_documented_layout() {
     ];
     let session = Played::of(&bodies, OPEN).closed();
     let expected = concat!(
-        r#"{"version":1,"sessionId":"SID","status":"closed","closeReason":"sessionEnd","#,
+        r#"{"version":2,"sessionId":"SID","status":"closed","closeReason":"sessionEnd","#,
         r#""startTs":1700000000000,"lastEventTs":1700000018500,"durationMs":18500,"#,
         r#""receivedFirstMs":1700000000000,"receivedLastMs":1700000018500,"#,
         r#""closedMs":1700000019000,"client":{"address":"192.0.2.0","userAgent":"player/1"},"#,
         r#""eventCount":9,"lateCount":0,"duplicateCount":0,"clockJumps":0,"#,
+        r#""implausiblePlayheads":0,"repeatOf":null,"#,
         r#""content":{"media.id":"c","media.length":60.0,"media.contentType":"vod","#,
         r#""media.streamType":"video","media.playerName":"p"},"#,
         r#""visitor":{"appInstallationId":"app"},"#,
@@ -218,7 +230,7 @@ fn a_report_has_the_documented_layout() {
         r#""hasPauseImpactedStreams":false,"adBreakCount":1,"adCount":1,"adCompletes":1,"#,
         r#""adSkips":0,"adTimePlayed":5.5,"chapterCount":1,"chapterCompletes":0,"#,
         r#""chapterSkips":0,"chapterTimePlayed":2,"estimatedStreams":1,"isDownloaded":false,"#,
-        r#""isFederated":false,"authorized":false,"secondsSinceLastCall":0},"#,
+        r#""isFederated":false,"authorized":false,"unaccountedTime":0,"secondsSinceLastCall":0},"#,
         r#""qoe":{"bitrateAverage":0,"bitrateAverageBucket":"0-99","bitrateChangeCount":0,"#,
         r#""hasBitrateChangeImpactedStreams":false,"droppedFrames":0,"#,
         r#""hasDroppedFrameImpactedStreams":false,"bufferCount":0,"bufferTime":0,"#,
@@ -501,37 +513,291 @@ fn a_copy_of_an_open_session_has_what_waits_and_the_session_goes_on() {
 
 #[test]
 fn a_stored_session_ends_at_its_end_and_its_time_is_not_held_to_its_receipt() {
-    let days_ms = 3 * 86_400_000;
+    let day_ms = 86_400_000;
     let bodies = [
         start(9.0),
         event(10, "play", 0.0),
-        event(days_ms, "pauseStart", 5.0),
+        event(5_010, "pauseStart", 5.0),
+        event(day_ms, "ping", 5.0),
         event(5, "play", 5.0),
-        event(days_ms + 1_000, "sessionEnd", 6.0),
-        event(days_ms + 9_000, "sessionComplete", 9.0),
-        event(days_ms + 9_000, "sessionEnd", 9.0),
+        event(day_ms + 1_000, "sessionEnd", 6.0),
+        event(day_ms + 9_000, "sessionComplete", 9.0),
+        event(day_ms + 9_000, "sessionEnd", 9.0),
     ]
     .map(|(_, body)| body);
-    let expected = json!({"closeReason": "downloaded", "status": "closed", "eventCount": 5,
-        "lateCount": 1, "clockJumps": 0, "durationMs": days_ms + 1_000, "closedMs": 77,
+    let expected = json!({"closeReason": "downloaded", "status": "closed", "eventCount": 6,
+        "lateCount": 1, "clockJumps": 0, "durationMs": day_ms + 1_000, "closedMs": 77,
         "receivedFirstMs": 77, "receivedLastMs": 77,
-        "metrics": {"isDownloaded": true, "isCompleted": false, "pauseTime": 0, "timePlayed": 259_200.99,
-            "secondsSinceLastCall": 0}});
+        "metrics": {"isDownloaded": true, "isCompleted": false, "pauseTime": 86_394.99, "timePlayed": 6,
+            "unaccountedTime": 0, "secondsSinceLastCall": 0}});
     same("report", &expected, &stored_report_of(77, &bodies));
 }
 
+/// The bodies of a stored session: the start, and others that are stamped so many ms after it.
+fn stored_bodies(events: &[(i64, &str, f64)]) -> Vec<Value> {
+    let others = events.iter().map(|(at_ms, event_type, playhead)| {
+        let ts = T_MS.cast_signed() + at_ms;
+        json!({"eventType": event_type, "playerTime": {"ts": ts, "playhead": playhead}})
+    });
+    std::iter::once(start(600.0).1).chain(others).collect()
+}
+
 #[test]
-fn a_clock_that_is_set_back_may_make_the_duration_negative_and_no_time() {
-    let mut set_back = event(3_000, "ping", 2.0);
-    set_back.1["playerTime"]["ts"] = 1_000_000.into();
-    let mut after = event(4_000, "ping", 3.0);
-    after.1["playerTime"]["ts"] = 1_001_000.into();
-    let bodies = [start(9.0), event(1_000, "play", 0.0), event(2_000, "ping", 1.0)];
-    // Within one window they would be sorted.
-    let late = [set_back, after].map(|(arrive_ms, body)| (arrive_ms + 9_000, body));
-    let expected = json!({"clockJumps": 1, "durationMs": -1_699_998_999_000_i64,
-        "metrics": {"timePlayed": 2}});
-    holds(&[&bodies[..], &late].concat(), &expected);
+fn the_clock_of_a_stored_session_is_set_forward_and_back() {
+    let begin = [(1_000, "play", 0.0), (51_000, "ping", 50.0)];
+    let holds = |more: &[(i64, &str, f64)], expected: &Value| {
+        let report = stored_report_of(1, &stored_bodies(&[&begin[..], more].concat()));
+        same("report", expected, &report);
+    };
+    let decades_ms = 1_600_000_000_000;
+    // What the playhead moved is what was played, up to a minute.
+    holds(
+        &[(decades_ms, "ping", 100.0), (decades_ms + 10_000, "sessionEnd", 110.0)],
+        &json!({"clockJumps": 1, "durationMs": 111_000, "metrics": {"timePlayed": 110}}),
+    );
+    holds(
+        &[(decades_ms, "ping", 200.0)],
+        &json!({"clockJumps": 1, "durationMs": 111_000, "metrics": {"timePlayed": 110}}),
+    );
+    holds(&[(600_051_000, "ping", 50.0)], &json!({"clockJumps": 1, "durationMs": 51_000}));
+    // Ten minutes may be a silence, and the playhead tells of more.
+    holds(
+        &[(651_000, "ping", 50.5)],
+        &json!({"clockJumps": 0, "durationMs": 651_000,
+            "metrics": {"timePlayed": 50.5, "unaccountedTime": 599.5}}),
+    );
+    holds(&[(900_000, "ping", 500.0)], &json!({"clockJumps": 0, "metrics": {"timePlayed": 899}}));
+    // One that is far behind is late, a second one in a row is the clock.
+    let back_ms = -3_600_000;
+    holds(
+        &[
+            (back_ms, "ping", 60.0),
+            (back_ms + 10_000, "ping", 70.0),
+            (back_ms + 20_000, "ping", 80.0),
+        ],
+        &json!({"clockJumps": 1, "lateCount": 1, "durationMs": 81_000, "metrics": {"timePlayed": 80}}),
+    );
+    holds(
+        &[(back_ms, "ping", 60.0), (50_999, "ping", 51.0), (back_ms, "ping", 60.0)],
+        &json!({"clockJumps": 0, "lateCount": 3, "durationMs": 51_000}),
+    );
+    // Nothing plays, and nothing is made up.
+    holds(
+        &[(52_000, "pauseStart", 51.0), (172_852_001, "play", 51.0), (172_853_001, "ping", 52.0)],
+        &json!({"clockJumps": 1, "durationMs": 53_000, "metrics": {"pauseTime": 0, "timePlayed": 52}}),
+    );
+}
+
+/// The start, and a ping every 10 s from then on, the first with a `play`. From `set_ms` on the clock is set by
+/// `by_ms`.
+fn with_a_clock_set(pings: u64, set_ms: u64, by_ms: i64) -> Vec<(u64, Value)> {
+    let mut bodies = vec![start(600.0), event(10, "play", 0.0)];
+    for number in 1..=pings {
+        let seconds = f64::from(u32::try_from(number * 10).unwrap());
+        bodies.push(event(number * 10_000, "ping", seconds));
+    }
+    for (arrive_ms, body) in &mut bodies {
+        if *arrive_ms >= T_MS + set_ms {
+            let ts = body["playerTime"]["ts"].as_i64().unwrap() + by_ms;
+            body["playerTime"]["ts"] = ts.max(0).into();
+        }
+    }
+    bodies
+}
+
+#[test]
+fn a_clock_that_is_set_back_takes_no_time_and_makes_none() {
+    for by_ms in [-3_600_000, -70_001, -1_600_000_000_000] {
+        let expected = json!({"clockJumps": 1, "lateCount": 2, "durationMs": 100_000,
+            "lastEventTs": T_MS.cast_signed() + 100_000 + by_ms,
+            "metrics": {"timePlayed": 99.99, "uniqueTimePlayed": 100}});
+        holds(&with_a_clock_set(10, 50_000, by_ms), &expected);
+    }
+    // When nothing more comes, two events in ten seconds suffice, but one does not.
+    let expected = json!({"clockJumps": 1, "durationMs": 60_000, "metrics": {"timePlayed": 59.99}});
+    holds(&with_a_clock_set(6, 50_000, -3_600_000), &expected);
+    let expected = json!({"clockJumps": 0, "durationMs": 40_000, "metrics": {"timePlayed": 39.99}});
+    holds(&with_a_clock_set(5, 50_000, -3_600_000), &expected);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_makes_no_time() {
+    for by_ms in [300_001, 3_600_000, 1_600_000_000_000] {
+        let expected = json!({"clockJumps": 1, "durationMs": 100_000,
+            "metrics": {"timePlayed": 99.99, "uniqueTimePlayed": 100}});
+        holds(&with_a_clock_set(10, 50_000, by_ms), &expected);
+    }
+    // Less may be a queue that was sent late. Of a silence the playhead is believed.
+    let expected = json!({"clockJumps": 0, "durationMs": 400_000,
+        "metrics": {"timePlayed": 99.99, "unaccountedTime": 300}});
+    holds(&with_a_clock_set(10, 50_000, 300_000), &expected);
+}
+
+#[test]
+fn what_passed_while_the_clock_was_set_goes_to_what_was_in_force_then() {
+    let hour_ms = 3_600_000;
+    let back = |(arrive_ms, mut body): (u64, Value)| {
+        body["playerTime"]["ts"] = (body["playerTime"]["ts"].as_u64().unwrap() - hour_ms).into();
+        (arrive_ms, body)
+    };
+    let begin = [start(600.0), event(10, "play", 0.0), event(10_000, "ping", 10.0)];
+    let paused = [
+        event(20_000, "pauseStart", 20.0),
+        event(30_000, "ping", 20.0),
+        event(40_000, "play", 20.0),
+        event(50_000, "ping", 30.0),
+    ];
+    let expected = json!({"clockJumps": 1, "durationMs": 50_000,
+        "metrics": {"timePlayed": 29.99, "pauseTime": 20}});
+    holds(&[&begin[..], &paused.map(back)].concat(), &expected);
+    // In an ad, and when nothing more comes.
+    let mut in_ad = vec![ad_break(10_000, 10.0, 1), ad(10_000, 10.0, "a")];
+    in_ad[1].1["params"]["media.ad.length"] = 60.into();
+    in_ad.extend((16..=24).map(|second| event(second * 1_000, "ping", 10.0)).map(back));
+    in_ad.push(back(event(24_500, "adComplete", 10.0)));
+    let expected = json!({"clockJumps": 1, "durationMs": 24_500,
+        "metrics": {"timePlayed": 9.99, "adTimePlayed": 14.5}, "ads": [{"timePlayed": 14.5}]});
+    holds(&[&begin[..], &in_ad].concat(), &expected);
+}
+
+#[test]
+fn a_queue_that_is_sent_in_any_order_is_no_clock() {
+    let mut bodies = with_a_clock_set(30, u64::MAX - T_MS, 0);
+    // Four minutes without a network, and then all of it at once, the newest first.
+    for (arrive_ms, _) in &mut bodies {
+        let at_ms = *arrive_ms - T_MS;
+        if (60_000..=300_000).contains(&at_ms) {
+            *arrive_ms = T_MS + 300_000 + (300_000 - at_ms) / 40;
+        }
+    }
+    bodies.sort_by_key(|(arrive_ms, _)| *arrive_ms);
+    holds(&bodies, &json!({"clockJumps": 0, "durationMs": 300_000}));
+}
+
+#[test]
+fn a_device_that_sleeps_has_played_what_its_playhead_moved() {
+    let silent = |playhead: f64| {
+        [
+            start(9_000.0),
+            event(0, "play", 0.0),
+            event(10_000, "ping", 10.0),
+            event(590_000, "ping", playhead),
+        ]
+    };
+    let expected = |played_s: f64, unaccounted_s: f64| {
+        json!({"durationMs": 590_000, "clockJumps": 0,
+            "metrics": {"timePlayed": played_s, "unaccountedTime": unaccounted_s},
+            "qoe": {"stallCount": 0}})
+    };
+    holds(&silent(10.0), &expected(10.0, 580.0));
+    holds(&silent(10.5), &expected(10.5, 579.5));
+    holds(&silent(299.9), &expected(299.9, 290.1));
+    holds(&silent(300.0), &expected(590.0, 0.0));
+    holds(&silent(9_061.0), &expected(10.0, 580.0));
+    // A pause may last, a buffer does not.
+    for (event_type, pause_s, buffer_s, lost_s) in
+        [("pauseStart", 580, 0, 0), ("bufferStart", 0, 90, 490)]
+    {
+        let bodies = [
+            start(9.0),
+            event(0, "play", 0.0),
+            event(10_000, event_type, 9.0),
+            event(590_000, "play", 9.0),
+        ];
+        let expected = json!({"metrics": {"pauseTime": pause_s, "unaccountedTime": lost_s},
+            "qoe": {"bufferTime": buffer_s}});
+        holds(&bodies, &expected);
+    }
+    // Three still pings are no stall if one of them comes after a silence, and a silence adds nothing to one.
+    let still = |at_ms: u64| event(at_ms, "ping", 10.0);
+    let two = [start(99.0), event(0, "play", 0.0), still(10_000), still(20_000), still(30_000)];
+    let expected = json!({"qoe": {"stallCount": 0}, "metrics": {"unaccountedTime": 91}});
+    holds(&[&two[..], &[still(121_000)]].concat(), &expected);
+    let expected =
+        json!({"qoe": {"stallCount": 1, "stallTime": 30}, "metrics": {"unaccountedTime": 91}});
+    holds(&[&two[..], &[still(40_000), still(131_000)]].concat(), &expected);
+}
+
+#[test]
+fn an_ad_in_which_the_device_sleeps_plays_no_longer_than_it_is() {
+    let bodies = [
+        start(99.0),
+        ad_break(0, 0.0, 1),
+        ad(0, 0.0, "a"),
+        event(2_000, "ping", 0.0),
+        event(102_000, "ping", 0.0),
+        event(103_000, "adComplete", 0.0),
+    ];
+    let expected =
+        json!({"durationMs": 103_000, "metrics": {"adTimePlayed": 5, "unaccountedTime": 98}});
+    holds(&bodies, &expected);
+    let mut unknown = bodies.clone();
+    unknown[2].1["params"]["media.ad.length"] = (-1).into();
+    let expected = json!({"metrics": {"adTimePlayed": 93, "unaccountedTime": 10}});
+    holds(&unknown, &expected);
+}
+
+#[test]
+fn a_playhead_that_cannot_be_in_the_content_moves_no_marker_and_no_segment() {
+    let mut live = start(86_400.0);
+    live.1["params"]["media.contentType"] = "live".into();
+    let bodies = [
+        live,
+        event(0, "play", 50_000.0),
+        event(10_000, "ping", 50_010.0),
+        event(20_000, "ping", 1.7e9),
+        event(30_000, "ping", 1.7e9 + 10.0),
+        event(40_000, "ping", 50_040.0),
+    ];
+    let expected = json!({"implausiblePlayheads": 2,
+        "metrics": {"segment": "[0-5]", "hasProgress10": false, "timePlayed": 40, "uniqueTimePlayed": 20}});
+    holds(&bodies, &expected);
+    let recorded = [
+        start(100.0),
+        event(0, "play", 0.0),
+        event(10_000, "ping", 1e308),
+        event(20_000, "ping", 20.0),
+    ];
+    let expected = json!({"implausiblePlayheads": 1,
+        "metrics": {"segment": "[0-5]", "hasProgress25": false, "timePlayed": 20, "uniqueTimePlayed": 10}});
+    holds(&recorded, &expected);
+    let near = [start(100.0), event(0, "play", 0.0), event(10_000, "ping", 160.0)];
+    holds(&near, &json!({"implausiblePlayheads": 0, "metrics": {"hasProgress95": true}}));
+}
+
+#[test]
+fn pings_where_the_break_began_are_no_stall() {
+    let gap = |playhead: f64| {
+        let mut bodies = vec![start(99.0), event(0, "play", 0.0), event(10_000, "ping", 10.0)];
+        bodies.extend([
+            ad_break(10_000, 10.0, 1),
+            ad(10_000, 10.0, "a"),
+            event(15_000, "adComplete", 10.0),
+        ]);
+        bodies.extend((16..20).map(|second| event(second * 1_000, "ping", playhead)));
+        bodies
+    };
+    holds(&gap(10.0), &json!({"qoe": {"stallCount": 0}, "metrics": {"timePlayed": 14}}));
+    // Elsewhere it has moved, and then stands.
+    holds(
+        &gap(11.0),
+        &json!({"qoe": {"stallCount": 1, "stallTime": 3}, "metrics": {"timePlayed": 11}}),
+    );
+}
+
+#[test]
+fn a_running_report_has_no_time_that_may_yet_be_a_stall() {
+    let bodies = [
+        start(99.0),
+        event(0, "play", 0.0),
+        event(10_000, "ping", 10.0),
+        event(20_000, "ping", 10.0),
+    ];
+    let mut session = Played::of(&bodies, OPEN).session.unwrap();
+    let expected = json!({"durationMs": 20_000, "metrics": {"timePlayed": 10}});
+    same("running", &expected, &json_of(&session.running_copy()));
+    close(&mut session);
+    same("closed", &json!({"metrics": {"timePlayed": 20}}), &json_of(&session));
 }
 
 #[test]
@@ -608,9 +874,9 @@ fn a_session_with_few_events_costs_little() {
         saved.len(),
     );
     println!("a step: {} bytes", size_of::<Step>());
-    assert!(size_of::<Session>() <= 352);
+    assert!(size_of::<Session>() <= 480);
     assert!(size_of::<Step>() <= 48);
-    assert!(size_of::<Session>() + session.heap_bytes() <= 960);
+    assert!(size_of::<Session>() + session.heap_bytes() <= 1_088);
 }
 
 /// Holds what was found to every member of what is expected.

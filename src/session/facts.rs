@@ -86,6 +86,17 @@ impl Facts {
         self.0.get().len()
     }
 
+    /// A listed parameter, if it is a number.
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
+        serde_json::from_str(self.read().params.get(key)?.get()).ok()
+    }
+
+    /// A hash of the client's address, if that is kept.
+    pub(crate) fn address_hash(&self) -> Option<u64> {
+        let hash = blake3::hash(self.read().address?.as_bytes());
+        Some(u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes hold eight")))
+    }
+
     /// The memory that it holds beside itself, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         allocated(self.json_bytes())

@@ -1,25 +1,26 @@
 //! What the viewer got: the running sums that every event moves.
 //!
-//! Time comes from the stamps of events, never from the playhead: there are no seek events, and neither
-//! a rewind nor fast play may distort it. Nothing is added after the last event.
+//! Time comes from the stamps of events, not from the playhead: there are no seek events, and neither
+//! a rewind nor fast play may distort it. Only of a long silence the playhead tells how much was played. Nothing is
+//! added after the last event.
 
 use serde::{Deserialize, Serialize};
 
+use super::in_force::{ActiveAd, InForce, Playing};
 use super::list::allocated;
 use super::parts::Parts;
+use super::place::{self, DAY_S, is_implausible};
 use super::quality::Quality;
 use super::state::{Ad, Effects, Hold, Main, Part, State};
 use super::step::{About, Readings, Step};
 use super::tally::Tally;
+use super::timeline::Behind;
 use super::viewed::Viewed;
 use super::{is_default, is_elsewhere};
-use crate::wire::{Content, EventType, Playhead};
+use crate::wire::{Content, EventType, PlayerTime, Playhead};
 
 /// So many pings that find the playhead where it was are a stall.
 const STILL_PINGS: u8 = 3;
-
-/// The playhead of live content is the second of the day.
-const SECONDS_OF_A_DAY: f64 = 86_400.0;
 
 /// What the ad breaks, ads and chapters take, and how well it played, each without what is in its lists.
 pub(super) const PARTS_BYTES: usize = allocated(size_of::<Parts>());
@@ -31,6 +32,8 @@ pub(super) const QUALITY_BYTES: usize = allocated(size_of::<Quality>());
 pub(crate) struct Metrics {
     /// The playhead of the last processed event.
     playhead: Playhead,
+    /// The playhead of the last processed event that was not late.
+    reference: Playhead,
     /// Content that was played, without stalls.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) content: Tally,
@@ -40,6 +43,9 @@ pub(crate) struct Metrics {
     pub(crate) buffer_ms: u64,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) stall_ms: u64,
+    /// Silence that is not believed to be anything.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) unaccounted_ms: u64,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) pauses: u32,
     #[serde(skip_serializing_if = "is_default")]
@@ -49,6 +55,9 @@ pub(crate) struct Metrics {
     /// Pings in a row that found the playhead where it was; with the third it has stalled.
     #[serde(skip_serializing_if = "is_default")]
     still_pings: u8,
+    /// Playheads that cannot be a place in the content, since it was first played.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) implausible_playheads: u32,
     /// Since the content was first played.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reach: Option<Reach>,
@@ -59,6 +68,17 @@ pub(crate) struct Metrics {
     parts: Option<Box<Parts>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quality: Option<Box<Quality>>,
+}
+
+/// How content that was playing came to an event.
+#[derive(Clone, Copy)]
+struct Play {
+    /// The playhead before.
+    from: Playhead,
+    to: Playhead,
+    is_late: bool,
+    /// It is a ping that may show a stall.
+    is_still_ping: bool,
 }
 
 /// How far into the content the playhead came, in seconds.
@@ -73,23 +93,84 @@ pub(crate) struct Reach {
 impl Metrics {
     /// Begins with the start of a session.
     pub(super) fn new(playhead: Playhead, readings: Option<&Readings>) -> Self {
-        let mut metrics = Self { playhead, ..Self::default() };
+        let mut metrics = Self { playhead, reference: playhead, ..Self::default() };
         metrics.store(readings, false);
         metrics
     }
 
-    /// Gives the time before an event to the state that was in force until then.
-    pub(super) fn pass(&mut self, elapsed_ms: u64, before: &State, content: Content, step: &Step) {
-        match (before.ad, before.main) {
-            (Some(Ad::Playing), _) => self.play_ad(elapsed_ms),
-            (Some(Ad::Paused), _) | (None, Main::Paused) => self.pause_ms += elapsed_ms,
-            (Some(Ad::Buffering), _) | (None, Main::Buffering) => self.buffer_ms += elapsed_ms,
-            (None, Main::Playing) => {
-                self.play(elapsed_ms, content, before.chapter_is_open, step);
-            }
-            (None, Main::Starting | Main::Ended) => {}
+    /// Fills in what the state before did not have.
+    pub(super) fn fill_in(&mut self) {
+        self.reference = self.playhead;
+        if let Some(parts) = &mut self.parts {
+            parts.fill_in(self.playhead);
         }
-        self.playhead = step.player_time.playhead;
+    }
+
+    /// What time goes to in this state.
+    pub(super) fn in_force(&self, state: &State) -> InForce {
+        let clock = || self.parts.as_ref().map(|parts| parts.ad_clock()).unwrap_or_default();
+        let ad = state.ad.map(|ad| ActiveAd { state: ad, clock: clock() });
+        InForce { main: state.main, ad }
+    }
+
+    /// How far the playhead moved forward to `playhead` in a step of so many ms, in ms of the content.
+    pub(super) fn forward_ms(&self, content: Content, playhead: Playhead, step_ms: u64) -> u64 {
+        place::forward_ms(content, self.reference.seconds(), playhead.seconds(), step_ms)
+    }
+
+    /// Gives the time before an event to the state that was in force until then.
+    pub(super) fn pass(
+        &mut self,
+        step_ms: u64,
+        before: &State,
+        content: Content,
+        step: &Step,
+        is_late: bool,
+    ) {
+        let PlayerTime { playhead, .. } = step.player_time;
+        let in_force = self.in_force(before);
+        let believed_ms = self.believed_ms(in_force, content, step_ms, playhead);
+        if !self.give(in_force, believed_ms) {
+            let is_in_break = before.break_is_open
+                && self
+                    .parts
+                    .as_ref()
+                    .is_some_and(|parts| !is_elsewhere(parts.break_playhead(), playhead));
+            let is_still_ping = step.event_type == EventType::Ping
+                && !is_late
+                && believed_ms == step_ms
+                && !is_in_break;
+            let passage = Play { from: self.playhead, to: playhead, is_late, is_still_ping };
+            self.play(believed_ms, content, before.chapter_is_open, passage);
+        }
+        self.playhead = playhead;
+        if !is_late {
+            self.reference = playhead;
+        }
+    }
+
+    /// Gives a part of the step after a row to the state that was in force before an event of the row. The event has
+    /// acted already.
+    pub(super) fn credit(&mut self, step_ms: u64, event: &Behind, content: Content, now: &State) {
+        let (playhead, before) = (event.playhead, self.as_of_now(event.before));
+        let believed_ms = self.believed_ms(before, content, step_ms, playhead);
+        if self.give(before, believed_ms) {
+            return;
+        }
+        let (from, to) = (self.reference, playhead);
+        let passage = Play { from, to, is_late: false, is_still_ping: false };
+        self.play(believed_ms, content, now.chapter_is_open, passage);
+        self.reference = playhead;
+        if self.in_force(now).playing() != Playing::Content {
+            self.settle();
+        }
+    }
+
+    /// The active ad plays no longer than its length from now on, because the clock was set.
+    pub(super) fn cap_ad(&mut self, in_force: InForce) {
+        if let (Some(ad), Some(parts)) = (in_force.ad, &mut self.parts) {
+            parts.cap_ad(ad.clock.number);
+        }
     }
 
     /// Takes what came of an event, given the state after it; of the one before, what main was and whether
@@ -117,7 +198,11 @@ impl Metrics {
             (EventType::Error, Some(About::Error(id))) => self.quality_mut().error(Some(id)),
             (EventType::Error, _) => self.quality_mut().error(None),
             (_, about) if effects.concern_parts() => {
-                self.parts.get_or_insert_default().note(effects, about);
+                let parts = self.parts.get_or_insert_default();
+                parts.note(effects, about);
+                if effects.started == Some(Part::Break) {
+                    parts.begin_break_at(step.player_time.playhead);
+                }
             }
             _ => {}
         }
@@ -153,29 +238,73 @@ impl Metrics {
         self.viewed.heap_bytes() + parts.unwrap_or(0) + quality.unwrap_or(0)
     }
 
-    fn play_ad(&mut self, elapsed_ms: u64) {
-        self.parts.get_or_insert_default().add_ad_time(elapsed_ms);
-        self.change_quality(|quality| quality.weigh(elapsed_ms));
+    /// What was in force, with what its ad has played since, if it is still the last that began.
+    fn as_of_now(&self, mut in_force: InForce) -> InForce {
+        if let (Some(ad), Some(parts)) = (&mut in_force.ad, &self.parts)
+            && ad.clock.number == parts.ad_clock().number
+        {
+            ad.clock = parts.ad_clock();
+        }
+        in_force
+    }
+
+    /// How much of a step is believed, in ms. The rest is not accounted for.
+    fn believed_ms(
+        &mut self,
+        in_force: InForce,
+        content: Content,
+        step_ms: u64,
+        playhead: Playhead,
+    ) -> u64 {
+        let believed_ms =
+            in_force.believed_ms(step_ms, || self.forward_ms(content, playhead, step_ms));
+        if believed_ms < step_ms {
+            self.unaccounted_ms += step_ms - believed_ms;
+            self.cap_ad(in_force);
+        }
+        believed_ms
+    }
+
+    /// Gives time to what is in force. False if that is content that plays: what it is then, the playhead tells.
+    fn give(&mut self, in_force: InForce, ms: u64) -> bool {
+        match (in_force.ad, in_force.main) {
+            (Some(ActiveAd { state: Ad::Playing, clock }), _) => self.play_ad(clock.number, ms),
+            (Some(ActiveAd { state: Ad::Paused, .. }), _) | (None, Main::Paused) => {
+                self.pause_ms += ms;
+            }
+            (Some(ActiveAd { state: Ad::Buffering, .. }), _) | (None, Main::Buffering) => {
+                self.buffer_ms += ms;
+            }
+            (None, Main::Playing) => return false,
+            (None, Main::Starting | Main::Ended) => {}
+        }
+        true
+    }
+
+    fn play_ad(&mut self, number: u32, ms: u64) {
+        self.parts.get_or_insert_default().add_ad_time(number, ms);
+        self.change_quality(|quality| quality.weigh(ms));
     }
 
     /// The content was playing: whether it did, the playhead tells.
-    fn play(&mut self, elapsed_ms: u64, content: Content, in_chapter: bool, step: &Step) {
-        let playhead = step.player_time.playhead;
-        if is_elsewhere(playhead, self.playhead) {
+    fn play(&mut self, ms: u64, content: Content, in_chapter: bool, passage: Play) {
+        let Play { from, to, is_late, is_still_ping } = passage;
+        if is_elsewhere(to, from) {
             self.settle();
             self.still_pings = 0;
-            self.content.add(elapsed_ms);
-            self.change_chapter(in_chapter, |time| time.add(elapsed_ms));
-            self.change_quality(|quality| quality.weigh(elapsed_ms));
-            let (from, to) = (self.playhead.seconds(), playhead.seconds());
-            self.viewed.add_played(content, from, to, elapsed_ms);
+            self.content.add(ms);
+            self.change_chapter(in_chapter, |time| time.add(ms));
+            self.change_quality(|quality| quality.weigh(ms));
+            if !is_late {
+                self.viewed.add_played(content, self.reference.seconds(), to.seconds(), ms);
+            }
         } else if self.still_pings == STILL_PINGS {
-            self.stall_ms += elapsed_ms;
+            self.stall_ms += ms;
         } else {
-            self.content.hold(elapsed_ms);
-            self.change_chapter(in_chapter, |time| time.hold(elapsed_ms));
-            self.change_quality(|quality| quality.hold(elapsed_ms));
-            self.still_pings += u8::from(step.event_type == EventType::Ping);
+            self.content.hold(ms);
+            self.change_chapter(in_chapter, |time| time.hold(ms));
+            self.change_quality(|quality| quality.hold(ms));
+            self.still_pings += u8::from(is_still_ping);
             if self.still_pings == STILL_PINGS {
                 self.stall();
             }
@@ -217,6 +346,10 @@ impl Metrics {
     }
 
     fn reach(&mut self, content: Content, playhead: f64) {
+        if is_implausible(content, playhead) {
+            self.implausible_playheads += 1;
+            return;
+        }
         let began = self.reach.map_or(playhead, |reach| reach.began);
         let at = match content {
             Content::Recorded { .. } => playhead,
@@ -231,6 +364,6 @@ impl Metrics {
 /// How far live content has gone on, which may be over midnight.
 fn distance(began: f64, playhead: f64) -> f64 {
     let distance = playhead - began;
-    let over_midnight = if distance < -SECONDS_OF_A_DAY / 2.0 { SECONDS_OF_A_DAY } else { 0.0 };
+    let over_midnight = if distance < -DAY_S / 2.0 { DAY_S } else { 0.0 };
     (distance + over_midnight).max(0.0)
 }

@@ -32,7 +32,13 @@ mod viewed;
 
 mod parts;
 
+mod in_force;
+
+mod place;
+
 mod quality;
+
+mod recent;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -42,10 +48,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::id::Key;
+use self::id::{Key, SessionId};
 use self::metrics::{Metrics, PARTS_BYTES, QUALITY_BYTES};
+use self::recent::Recent;
 use self::reorder::{WAITING_BYTES, Waiting, Window};
-use self::timeline::{Passage, Timeline};
+use self::timeline::{AfterRow, Passage, ROW_BYTES, Timeline};
 use crate::wire::{EventType, PlayerTime, Playhead};
 
 pub use facts::Facts;
@@ -55,7 +62,7 @@ pub(crate) use parts::{AdEntry, BreakEntry, ChapterEntry, Parts};
 pub(crate) use quality::Quality;
 pub(crate) use state::End;
 pub use state::{Ad as AdState, Main, PlayerState, State, StateName};
-pub use step::{About, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
+pub use step::{About, BodyHash, BreakFacts, ErrorId, Pod, Print, Readings, StateNames, Step};
 pub use stored::{EventsByType, StoredSession};
 
 /// The least and the most that `events_max` may be set to.
@@ -233,6 +240,12 @@ pub struct Session {
     playhead: Playhead,
     timeline: Timeline,
     window: Window,
+    /// The last accepted events.
+    #[serde(default, skip_serializing_if = "Recent::is_empty")]
+    recent: Recent,
+    /// The session whose start was sent again to begin this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) repeat_of: Option<Box<SessionId>>,
 }
 
 /// What a session counts.
@@ -273,31 +286,59 @@ impl Counts {
     }
 }
 
+/// When something was received, in ms.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// By the server's clock, since the Unix epoch.
+    pub stamp_ms: u64,
+    /// As that clock would show if its stamps had never been set back: by it receipts are compared.
+    pub running_ms: u64,
+    /// In up time.
+    pub up_ms: u64,
+}
+
+impl Received {
+    /// By a clock that was never set back.
+    pub const fn at(stamp_ms: u64, up_ms: u64) -> Self {
+        Self { stamp_ms, running_ms: stamp_ms, up_ms }
+    }
+}
+
 impl Session {
-    /// Begins with its start, received at `received_ms` by the server's clock, `up_ms` in up time.
-    pub fn new(mut opening: Opening, received_ms: u64, up_ms: u64) -> Self {
+    /// Begins with its start.
+    pub fn new(mut opening: Opening, received: Received) -> Self {
+        let Received { stamp_ms, running_ms, up_ms } = received;
         let PlayerTime { playhead, ts } = opening.player_time;
         let readings = opening.readings.take();
         Self {
             opening,
-            received_ms,
+            received_ms: stamp_ms,
             state: State::default(),
             counts: Counts { events: 1, ..Counts::default() },
             metrics: Metrics::new(playhead, readings.as_deref()),
             closing: None,
             started_up_ms: up_ms,
-            heard_ms: received_ms,
+            heard_ms: stamp_ms,
             heard_up_ms: up_ms,
             moved_up_ms: up_ms,
             playhead,
-            timeline: Timeline::new(ts, received_ms),
+            timeline: Timeline::new(ts, running_ms),
             window: Window::default(),
+            recent: Recent::default(),
+            repeat_of: None,
         }
+    }
+
+    /// Goes on from a state that was saved before sessions had a time of their own.
+    pub(crate) fn fill_in(&mut self) {
+        self.timeline.count_from(self.opening.player_time.ts);
+        self.metrics.fill_in();
     }
 
     /// Takes an event, unless the session is over for it: its deadline has come, or it has ended and the
     /// event is none of those that the end may have overtaken. Says whether it was taken.
-    pub fn hear(&mut self, received_ms: u64, up_ms: u64, step: Step, terms: &Terms) -> bool {
+    pub fn hear(&mut self, received: Received, step: Step, terms: &Terms) -> bool {
+        let Received { stamp_ms, running_ms, up_ms } = received;
         let (deadline_up_ms, _) = self.deadline(terms);
         if up_ms >= deadline_up_ms || !self.window.takes(&step) {
             return false;
@@ -307,17 +348,19 @@ impl Session {
             self.moved_up_ms = up_ms;
         }
         self.playhead = playhead;
-        (self.heard_ms, self.heard_up_ms) = (received_ms, up_ms);
+        self.recent.pass(stamp_ms.saturating_sub(self.heard_ms));
+        (self.heard_ms, self.heard_up_ms) = (stamp_ms, up_ms);
         let due = self.window.flush_due(up_ms);
         self.process_all(due);
-        if self.window.holds(step.print) {
+        if self.window.holds(step.print) || self.recent.holds(step.print) {
             self.counts.duplicates += 1;
         } else if self.is_full(terms) && step.event_type != EventType::SessionEnd {
             self.counts.beyond += 1;
         } else {
+            self.recent.add(step.print);
             let first = self.window.flush_full();
             self.process_all(first);
-            let is_moved = self.window.add(received_ms, up_ms, step);
+            let is_moved = self.window.add(running_ms, up_ms, step);
             self.counts.reordered += u32::from(is_moved);
         }
         true
@@ -358,10 +401,12 @@ impl Session {
     /// Ends, because its deadline has come: what still waits is processed.
     pub fn close(&mut self, closing: Closing) {
         self.flush();
+        self.metrics.settle();
         self.closing = Some(Box::new(closing));
     }
 
-    /// The session as it would be if nothing more came, for whoever looks at one that is open.
+    /// The session as it is with all that waits, for whoever looks at one that is open. Time of which it is not known
+    /// yet whether it is a stall is in no sum.
     #[must_use]
     pub fn running_copy(&self) -> Self {
         let mut copy = self.clone();
@@ -372,6 +417,11 @@ impl Session {
     /// The time of the last processed event, in ms by the player's clock.
     pub fn last_ts(&self) -> u64 {
         self.timeline.ts
+    }
+
+    /// Session time: how long it lasted up to the last processed event, in ms.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.timeline.elapsed_ms
     }
 
     /// How long nothing had been heard when it ended, in ms of up time.
@@ -391,6 +441,8 @@ impl Session {
             + self.window.heap_bytes()
             + self.state.heap_bytes()
             + self.metrics.heap_bytes()
+            + self.timeline.heap_bytes()
+            + self.repeat_of.as_ref().map_or(0, |_| size_of::<SessionId>())
             + if makes_parts { PARTS_BYTES } else { 0 }
             + if makes_quality { QUALITY_BYTES } else { 0 }
     }
@@ -398,7 +450,14 @@ impl Session {
     fn flush(&mut self) {
         let all = self.window.close();
         self.process_all(all);
-        self.metrics.settle();
+        if let Some((step_ms, AfterRow { row, before_ms })) = self.timeline.end_last_row() {
+            self.counts.clock_jumps += 1;
+            self.state.pass(step_ms);
+            self.metrics.cap_ad(row.last.before);
+            for (ms, event) in [(before_ms, &row.first), (step_ms - before_ms, &row.last)] {
+                self.metrics.credit(ms, event, self.opening.content, &self.state);
+            }
+        }
     }
 
     fn process_all(&mut self, waiting: Vec<Waiting>) {
@@ -408,22 +467,33 @@ impl Session {
     }
 
     fn process(&mut self, Waiting { received_ms, step }: Waiting) {
-        let passage = self.timeline.advance(step.player_time.ts, received_ms);
+        let PlayerTime { ts, playhead } = step.player_time;
+        let Self { timeline, metrics, state, .. } = self;
+        let passage = timeline.advance(ts, received_ms, playhead, || metrics.in_force(state));
         self.act(step, passage);
     }
 
     /// Lets an event act: the time before it goes to the state before it, then the state changes, then the
     /// rest is noted.
-    fn act(&mut self, step: Step, (elapsed_ms, passage): (u64, Passage)) {
-        match passage {
+    fn act(&mut self, step: Step, (mut step_ms, passage): (u64, Passage)) {
+        let content = self.opening.content;
+        self.counts.events += 1;
+        self.state.pass(step_ms);
+        match &passage {
             Passage::Onward => {}
             Passage::Late => self.counts.late += 1,
-            Passage::Jump => self.counts.clock_jumps += 1,
+            Passage::Jump(after_row) => {
+                self.counts.clock_jumps += 1;
+                let in_force = self.metrics.in_force(&self.state);
+                self.metrics.cap_ad(in_force);
+                if let Some(AfterRow { row, before_ms }) = after_row {
+                    self.metrics.credit(*before_ms, &row.first, content, &self.state);
+                    step_ms -= before_ms;
+                }
+            }
         }
-        self.counts.events += 1;
-        let content = self.opening.content;
-        self.metrics.pass(elapsed_ms, &self.state, content, &step);
-        self.state.pass(elapsed_ms);
+        let is_late = passage == Passage::Late;
+        self.metrics.pass(step_ms, &self.state, content, &step, is_late);
         let before = (self.state.main, self.state.content_started);
         let effects = self.state.apply(&step);
         self.metrics.act(content, step, effects, before, &self.state);
@@ -438,6 +508,7 @@ impl Session {
 pub fn growth_bytes(step: &Step) -> usize {
     WAITING_BYTES
         + step.heap_bytes()
+        + ROW_BYTES
         + if step.begins_parts() { PARTS_BYTES } else { 0 }
         + if step.tells_quality() { QUALITY_BYTES } else { 0 }
 }

@@ -6,11 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use super::in_force::SILENCE_MS;
 use super::is_default;
 use super::list::List;
 use super::state::{Effects, End, Part};
 use super::step::{About, BreakFacts, Pod};
 use super::tally::Tally;
+use crate::wire::Playhead;
 
 /// How many entries a list takes.
 const ENTRIES_MAX: usize = 1_000;
@@ -37,6 +39,25 @@ pub(crate) struct Parts {
     /// What the entries of all lists say, in bytes of JSON; none if that is not summed up yet.
     #[serde(skip)]
     json_bytes: Option<usize>,
+    /// Where the playhead was when it began, and stands while it lasts.
+    #[serde(default)]
+    break_playhead: Playhead,
+    /// The ad that began last.
+    #[serde(default)]
+    ad_clock: AdClock,
+}
+
+/// How long the ad that began last has played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AdClock {
+    /// Which ad of the session it is, from 1.
+    pub(super) number: u32,
+    /// How long it is, in ms; 0 if that is not known.
+    pub(super) length_ms: u64,
+    /// How long it has played, in ms.
+    pub(super) played_ms: u64,
+    /// Whether it plays no longer than its length, because time was made up for it.
+    pub(super) is_capped: bool,
 }
 
 /// How often something was played to its end, and skipped.
@@ -98,12 +119,48 @@ impl Parts {
         }
     }
 
-    /// Gives time to the ad that is active.
-    pub(super) fn add_ad_time(&mut self, elapsed_ms: u64) {
+    /// The ad that began last, and how long it has played.
+    pub(super) fn ad_clock(&self) -> AdClock {
+        self.ad_clock
+    }
+
+    /// From now on this ad plays no longer than its length, if it is still the last that began.
+    pub(super) fn cap_ad(&mut self, number: u32) {
+        self.ad_clock.is_capped |= self.ad_clock.number == number;
+    }
+
+    /// Gives time to an ad.
+    pub(super) fn add_ad_time(&mut self, number: u32, elapsed_ms: u64) {
         self.ad_ms += elapsed_ms;
-        if let Some(ad) = self.ads.current() {
+        if self.ad_clock.number == number {
+            self.ad_clock.played_ms += elapsed_ms;
+        }
+        // All that are listed are the first of them.
+        let row = (number as usize).checked_sub(1);
+        if let Some(ad) = row.and_then(|row| self.ads.listed.get_mut(row)) {
             ad.time_ms += elapsed_ms;
         }
+    }
+
+    /// Where the playhead was when the last ad break began.
+    pub(super) fn break_playhead(&self) -> Playhead {
+        self.break_playhead
+    }
+
+    /// Notes where the playhead is, because an ad break begins.
+    pub(super) fn begin_break_at(&mut self, playhead: Playhead) {
+        self.break_playhead = playhead;
+    }
+
+    /// Fills in what the state before did not have: the playhead stands in a break, and the last ad says how long
+    /// it is.
+    pub(super) fn fill_in(&mut self, playhead: Playhead) {
+        self.break_playhead = playhead;
+        let number = self.ads.started;
+        self.ad_clock = match self.ads.current() {
+            Some(ad) => AdClock { played_ms: ad.time_ms, ..AdClock::of(number, &ad.facts) },
+            None => AdClock { number, ..AdClock::default() },
+        };
     }
 
     /// Changes the time of the chapter that is open.
@@ -173,6 +230,7 @@ impl Parts {
                     ad_break.ads += 1;
                 }
                 let (facts, pod) = (facts_of(about), self.pod.clone());
+                self.ad_clock = AdClock::of(self.ads.started + 1, &facts);
                 let fits = self.ads.takes_more() && self.takes(facts.json_bytes());
                 self.ads.start(fits, AdEntry { facts, pod, time_ms: 0, ended: None });
             }
@@ -183,6 +241,28 @@ impl Parts {
                 self.chapters.start(fits, entry);
             }
         }
+    }
+}
+
+impl AdClock {
+    /// How much of the ad is left, in ms; of one whose length is not known, as much as any silence is believed.
+    pub(super) fn left_ms(self) -> u64 {
+        match self.length_ms {
+            0 => SILENCE_MS,
+            length_ms => length_ms.saturating_sub(self.played_ms),
+        }
+    }
+
+    /// Of an ad that begins and says this.
+    fn of(number: u32, facts: &Facts) -> Self {
+        let seconds = facts.number("media.ad.length").unwrap_or(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the cast saturates, and a negative length is not known"
+        )]
+        let length_ms = (seconds * 1_000.0) as u64;
+        Self { number, length_ms, ..Self::default() }
     }
 }
 
@@ -275,7 +355,7 @@ mod tests {
         assert_eq!((parts.ads.started, parts.ads.listed.len()), (200, 167));
         assert!(parts.heap_bytes() <= JSON_BYTES_MAX + 168 * (16 + size_of::<AdEntry>()));
         parts.note(started(Part::Ad), None);
-        parts.add_ad_time(10);
+        parts.add_ad_time(201, 10);
         assert_eq!(parts.ads.listed.len(), 167, "a later one that would fit is not listed either");
         assert!(parts.ads.is_cut() && parts.ads.listed[166].time_ms == 0);
     }
@@ -320,7 +400,7 @@ mod tests {
             };
             parts.note(started(Part::Break), Some(About::Break(facts)));
             parts.note(started(Part::Ad), None);
-            parts.add_ad_time(10);
+            parts.add_ad_time(number + 1, 10);
             parts.note(Effects { ad_ended: Some(End::Skipped), ..Effects::default() }, None);
             let ended = Effects { break_ended: Some(End::Completed), ..Effects::default() };
             parts.note(ended, None);

@@ -105,11 +105,54 @@ pub struct Readings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Print(u64);
 
+/// A hash of a whole body, by which it is found again among those of all clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct BodyHash([u8; 16]);
+
+impl BodyHash {
+    /// The hash of these texts one after the other, each with its length.
+    pub fn of(texts: &[&[u8]]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for text in texts {
+            hasher.update(&text.len().to_le_bytes());
+            hasher.update(text);
+        }
+        Self(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes hold 16"))
+    }
+
+    /// The hash of a start, as the journal has its body, and of who sent it.
+    pub fn of_start(body: &[u8], address: Option<&str>) -> Self {
+        Self::of(&[body, address.unwrap_or_default().as_bytes()])
+    }
+}
+
+impl From<BodyHash> for String {
+    fn from(hash: BodyHash) -> Self {
+        hex::encode(hash.0)
+    }
+}
+
+impl TryFrom<String> for BodyHash {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
 impl Print {
     /// The print of a body as the journal has it, so that a replay finds the same repeats.
     pub fn of(body: &[u8]) -> Self {
         let hash = blake3::hash(body);
         Self(u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes hold eight")))
+    }
+
+    /// The print as bytes.
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
     }
 }
 

@@ -1,9 +1,8 @@
 //! A session that its player stored and sent whole, folded event by event.
 
 use super::step::Step;
-use super::timeline::Timeline;
-use super::{CloseReason, Closing, Counts, Opening, Session, Terms};
-use crate::wire::EventType;
+use super::{CloseReason, Closing, Counts, Opening, Received, Session, Terms};
+use crate::wire::{EventType, PlayerTime};
 
 /// How many events of each type there are, in the order of [`EventType::ALL`].
 pub type EventsByType = [u64; EventType::ALL.len()];
@@ -18,6 +17,8 @@ pub struct StoredSession {
     session: Session,
     terms: Terms,
     types: EventsByType,
+    /// Whether the last event was stamped far behind; a second one shows that the clock was set.
+    is_behind: bool,
     has_ended: bool,
 }
 
@@ -26,7 +27,8 @@ impl StoredSession {
     pub fn begin(opening: Opening, terms: Terms) -> Self {
         let mut types = [0; EventType::ALL.len()];
         types[EventType::SessionStart as usize] = 1;
-        Self { session: Session::new(opening, 0, 0), terms, types, has_ended: false }
+        let session = Session::new(opening, Received::at(0, 0));
+        Self { session, terms, types, is_behind: false, has_ended: false }
     }
 
     /// Folds the next event; none counts after the end.
@@ -40,7 +42,11 @@ impl StoredSession {
             self.session.counts.beyond += 1;
             return;
         }
-        let passage = self.session.timeline.advance_stored(step.player_time.ts);
+        let PlayerTime { ts, playhead } = step.player_time;
+        let Session { timeline, metrics, state, opening, .. } = &mut self.session;
+        let playing = metrics.in_force(state).playing();
+        let forward_ms = |step_ms| metrics.forward_ms(opening.content, playhead, step_ms);
+        let passage = timeline.advance_stored(ts, &mut self.is_behind, playing, forward_ms);
         self.session.act(step, passage);
     }
 
@@ -82,7 +88,7 @@ impl StoredSession {
         (session.received_ms, session.heard_ms) = (received_ms, received_ms);
         (session.started_up_ms, session.heard_up_ms) = (up_ms, up_ms);
         session.moved_up_ms = up_ms;
-        session.timeline = Timeline::new(session.timeline.ts, received_ms);
+        session.timeline.received_ms = received_ms;
         if let Some(closing) = &mut session.closing {
             (closing.up_ms, closing.closed_ms) = (up_ms, received_ms);
         }

@@ -36,7 +36,7 @@ impl Rig {
             {"media.id":"a","media.length":0,"media.contentType":"","media.playerName":""}}"#;
         let rules = Rules { profile: Profile::Open, strict: false };
         let opening = Opening::of(&Start::parse(body, rules).unwrap(), None, None);
-        Self(Session::new(opening, T_MS, 0))
+        Self(Session::new(opening, Received::at(T_MS, 0)))
     }
 
     /// An event that is stamped and received at the same time, with this playhead.
@@ -45,7 +45,7 @@ impl Rig {
     }
 
     fn stamped(&mut self, up_ms: u64, event_type: EventType, ts: u64, playhead: f64) -> bool {
-        self.0.hear(T_MS + up_ms, up_ms, step(event_type, ts, playhead), &TERMS)
+        self.0.hear(Received::at(T_MS + up_ms, up_ms), step(event_type, ts, playhead), &TERMS)
     }
 
     fn deadline(&self) -> (u64, CloseReason) {
@@ -116,18 +116,42 @@ fn events_act_in_the_order_of_the_players_clock() {
 }
 
 #[test]
-fn a_repeat_that_finds_its_body_waiting_is_dropped_and_counted_and_moves_the_deadline() {
+fn a_repeat_is_dropped_and_counted_and_moves_the_deadline() {
     let mut rig = Rig::new();
     let play = step(E::Play, 100, 0.0);
-    let hear = |rig: &mut Rig, up_ms| rig.0.hear(T_MS + up_ms, up_ms, play.clone(), &TERMS);
-    assert!(hear(&mut rig, 100) && hear(&mut rig, 900));
+    let hear =
+        |rig: &mut Rig, up_ms| rig.0.hear(Received::at(T_MS + up_ms, up_ms), play.clone(), &TERMS);
+    assert!(hear(&mut rig, 100) && hear(&mut rig, 900), "while the first waits");
     assert_eq!(rig.deadline(), (1_900, CloseReason::TimeoutNoEvents));
     for up_ms in (1_700..5_700).step_by(800) {
         assert!(rig.at(up_ms, E::Ping, f64::from(u32::try_from(up_ms).unwrap())));
     }
-    assert!(hear(&mut rig, 5_800), "the window is another one");
+    assert!(hear(&mut rig, 5_800), "a repeat when the first was processed");
+    for up_ms in [5_900, 6_000, 6_100] {
+        assert!(rig.at(up_ms, E::Ping, f64::from(u32::try_from(up_ms).unwrap())));
+    }
+    assert!(hear(&mut rig, 6_200), "eight have come since");
     rig.close();
-    assert_eq!(rig.0.counts, Counts { events: 8, late: 1, duplicates: 1, ..Counts::default() });
+    assert_eq!(
+        rig.0.counts,
+        Counts { events: 11, late: 1, duplicates: 2, reordered: 1, ..Counts::default() }
+    );
+}
+
+#[test]
+fn a_repeat_is_known_for_a_minute_by_the_servers_clock() {
+    for (age_ms, duplicates) in [(60_000, 1), (60_001, 0)] {
+        let mut rig = Rig::new();
+        let play = step(E::Play, 100, 0.0);
+        assert!(rig.0.hear(Received::at(T_MS, 0), play.clone(), &TERMS));
+        for up_ms in (900..=5_400).step_by(900) {
+            assert!(rig.at(up_ms, E::Ping, f64::from(u32::try_from(up_ms).unwrap())));
+        }
+        // The server was down meanwhile.
+        assert!(rig.0.hear(Received::at(T_MS + age_ms, 6_000), play, &TERMS));
+        rig.close();
+        assert_eq!(rig.0.counts.duplicates, duplicates, "{age_ms}");
+    }
 }
 
 #[test]

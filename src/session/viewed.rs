@@ -4,13 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::is_default;
 use super::list::List;
+use super::place::{DAY_S, farthest_s, is_implausible, passes_midnight, seconds};
 use crate::wire::Content;
 
 /// How many intervals are told apart; beyond, the two nearest become one.
 const INTERVALS_MAX: usize = 4_096;
-
-/// The playhead of live content is the second of the day, and begins again at midnight.
-const SECONDS_OF_A_DAY: f64 = 86_400.0;
 
 /// A part of the content, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,20 +31,19 @@ pub(crate) struct Viewed {
 impl Viewed {
     /// Adds what was viewed when playing content moved from one playhead to another in `elapsed_ms`.
     pub(super) fn add_played(&mut self, content: Content, from: f64, to: f64, elapsed_ms: u64) {
-        let passed_s = seconds(elapsed_ms);
-        // Speeds up to two, and some jitter.
-        let farthest_s = 2.0 * passed_s + 1.0;
-        // Between a playhead beyond the day and midnight lies nothing that could have been viewed.
-        let may_pass_midnight = content == Content::Live && from <= SECONDS_OF_A_DAY;
-        if from <= to && to <= from + farthest_s {
+        if is_implausible(content, to) {
+            return;
+        }
+        let is_known = !is_implausible(content, from);
+        if is_known && from <= to && to <= from + farthest_s(elapsed_ms) {
             self.add_of(content, from, to);
-        } else if may_pass_midnight && to < from && to + SECONDS_OF_A_DAY - from <= farthest_s {
-            self.add(from, SECONDS_OF_A_DAY);
+        } else if is_known && passes_midnight(content, from, to, elapsed_ms) {
+            self.add(from, DAY_S);
             self.add(0.0, to);
         } else {
             // It jumped somewhere in between. The time just before is the best guess, and lets a rewind
             // add little.
-            self.add_of(content, (to - passed_s).max(0.0), to);
+            self.add_of(content, (to - seconds(elapsed_ms)).max(0.0), to);
         }
     }
 
@@ -97,11 +94,6 @@ impl Viewed {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "no two events lie 2^53 ms apart")]
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1_000.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +131,8 @@ mod tests {
     fn recorded_content_is_cut_at_its_length_if_that_is_known() {
         assert_eq!(played(RECORDED, &[(95.0, 105.0, 10)]), [(95.0, 100.0)]);
         assert_eq!(played(RECORDED, &[(101.0, 105.0, 10)]), []);
+        assert_eq!(played(RECORDED, &[(95.0, 161.0, 60)]), [], "no place in the content");
+        assert_eq!(played(RECORDED, &[(161.0, 50.0, 10)]), [(40.0, 50.0)]);
         let unknown = Content::Recorded { length_s: None };
         assert_eq!(played(unknown, &[(95.0, 105.0, 10)]), [(95.0, 105.0)]);
     }

@@ -246,13 +246,18 @@ impl Names<'_> {
     fn of_tickets(&mut self, tickets: &Tickets) {
         self.name(
             "received",
-            "Requests to take a body, by route: committed, rejected, shed, aborted or in flight",
+            "Requests to take a body, by route: committed, repeated, rejected, shed, aborted or in flight",
             &tickets.received,
         );
         self.name(
             "committed",
             "Requests whose body is durable and has changed its session",
             &tickets.committed,
+        );
+        self.name(
+            "repeated",
+            "Requests with a stored session that was sent before, and is kept once",
+            &tickets.repeated,
         );
         self.name("rejected", "Requests refused for what they are", &tickets.rejected);
         self.name("shed", "Requests refused because there was no room for them", &tickets.shed);

@@ -1,7 +1,7 @@
 //! A ticket for each request that brings a body: what came in is what came out.
 //!
 //! ```text
-//! received = committed + rejected + shed + aborted + in flight        for each route
+//! received = committed + repeated + rejected + shed + aborted + in flight        for each route
 //! ```
 //! A handler takes the ticket before it reads the body, and the ticket goes where the request goes: whoever
 //! decides what becomes of the request settles it, once. A record that waits for its commit has it with it, so a
@@ -22,6 +22,8 @@ pub struct Tickets {
     pub received: Each<DataRoute>,
     /// Those of what is in the journal, and in its session.
     pub committed: Each<DataRoute>,
+    /// Those of stored sessions that were sent again; the first is in the journal.
+    pub repeated: Each<DataRoute>,
     /// Those of what was refused for what it is.
     pub rejected: Each<(DataRoute, Rejected)>,
     /// Those of what was refused for lack of room.
@@ -43,6 +45,7 @@ impl Tickets {
     fn settle(&self, route: DataRoute, fate: Fate) {
         match fate {
             Fate::Committed => self.committed.of(route).inc(),
+            Fate::Repeated => self.repeated.of(route).inc(),
             Fate::Rejected(reason) => self.rejected.of((route, reason)).inc(),
             Fate::Shed(reason) => self.shed.of((route, reason)).inc(),
             Fate::Aborted => self.aborted.of(route).inc(),
@@ -56,6 +59,8 @@ impl Tickets {
 pub enum Fate {
     /// It is durable, and its session has it.
     Committed,
+    /// It was sent before, and that is durable.
+    Repeated,
     /// It was refused for what it is.
     Rejected(Rejected),
     /// There was no room for it.

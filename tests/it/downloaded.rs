@@ -45,6 +45,11 @@ fn stored() -> Value {
     ])
 }
 
+/// One of many that differ, so that none is taken for another that is sent again.
+fn stored_number(number: usize) -> String {
+    stored().to_string().replace("\"playhead\":10", &format!("\"playhead\":{}", number + 11))
+}
+
 /// A stored session, blown up with blanks between its events to exactly this many bytes.
 fn stored_of(bytes: usize) -> String {
     let text = stored().to_string();
@@ -116,7 +121,7 @@ async fn a_stored_session_gets_the_answer_of_a_start_and_is_over() {
     for (path, body) in [
         (SESSIONS, SAMPLE.to_owned()),
         (SESSIONS, stored().to_string()),
-        (DOWNLOADED, stored().to_string()),
+        (DOWNLOADED, stored_number(0)),
     ] {
         let mut raw = server.connect().await;
         raw.send(format!("{}{body}", head(path, "", body.len()))).await;
@@ -150,7 +155,7 @@ async fn a_stored_session_gets_the_answer_of_a_start_and_is_over() {
     }
     let kept = export(server.folder.path(), "batch").await;
     assert_eq!(kept.len(), 2);
-    assert_eq!(kept[1]["body"], stored());
+    assert_eq!(kept[0]["body"], stored());
 }
 
 #[tokio::test]
@@ -256,12 +261,12 @@ async fn while_stored_sessions_wait_to_be_read_events_and_starts_go_on() {
     }
     // With HTTP/2 it is known at once that nobody waits for an answer any more.
     let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
-    let send = || {
-        let request = client.post(server.url(DOWNLOADED)).body(stored().to_string());
+    let send = |number| {
+        let request = client.post(server.url(DOWNLOADED)).body(stored_number(number));
         tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
     };
     // So many of one client wait, if no others do.
-    let mut waiting: Vec<_> = (0..16).map(|_| send()).collect();
+    let mut waiting: Vec<_> = (0..16).map(send).collect();
     until(|| parsing.waiting() == 16).await;
     let refused = post(&server, DOWNLOADED, stored().to_string()).await;
     assert_eq!(refused.status(), 503);
@@ -276,7 +281,7 @@ async fn while_stored_sessions_wait_to_be_read_events_and_starts_go_on() {
     assert_eq!(status(&server, &events, &event("play", 0)).await, 204);
     waiting.pop().unwrap().abort();
     until(|| parsing.waiting() == 15).await;
-    waiting.push(send());
+    waiting.push(send(16));
     until(|| parsing.waiting() == 16).await;
     drop(slots);
     for answer in waiting {
@@ -582,4 +587,68 @@ async fn after_kill_9_each_stored_session_has_its_one_report() {
         assert_eq!(report["closeReason"], "downloaded");
         assert_eq!(report["metrics"]["isDownloaded"], true);
     }
+}
+
+#[tokio::test]
+async fn a_stored_session_that_is_sent_again_is_answered_with_the_first_and_kept_once() {
+    let server = TestServer::start().await;
+    let text = stored().to_string();
+    let first = post(&server, DOWNLOADED, text.clone()).await;
+    let first = location(&first).to_owned();
+    let again = async |body: String| location(&post(&server, DOWNLOADED, body).await).to_owned();
+    assert_eq!(again(text.clone()).await, first);
+    assert_eq!(again(format!(" {text}\n")).await, first, "as the journal has it");
+    let packed = post_gzip(&server, SESSIONS, &text).await;
+    assert_eq!((packed.status().as_u16(), location(&packed)), (201, &*first), "however it came");
+    assert_ne!(again(text.replace("\"playhead\":10", "\"playhead\":11")).await, first);
+    server.clock.advance(3_600_000);
+    assert_eq!(again(text.clone()).await, first, "an hour later");
+    server.clock.advance(1);
+    assert_ne!(again(text).await, first);
+    assert_eq!(reports(&server).await.len(), 3);
+    assert_eq!(export(server.folder.path(), "batch").await.len(), 3);
+}
+
+#[tokio::test]
+async fn two_that_are_sent_at_once_are_one() {
+    let server = TestServer::start().await;
+    let text = stored_of(1 << 20);
+    let posts = (0..8).map(|_| post(&server, DOWNLOADED, text.clone()));
+    let answers = futures_util::future::join_all(posts).await;
+    let locations: HashSet<_> = answers.iter().map(location).collect();
+    assert!(answers.iter().all(|answer| answer.status() == 201));
+    assert_eq!(locations.len(), 1);
+    assert_eq!(reports(&server).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stored_session_is_known_again_after_a_restart_until_it_is_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = stored().to_string();
+    let post = async |process: &Process| {
+        let url = process.url(DOWNLOADED);
+        let answer = client().post(url).body(text.clone()).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+        location(&answer).to_owned()
+    };
+    let process = Process::start(folder.path(), &[]).await;
+    let first = post(&process).await;
+    // From its record, and then from a checkpoint.
+    process.signal(Signal::KILL);
+    process.ended().await;
+    for _ in 0..2 {
+        let process = Process::start(folder.path(), &[]).await;
+        assert_eq!(post(&process).await, first);
+        process.signal(Signal::INT);
+        process.ended().await;
+    }
+    let id = first.rsplit('/').next().unwrap();
+    let command =
+        Process::command(folder.path()).args(["erase", "--yes", "--session", id]).output();
+    let output = within(command).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let process = Process::start(folder.path(), &[]).await;
+    assert_ne!(post(&process).await, first);
+    process.signal(Signal::INT);
+    process.ended().await;
 }

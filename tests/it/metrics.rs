@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mediatally::journal::disk::Folder;
@@ -28,6 +29,7 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_committed_total", "counter"),
     ("mediatally_rejected_total", "counter"),
     ("mediatally_shed_total", "counter"),
+    ("mediatally_repeated_total", "counter"),
     ("mediatally_aborted_total", "counter"),
     ("mediatally_in_flight", "gauge"),
     ("mediatally_http_requests_total", "counter"),
@@ -157,7 +159,13 @@ impl Scrape {
             let label = format!("route=\"{route}\"");
             let of = |name: &str| self.sum(name, &[&label]);
             assert_eq_f(of("in_flight"), 0.0, &label);
-            let fates = ["committed_total", "rejected_total", "shed_total", "aborted_total"];
+            let fates = [
+                "committed_total",
+                "repeated_total",
+                "rejected_total",
+                "shed_total",
+                "aborted_total",
+            ];
             let settled = fates.map(of).iter().sum();
             assert_eq_f(of("received_total"), settled, &label);
         }
@@ -618,8 +626,13 @@ async fn the_books_are_right_after_kill_9() {
             .map(|_| {
                 let (client, url) = (client.clone(), process.url("/api/v1/downloaded"));
                 tokio::spawn(async move {
-                    let body = format!("[{SAMPLE}]");
-                    while client.post(&url).body(body.clone()).send().await.is_ok() {}
+                    // No two are the same, or nothing would be kept of the second.
+                    let body = || {
+                        static STORED: AtomicU64 = AtomicU64::new(0);
+                        let number = STORED.fetch_add(1, Ordering::Relaxed);
+                        format!("[{}]", SAMPLE.replacen('{', &format!("{{\"number\":{number},"), 1))
+                    };
+                    while client.post(&url).body(body()).send().await.is_ok() {}
                 })
             })
             .collect();

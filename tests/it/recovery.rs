@@ -587,3 +587,86 @@ async fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
     process.signal(Signal::INT);
     process.ended().await;
 }
+
+/// A data folder that the version before left behind when it was killed: a checkpoint of it, two events behind that,
+/// sessions that are live, and two that have their report.
+const VERSION_2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/data/version-2");
+
+#[tokio::test]
+async fn a_folder_of_the_version_before_goes_on() {
+    const LIVE: [(&str, &str); 3] = [
+        ("watching", "01a2313f942c71ec9b10c45fa8378d4e0f83e9b249869c7105bb2f5ed958ced8"),
+        ("in-an-ad", "01a2313f9430769591a8dbc29f570924f238b3191fae90c4c7ccddfac17ea88f"),
+        ("set-back", "01a2313f94327dc1a759755f8b099d292fc3ac4ce22254e9032d566293d926b2"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("data/journal");
+    std::fs::create_dir_all(&journal).unwrap();
+    for entry in std::fs::read_dir(Path::new(VERSION_2).join("journal")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), journal.join(entry.file_name())).unwrap();
+    }
+    let key = folder.path().join("data/session.key");
+    std::fs::copy(Path::new(VERSION_2).join("session.key"), &key).unwrap();
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // They were written some time ago, whenever this runs.
+    let settings = [("MEDIATALLY_JOURNAL__RETENTION", "30000d")];
+    let process = Process::start(folder.path(), &settings).await;
+    assert_eq!(process.read_back["checkpoint_seq"], 20, "it is read, not thrown away");
+    assert_eq!(process.read_back["live_sessions"], 3);
+    assert_eq!(process.read_back["damaged"], 0);
+    let client = client();
+    for (name, id) in LIVE {
+        let url = process.admin_url(&format!("/sessions/{id}"));
+        let found: Value = client.get(url).send().await.unwrap().json().await.unwrap();
+        let (report, number) = (&found["report"], |path| found.pointer(path).unwrap().as_f64());
+        assert_eq!(report["content"]["media.id"], name);
+        assert_eq!((&report["version"], &report["status"]), (&2.into(), &"open".into()));
+        let last_ts = report["lastEventTs"].as_i64().unwrap() - 1_796_122_580_000;
+        match name {
+            "watching" => {
+                assert_eq!((last_ts, &report["durationMs"]), (18_012, &18_000.into()));
+                assert_eq!(number("/report/metrics/timePlayed"), Some(17.9));
+            }
+            "in-an-ad" => {
+                assert_eq!((last_ts, &report["durationMs"]), (14_016, &14_000.into()));
+                assert_eq!(number("/report/metrics/adTimePlayed"), Some(7.999));
+            }
+            // Its clock was set back before its last event; it has no time before that, and no time that is negative.
+            _ => assert_eq!(report["durationMs"], 6_000),
+        }
+        let body = format!(
+            r#"{{"eventType":"sessionEnd","playerTime":{{"playhead":20,"ts":{}}}}}"#,
+            report["lastEventTs"].as_u64().unwrap() + 1
+        );
+        let url = process.url(&format!("/api/v1/sessions/{id}/events"));
+        let ended = client.post(url).body(body).send().await.unwrap();
+        assert_eq!(ended.status(), 204);
+    }
+    let reports = async || {
+        let (code, text) = run_command(folder.path(), &["export", "--kind", "report"]).await;
+        assert_eq!(code, Some(0), "{text}");
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    within(async { while reports().await.len() < 5 {} }).await;
+    let versions: Vec<_> = reports().await.iter().map(|it| it["version"].clone()).collect();
+    assert_eq!(versions, [1, 1, 2, 2, 2], "what was written stays");
+    process.signal(Signal::INT);
+    process.ended().await;
+    let process = Process::start(folder.path(), &settings).await;
+    assert_eq!(process.read_back["live_sessions"], 0);
+    let (code, said) = run_command(folder.path(), &["verify"]).await;
+    assert_eq!(code, Some(0), "one report a session: {said}");
+    assert_eq!(reports().await.len(), 5);
+    // From their records alone all have a report by the rules of today.
+    let arguments = ["export", "--kind", "report", "--recompute"];
+    let output = within(Process::command(folder.path()).args(arguments).output()).await.unwrap();
+    let recomputed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(recomputed.lines().filter(|line| line.starts_with("{\"version\":2,")).count(), 5);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("reports are as they were recorded, 3 differ"), "{said}");
+    let (code, said) = run_command(folder.path(), &["export", "--recompute"]).await;
+    assert_eq!(code, Some(2), "{said}");
+    process.signal(Signal::INT);
+    process.ended().await;
+}

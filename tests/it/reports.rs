@@ -153,11 +153,11 @@ async fn reports_are_exported_as_lines_and_as_a_table() {
     .await;
     let report: Value = serde_json::from_str(reports.trim()).unwrap();
     assert!(location.ends_with(report["sessionId"].as_str().unwrap()));
-    assert_eq!(report["version"], 1);
+    assert_eq!(report["version"], 2);
     let table = run(folder.path(), &["export", "--kind", "report", "--format", "csv"]).await;
     let (names, row) = table.trim().split_once('\n').unwrap();
     assert!(names.starts_with("version,sessionId,status,closeReason,startTs,"), "{names}");
-    assert!(row.starts_with(&format!("1,{}", report["sessionId"].as_str().unwrap())), "{row}");
+    assert!(row.starts_with(&format!("2,{}", report["sessionId"].as_str().unwrap())), "{row}");
     let column = names.split(',').position(|name| name == "timePlayed").unwrap();
     assert_eq!(row.split(',').nth(column), Some("5.25"));
     process.signal(Signal::INT);
@@ -239,4 +239,29 @@ async fn each_session_that_ends_has_one_report_whenever_the_server_is_killed() {
 /// Whether every session that ended has its report, by what `verify` says.
 fn said_to_be_reported(said: &str) -> bool {
     !said.contains("wait for their report")
+}
+
+#[tokio::test]
+async fn a_start_that_was_sent_again_is_a_session_of_its_own_that_names_the_first() {
+    let server = TestServer::start().await;
+    let first = start(&server).await;
+    let id = json!(first.rsplit('/').next());
+    let repeat_of =
+        async |location: &str| told(&server, location).await["report"]["repeatOf"].clone();
+    assert_eq!(repeat_of(&first).await, Value::Null);
+    server.set_clock(NOW_MS + 60_000).await;
+    let again = start(&server).await;
+    assert_ne!(again, first);
+    assert_eq!(repeat_of(&again).await, id, "a minute later");
+    let other = server.post(SAMPLE.replace("\"playhead\": 0", "\"playhead\": 1")).await;
+    let other = other.headers()["location"].to_str().unwrap().to_owned();
+    assert_eq!(repeat_of(&other).await, Value::Null, "another body");
+    server.set_clock(NOW_MS + 60_001).await;
+    assert_eq!(repeat_of(&start(&server).await).await, Value::Null);
+    server.set_clock(NOW_MS + 700_000).await;
+    let closed = told(&server, &again).await;
+    assert_eq!(
+        (&closed["report"]["status"], &closed["report"]["repeatOf"]),
+        (&json!("closed"), &id)
+    );
 }

@@ -3,6 +3,7 @@
 //! Every file of `tests/it/data/scenarios` is played, and every file of the folder that the environment
 //! variable `MEDIATALLY_SCENARIOS` names, if it is set.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,9 @@ struct Scenario {
     events: Vec<Event>,
     /// A part of the report.
     expect: Value,
+    /// The least and the most that numbers of the report may be, by their path.
+    #[serde(default)]
+    between: BTreeMap<String, (f64, f64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -30,8 +34,10 @@ enum Flow {
 
 #[derive(Deserialize)]
 struct Event {
-    /// When it was stamped.
-    at_ms: u64,
+    /// When it was stamped, since the beginning.
+    at_ms: i64,
+    /// The stamp itself, of a clock that shows another time.
+    ts: Option<u64>,
     /// When it is posted.
     arrive_ms: u64,
     status: u16,
@@ -43,7 +49,8 @@ impl Event {
     fn stamped(&self) -> String {
         let mut body = self.body.clone();
         if let Some(player_time) = body.get_mut("playerTime").and_then(Value::as_object_mut) {
-            player_time.insert("ts".into(), (NOW_MS + self.at_ms).into());
+            let right = || NOW_MS.saturating_add_signed(self.at_ms);
+            player_time.insert("ts".into(), self.ts.unwrap_or_else(right).into());
         }
         body.to_string()
     }
@@ -151,6 +158,15 @@ async fn every_scenario_gets_its_answers_and_its_report() {
         for scenario in &scenarios {
             let report = play(scenario).await;
             hold(&scenario.name, &scenario.expect, &report, &mut differ);
+            for (path, (least, most)) in &scenario.between {
+                let found = report.pointer(&format!("/{}", path.replace('.', "/")));
+                let is_within = found
+                    .and_then(Value::as_f64)
+                    .is_some_and(|found| (*least..=*most).contains(&found));
+                if !is_within {
+                    differ.push(format!("{}: {path} is {found:?}", scenario.name));
+                }
+            }
         }
         println!("{} scenarios of {}", scenarios.len(), folder.display());
     }

@@ -3,6 +3,7 @@
 //! `MEDIATALLY_SOAK_SECONDS` (5) says how long, `MEDIATALLY_SOAK_RATE` (50) how many sessions begin a second.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -56,7 +57,10 @@ async fn play(client: reqwest::Client, base: String, what: Play) -> Ledger {
         format!(r#"{{"eventType":"{event_type}","playerTime":{{"ts":{ts},"playhead":{number}}}}}"#)
     };
     if let Play::Downloaded = what {
-        let body = format!("[{SAMPLE},{},{}]", event("play", 1), event("sessionEnd", 2));
+        // No two are the same, or nothing would be kept of the second.
+        static NUMBER: AtomicU64 = AtomicU64::new(2);
+        let end = event("sessionEnd", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let body = format!("[{SAMPLE},{},{end}]", event("play", 1));
         post(&client, &format!("{base}/api/v1/downloaded"), body, 201).await;
         return Ledger { downloaded: 1, ..Ledger::default() };
     }

@@ -1,5 +1,6 @@
 //! Attacks that post whole requests, one after the other.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,11 +31,28 @@ struct Load {
     requests_max: u64,
     /// How many requests are sent before their answers are read.
     ahead: usize,
+    /// The rest of a stored session, packed, in place of the requests: each begins otherwise, because of one that is
+    /// sent again nothing is kept.
+    stored: Option<Vec<u8>>,
 }
 
 impl Load {
     fn new(requests: Vec<Vec<u8>>, connections: usize) -> Self {
-        Self { requests, connections, requests_max: u64::MAX, ahead: 1 }
+        Self { requests, connections, requests_max: u64::MAX, ahead: 1, stored: None }
+    }
+
+    /// Stored sessions, each with this body but for a number.
+    fn stored(body: &[u8], connections: usize) -> Self {
+        let rest = body.strip_prefix(b"[{").unwrap_or_default();
+        Self { stored: Some(gzip(rest)), ..Self::new(Vec::new(), connections) }
+    }
+
+    fn request(&self, number: usize, sent: u64) -> Cow<'_, [u8]> {
+        let Some(rest) = &self.stored else {
+            return Cow::Borrowed(&self.requests[number % self.requests.len()]);
+        };
+        let begin = gzip(format!("[{{\"number\":\"{sent}\",").as_bytes());
+        Cow::Owned(post_gzip(DOWNLOADED, &[&*begin, rest].concat()))
     }
 }
 
@@ -57,10 +75,10 @@ async fn run(target: &Target, addresses: &[IpAddr], load: Load) {
                     continue;
                 };
                 while !target.is_over() && sent.load(Ordering::Relaxed) < load.requests_max {
-                    let request = &load.requests[next % load.requests.len()];
+                    let number = sent.fetch_add(load.ahead as u64, Ordering::Relaxed);
+                    let request = load.request(next, number);
                     next += 1;
-                    sent.fetch_add(load.ahead as u64, Ordering::Relaxed);
-                    if !exchange(&target, &mut connection, request, load.ahead).await {
+                    if !exchange(&target, &mut connection, &request, load.ahead).await {
                         break;
                     }
                 }
@@ -124,17 +142,16 @@ pub(super) async fn starts(target: Target) {
 }
 
 pub(super) async fn stored_large_events(target: Target, addresses: usize) {
-    let request = packed(DOWNLOADED, &bodies::stored_large_events());
+    let body = bodies::stored_large_events();
     let from: Vec<_> = match addresses {
         1 => vec![target.addresses.attacker()],
         many => (0..many).map(|number| target.addresses.one_of_many(number)).collect(),
     };
-    run(&target, &from, Load::new(vec![request], 8 / addresses)).await;
+    run(&target, &from, Load::stored(&body, 8 / addresses)).await;
 }
 
 pub(super) async fn stored_small_events(target: Target) {
-    let request = packed(DOWNLOADED, &bodies::stored_small_events());
-    run_from_one(target, Load::new(vec![request], 8)).await;
+    run_from_one(target, Load::stored(&bodies::stored_small_events(), 8)).await;
 }
 
 pub(super) async fn packed_zeros(target: Target) {
@@ -228,8 +245,7 @@ pub(super) async fn open_session(target: &Target, from: IpAddr) -> Option<String
 }
 
 pub(super) async fn stored_large_state(target: Target) {
-    let request = packed(DOWNLOADED, &bodies::stored_large_state());
-    run_from_one(target, Load::new(vec![request], 8)).await;
+    run_from_one(target, Load::stored(&bodies::stored_large_state(), 8)).await;
 }
 
 /// Posts bodies that are refused, and looks whether that of a player is still kept and shown to the operator.

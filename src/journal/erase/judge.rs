@@ -4,13 +4,15 @@
 //! because it is damaged or was refused, is judged by its bytes.
 
 use std::borrow::Cow;
+use std::io;
+use std::ops::Range;
 
 use serde::Deserialize;
 
 use super::seek::Seeker;
 use super::selection::Selection;
 use crate::journal::Ids;
-use crate::journal::record::Head;
+use crate::journal::record::{Content, Encoded, Head, Record};
 use crate::session::id::SessionId;
 
 /// Tells what goes from what stays, once the sessions are known.
@@ -77,6 +79,31 @@ impl Judge {
             || (is_cut && self.seeker.ends_with_a_part(said))
     }
 
+    /// Whether a report repeats the start of a session that goes.
+    pub(super) fn is_named(&self, line: &[u8]) -> bool {
+        first_in(line).is_some_and(|(_, first)| self.ids.contains(first))
+    }
+
+    /// The line of such a report, which repeats the start of no session any more.
+    ///
+    /// # Errors
+    /// If the line is no report.
+    pub(super) fn without_first(line: &[u8]) -> io::Result<Vec<u8>> {
+        let record = Record::read(line).map_err(io::Error::other)?;
+        let Content::Report { sid, report } = record.content else {
+            return Err(io::Error::other("a record that is no report names a session"));
+        };
+        let mut report = report.into_owned();
+        if let Some((place, _)) = first_in(&report) {
+            report.splice(place, *b"null");
+        }
+        let mut anew = Vec::new();
+        let encoded = Encoded::new(Content::Report { sid, report: report.into() })
+            .map_err(io::Error::other)?;
+        encoded.write_line(&mut anew, record.seq, record.received_ms);
+        Ok(anew)
+    }
+
     /// Whether a line names a session that goes, or was received in the time that is meant.
     fn condemns_by_session(&self, line: &[u8]) -> bool {
         (!self.ids.is_empty() && ids_in(line).any(|id| self.ids.contains(id)))
@@ -136,6 +163,16 @@ fn unquoted(text: &str) -> &[u8] {
     text.strip_suffix('"').unwrap_or(text).as_bytes()
 }
 
+/// The session whose start a report says that it repeats, and where that stands.
+fn first_in(report: &[u8]) -> Option<(Range<usize>, SessionId)> {
+    // A text cannot hold the key, because its quotes would be escaped, and members that players name come later.
+    const KEY: &[u8] = b"\"repeatOf\":";
+    let begin = memchr::memmem::find(report, KEY)? + KEY.len();
+    let place = begin..begin + 66;
+    let digits = report.get(place.clone())?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    Some((place, SessionId::from_path(str::from_utf8(digits).ok()?)?))
+}
+
 /// What a damaged record says without what the journal wrote around it: its number, its time and its checksum.
 fn without_frame(line: &[u8]) -> &[u8] {
     const CRC: &[u8] = b",\"crc\":\"";
@@ -182,6 +219,27 @@ mod tests {
     use super::*;
     use crate::journal::erase::{Range, Visitor};
     use crate::session::id::Key;
+
+    #[test]
+    fn a_report_that_stays_names_no_session_that_goes() {
+        let id = SessionId::mint(&Key::new([1; 32]), 1, [2; 10]);
+        let other = SessionId::mint(&Key::new([1; 32]), 1, [3; 10]);
+        let judge = Judge::new(&visitor("a", "17"), Ids::of(vec![id]));
+        let line = |first: &str| {
+            let report = format!(
+                r#"{{"version":2,"repeatOf":{first},"customMetadata":{{"repeatOf":"{id}"}}}}"#
+            );
+            let content = Content::Report { sid: other, report: report.into_bytes().into() };
+            let mut line = Vec::new();
+            Encoded::new(content).unwrap().write_line(&mut line, 7, 8);
+            line
+        };
+        assert!(!judge.is_named(&line("null")), "what a player says of another is its own");
+        assert!(!judge.is_named(&line(&format!("\"{other}\""))));
+        let named = line(&format!("\"{id}\""));
+        assert!(judge.is_named(&named));
+        assert_eq!(Judge::without_first(named.trim_ascii_end()).unwrap(), line("null"));
+    }
 
     #[test]
     fn a_line_that_is_no_record_is_judged_by_its_bytes() {

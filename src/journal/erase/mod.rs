@@ -623,7 +623,10 @@ impl Site<'_> {
     fn drop_sessions(&self, ids: &Ids, erased_ms: u64) -> io::Result<Vec<SessionId>> {
         let Some(Running { journal, live }) = self.running else { return Ok(Vec::new()) };
         journal.fence(ids);
-        let is_held = |id: &SessionId| live.contains(*id) || live.ended(*id).is_some();
+        let remembered = live.remembered_ids();
+        let is_held = |id: &SessionId| {
+            live.contains(*id) || live.ended(*id).is_some() || remembered.contains(id)
+        };
         let held: Vec<_> = ids.as_slice().iter().copied().filter(is_held).collect();
         for ids in held.chunks(DROPPED_AT_ONCE) {
             let record = Content::Erased { count: 1, until_ms: None, erased_ms };

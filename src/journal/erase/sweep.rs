@@ -113,6 +113,8 @@ pub(super) struct Look {
     pub(super) records: BTreeMap<String, u64>,
     /// How many lines go that are no records, or count no more.
     pub(super) damaged_lines: u64,
+    /// How many reports stay and name a session that goes as the first of a start that was sent again.
+    pub(super) naming: u64,
     /// How many records stay and have a searched value.
     pub(super) value_left_lines: u64,
     /// Whether it cannot be unpacked to its end.
@@ -122,7 +124,7 @@ pub(super) struct Look {
 impl Look {
     /// Whether anything in it goes.
     pub(super) fn is_dirty(&self) -> bool {
-        !self.records.is_empty() || self.damaged_lines > 0
+        !self.records.is_empty() || self.damaged_lines > 0 || self.naming > 0
     }
 }
 
@@ -131,6 +133,8 @@ enum Fate<'l> {
     Stays {
         has_value: bool,
     },
+    /// A report that stays and names a session that goes.
+    Names,
     /// A record of a session that goes.
     Goes(Head<'l>),
     /// No record, and it goes.
@@ -183,6 +187,8 @@ fn walk(
                 expected_seq = expected_seq.saturating_add(1);
                 if head.sid.is_some_and(|sid| judge.ids().contains(sid)) {
                     Fate::Goes(head)
+                } else if head.kind == "report" && judge.is_named(line.text) {
+                    Fate::Names
                 } else {
                     Fate::Stays { has_value: judge.finds_value(line.text) }
                 }
@@ -215,6 +221,7 @@ pub(super) fn look(
                 }
             }
             Fate::Condemned => look.damaged_lines += 1,
+            Fate::Names => look.naming += 1,
             Fate::Stays { has_value } => look.value_left_lines += u64::from(has_value),
             Fate::Beyond => {}
         }
@@ -280,9 +287,13 @@ fn write_rest(
                 if let Some(run) = run.take() {
                     run.write(anew, erased_ms)?;
                 }
-                if let Fate::Goes(head) = fate {
-                    run = Some(Run::of(&head));
-                    return Ok(());
+                match fate {
+                    Fate::Goes(head) => {
+                        run = Some(Run::of(&head));
+                        return Ok(());
+                    }
+                    Fate::Names => return anew.add(&Judge::without_first(line.text)?),
+                    _ => {}
                 }
             }
         }

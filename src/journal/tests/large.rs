@@ -298,8 +298,9 @@ fn a_stored_session_that_is_read_before_the_terms_are_written_is_folded_under_th
     assert_ne!(rig.live.progress().terms, ten, "not yet");
     assert!(rig.writer.turn());
     let id = rig.mint();
-    let change = Change::Batch { id, session, room: None };
     let record = Detached::batch(id, None, None, &body).unwrap();
+    let hash = BodyHash::of(&[record.value()]);
+    let change = Change::Batch { id, session, hash, room: None };
     rig.journal.append_large(&mut Ticket::default(), record, change).unwrap();
     rig.writer.turn();
     let counts = rig.live.ended(id).unwrap().counts;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use super::*;
 use crate::journal::disk::Disk as _;
 use crate::journal::record::{LINE_BYTES_MAX, REPORT_BYTES_MAX, TooLong};
-use crate::session::{HEAP_BYTES_MAX, Session, growth_bytes};
+use crate::session::{HEAP_BYTES_MAX, Received, Session, growth_bytes};
 
 /// The most that a session's report has, whatever its player said; a message of a broker takes it too.
 const REPORT_MOST_BYTES: usize = 16 << 20;
@@ -212,7 +212,7 @@ fn flooded(start: &Flood, floods: &[Flood]) -> Session {
     let start = crate::wire::Start::parse(body.as_bytes(), rules).unwrap();
     let opening = Opening::of(&start, Some("192.0.2.0"), Some("\u{1}\u{1}player"));
     let opening_bytes = opening.heap_bytes();
-    let mut session = Session::new(opening, 1_000, 1_000);
+    let mut session = Session::new(opening, Received::at(1_000, 1_000));
     assert_eq!(session.heap_bytes(), opening_bytes, "the room that was kept is what it takes");
     let terms = Terms::default();
     let (mut number, mut now_ms) = (0, 1_000);
@@ -224,7 +224,7 @@ fn flooded(start: &Flood, floods: &[Flood]) -> Session {
             let event = Event::parse(body.as_bytes(), rules).unwrap();
             let step = Step::of(&event, body.as_bytes());
             let most = session.heap_bytes() + growth_bytes(&step);
-            assert!(session.hear(now_ms, now_ms, step, &terms));
+            assert!(session.hear(Received::at(now_ms, now_ms), step, &terms));
             assert!(session.heap_bytes() <= most, "{flood:?}");
             assert!(session.heap_bytes() <= HEAP_BYTES_MAX, "{}", session.heap_bytes());
         }

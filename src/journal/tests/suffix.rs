@@ -1,6 +1,7 @@
 //! What is left of a journal tells all that must be known: without its oldest segments, without its checkpoints, with a
 //! damaged end, and after crashes of a server that had nothing to write.
 
+use super::erase::without_first;
 use super::*;
 
 /// The lines of a segment, without their line breaks.
@@ -38,6 +39,12 @@ fn from_row(disk: &SimDisk, row: usize) -> SimDisk {
     disk
 }
 
+/// What a checkpoint says of sessions, but for which one repeats the start of another: that may be gone.
+fn told_alone(live: &Live) -> Vec<String> {
+    let lines = sessions_of(live).into_iter().filter(|line| line.starts_with("{\"sid\""));
+    lines.map(|line| without_first(&line)).collect()
+}
+
 /// The session that a line of a checkpoint saves.
 fn saved_in(line: &str) -> SessionId {
     SessionId::from_path(&line[8..72]).unwrap()
@@ -71,7 +78,7 @@ fn hold_to_law(disk: &SimDisk) {
     read(&whole);
     let (starts, reports) = told_of(&whole);
     let (of_whole, start) = read(&without_checkpoints(&whole));
-    let lines = sessions_of(&of_whole);
+    let lines = told_alone(&of_whole);
     for (row, first) in segment::list(&whole).unwrap().into_iter().enumerate() {
         let is_inside = |id: &SessionId| starts[id] >= first.first_seq;
         let suffix = from_row(&whole, row);
@@ -83,7 +90,7 @@ fn hold_to_law(disk: &SimDisk) {
             for id in reports.keys() {
                 assert!(!live.contains(*id) && live.ended(*id).is_none(), "{id} lives again");
             }
-            let found = sessions_of(&live);
+            let found = told_alone(&live);
             assert!(found.iter().all(|line| lines.contains(line)));
             let inside = lines.iter().filter(|line| is_inside(&saved_in(line)));
             assert!(inside.clone().all(|line| found.contains(line)));
@@ -116,8 +123,9 @@ fn reports_follow_from(disk: &SimDisk, is_inside: impl Fn(&SessionId) -> bool) {
             && is_inside(sid)
         {
             let session = live.ended(*sid).expect("it has ended");
-            let again = serde_json::to_vec(&Report::of(*sid, &session)).unwrap();
-            assert_eq!(&again[..], &report[..]);
+            let again = serde_json::to_string(&Report::of(*sid, &session)).unwrap();
+            let written = std::str::from_utf8(report).unwrap();
+            assert_eq!(without_first(&again), without_first(written));
         }
         processor.replay(record).unwrap();
         Ok(())

@@ -8,7 +8,7 @@ use std::iter;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 use serde_json::{Map, Value, json};
 
 const EVENTS_MAX: usize = 60;
@@ -80,6 +80,36 @@ struct Quality {
     in_params: bool,
 }
 
+/// What the clock and the network do to a whole session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Network {
+    /// By how much the client's clock runs fast, in parts of a thousand.
+    drift: i64,
+    /// When there was none, since the start in ms; what was sent meanwhile comes then.
+    outage: (u64, u64),
+    /// What waited comes with the newest first.
+    is_reversed: bool,
+}
+
+impl Network {
+    /// What the client's clock shows so long after the start.
+    fn stamped(self, elapsed_ms: u64) -> i64 {
+        let elapsed_ms = elapsed_ms.cast_signed();
+        elapsed_ms + elapsed_ms * self.drift / 1_000
+    }
+
+    /// When that is received which is sent so long after the start.
+    fn delivered(self, elapsed_ms: u64) -> u64 {
+        let (from_ms, to_ms) = self.outage;
+        let waits_ms = to_ms.saturating_sub(elapsed_ms);
+        match elapsed_ms >= from_ms && waits_ms > 0 {
+            true if self.is_reversed => to_ms + waits_ms / 100,
+            true => to_ms,
+            false => elapsed_ms,
+        }
+    }
+}
+
 /// The beginning of a session: its first body without the time, and whether the playhead is the second of the
 /// day.
 #[derive(Clone, Debug)]
@@ -95,8 +125,8 @@ struct Opening {
 /// Each body is valid in the profile `adobe`; the first is the `sessionStart`, and no other is. Some come when
 /// the session has closed and will be refused.
 pub(super) fn any_session() -> impl Strategy<Value = Vec<(u64, Value)>> {
-    (opening(), steps(), twists())
-        .prop_map(|(opening, steps, twists)| play_out(&opening, &steps, &twists))
+    (opening(), steps(), twists(), network())
+        .prop_map(|(opening, steps, twists, network)| play_out(&opening, &steps, &twists, network))
 }
 
 /// One that has been watched for nearly as long as a session may last before its scenes begin.
@@ -110,14 +140,27 @@ pub(super) fn any_long_session() -> impl Strategy<Value = Vec<(u64, Value)>> {
         let steps: Vec<Step> = vigil.chain(scenes).collect();
         let calm = iter::repeat_n(Twist::default(), VIGIL_EVENTS);
         let twists: Vec<Twist> = calm.chain(twists).collect();
-        play_out(&opening, &steps, &twists)
+        play_out(&opening, &steps, &twists, Network::default())
     })
 }
 
 /// The bodies of one downloaded session in the order of the array.
 pub(super) fn any_batch() -> impl Strategy<Value = Vec<Value>> {
-    (any_session(), any::<bool>()).prop_map(|(session, is_flagged)| {
+    let leap = prop_oneof![
+        select(vec![90_001, 600_000, 600_001, 3_600_000, 28_800_000]),
+        select(vec![172_800_000, 172_800_001, 1_700_000_000_000]),
+        select(vec![-60_000, -60_001, -3_600_000, -1_700_000_000_000]),
+    ];
+    let leaps = vec((any::<Index>(), leap), 0..4);
+    (any_session(), any::<bool>(), leaps).prop_map(|(session, is_flagged, leaps)| {
         let mut bodies: Vec<Value> = session.into_iter().map(|(_, body)| body).collect();
+        // A device sleeps, or its clock is set, and nobody has receipts.
+        for (place, leap_ms) in leaps {
+            for body in bodies.iter_mut().skip(place.index(EVENTS_MAX) + 1) {
+                let ts = &mut body["playerTime"]["ts"];
+                *ts = json!((ts.as_i64().unwrap() + leap_ms).max(0));
+            }
+        }
         if is_flagged {
             bodies[0]["params"]["media.downloaded"] = json!(true);
         }
@@ -125,7 +168,12 @@ pub(super) fn any_batch() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-fn play_out(opening: &Opening, steps: &[Step], twists: &[Twist]) -> Vec<(u64, Value)> {
+fn play_out(
+    opening: &Opening,
+    steps: &[Step],
+    twists: &[Twist],
+    network: Network,
+) -> Vec<(u64, Value)> {
     let start = body("sessionStart", opening.playhead, STAMPED_MS, &opening.params, &opening.qoe);
     let mut sent = vec![(RECEIVED_MS, start)];
     let (mut elapsed, mut clock, mut last_ts) = (0_u64, STAMPED_MS, STAMPED_MS);
@@ -145,7 +193,7 @@ fn play_out(opening: &Opening, steps: &[Step], twists: &[Twist]) -> Vec<(u64, Va
         let is_of_the_day = opening.live && !matches!(step.head, Head::Beyond(_));
         playhead =
             four_decimals(if is_of_the_day { target.rem_euclid(DAY_S) } else { target.max(0.0) });
-        let right = clock + elapsed.cast_signed();
+        let right = clock + network.stamped(elapsed);
         let ts = match twist.stamp {
             Stamp::Right => right,
             Stamp::Same => last_ts,
@@ -153,7 +201,7 @@ fn play_out(opening: &Opening, steps: &[Step], twists: &[Twist]) -> Vec<(u64, Va
             Stamp::Shift(ms) => {
                 // A television that boots in 1970 does not go further back.
                 clock = (clock + ms).max(0);
-                clock + elapsed.cast_signed()
+                clock + network.stamped(elapsed)
             }
         };
         let ts = ts.max(0);
@@ -167,7 +215,7 @@ fn play_out(opening: &Opening, steps: &[Step], twists: &[Twist]) -> Vec<(u64, Va
             holder[quality.key] = quality.value.clone();
         }
         let body = body(step.kind, playhead, ts, &params, &qoe);
-        let arrival = RECEIVED_MS + elapsed;
+        let arrival = RECEIVED_MS + network.delivered(elapsed);
         match twist.way {
             Way::Prompt => sent.push((arrival, body)),
             Way::Delayed(ms) => sent.push((arrival + ms, body)),
@@ -285,7 +333,31 @@ fn twists() -> impl Strategy<Value = Vec<Twist>> {
         4 => vec(calm, EVENTS_MAX),
         2 => vec(shuffled, EVENTS_MAX),
         2 => vec(rough, EVENTS_MAX),
+        3 => clock_is_set(),
     ]
+}
+
+/// The client's clock is set once, and all else is well.
+fn clock_is_set() -> impl Strategy<Value = Vec<Twist>> {
+    let shifts = select(vec![-3_600_000, -1_700_000_000_000, -200_000, 400_000, 3_600_000]);
+    (1..EVENTS_MAX / 2, shifts).prop_map(|(place, shift)| {
+        let mut twists = vec![Twist::default(); EVENTS_MAX];
+        twists[place].stamp = Stamp::Shift(shift);
+        twists
+    })
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    let drift = prop_oneof![6 => Just(0), 1 => -30..30_i64];
+    let outage = prop_oneof![
+        4 => Just((0, 0)),
+        1 => (0..60_000_u64, 1_000..240_000_u64).prop_map(|(from, long)| (from, from + long)),
+    ];
+    (drift, outage, any::<bool>()).prop_map(|(drift, outage, is_reversed)| Network {
+        drift,
+        outage,
+        is_reversed,
+    })
 }
 
 fn stamp() -> impl Strategy<Value = Stamp> {
@@ -296,7 +368,7 @@ fn stamp() -> impl Strategy<Value = Stamp> {
         1 => select(vec![59_999, 60_000, 60_001, 90_000]).prop_map(Stamp::Early),
         1 => (1..3_600_000_i64).prop_map(Stamp::Shift),
         1 => (-3_600_000..0_i64).prop_map(Stamp::Shift),
-        1 => select(vec![59_999, 60_000, 60_001, 1_700_000_000_000]).prop_map(Stamp::Shift),
+        1 => select(vec![299_999, 300_000, 300_001, 1_700_000_000_000]).prop_map(Stamp::Shift),
         1 => select(vec![-59_999, -60_000, -60_001, -1_700_000_000_000]).prop_map(Stamp::Shift),
     ]
 }
@@ -306,9 +378,12 @@ fn way() -> impl Strategy<Value = Way> {
         12 => Just(Way::Prompt),
         4 => (1..300_u64).prop_map(Way::Delayed),
         2 => (300..12_000_u64).prop_map(Way::Delayed),
+        1 => (12_000..95_000_u64).prop_map(Way::Delayed),
         1 => select(vec![499, 500, 501, 4_999, 5_000, 5_001]).prop_map(Way::Delayed),
         2 => (0..3_000_u64).prop_map(Way::Repeated),
         1 => (3_000..12_000_u64).prop_map(Way::Repeated),
+        1 => (12_000..70_000_u64).prop_map(Way::Repeated),
+        1 => select(vec![59_999, 60_000, 60_001]).prop_map(Way::Repeated),
     ]
 }
 
@@ -354,6 +429,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
         4 => vec(anything(), 1..5),
         1 => burst(),
         1 => sleep(),
+        2 => silence(),
         1 => long_view(),
         1 => many_states(),
         1 => again_and_again(),
@@ -417,21 +493,29 @@ fn ad_break() -> impl Strategy<Value = Vec<Step>> {
         option::weighted(0.5, select(vec!["play", "pauseStart", "bufferStart"])),
         vec((900..1_100_u64).prop_map(|gap| step(gap, "ping", Head::Follow)), 0..5),
         option::weighted(0.8, select(vec!["adComplete", "adComplete", "adSkip"])),
+        // Until the next one the playhead stands.
+        vec(any_ping_in_break(), 0..4),
     );
     let complete = option::weighted(0.8, Just(step(1, "adBreakComplete", Head::Follow)));
     (option::weighted(0.9, break_start()), vec(ad, 0..3), complete).prop_map(
         |(start, ads, complete)| {
             let mut steps: Vec<Step> = start.into_iter().collect();
-            for (start, drive, pings, end) in ads {
+            for (start, drive, pings, end, between) in ads {
                 steps.extend(start);
                 steps.extend(drive.map(|kind| step(1, kind, Head::Follow)));
                 steps.extend(pings);
                 steps.extend(end.map(|kind| step(300, kind, Head::Follow)));
+                steps.extend(between);
             }
             steps.extend(complete);
             steps
         },
     )
+}
+
+fn any_ping_in_break() -> impl Strategy<Value = Step> {
+    prop_oneof![3 => Just(Head::Still), 1 => Just(Head::Follow)]
+        .prop_map(|head| step(1_000, "ping", head))
 }
 
 fn break_start() -> impl Strategy<Value = Step> {
@@ -548,6 +632,35 @@ fn sleep() -> impl Strategy<Value = Vec<Step>> {
                     .map(|gap| step(gap, "ping", Head::Still)),
             );
             steps.push(step(5, "play", Head::Still));
+            steps
+        },
+    )
+}
+
+/// A device that sleeps, whatever plays.
+fn silence() -> impl Strategy<Value = Vec<Step>> {
+    let gap = prop_oneof![Just(90_000), Just(90_001), 90_001..580_000_u64];
+    let head = prop_oneof![
+        3 => Just(Head::Still),
+        2 => Just(Head::By(0.5)),
+        1 => (1..600_i32).prop_map(|second| Head::By(f64::from(second))),
+        1 => Just(Head::Follow),
+        1 => any_head(),
+    ];
+    let before = prop_oneof![
+        3 => Just(vec![step(10, "play", Head::Follow)]),
+        1 => Just(vec![step(10, "bufferStart", Head::Follow)]),
+        2 => (break_start(), ad_start(), option::of(select(vec!["pauseStart", "bufferStart"])))
+            .prop_map(|(pod, ad, drive)| {
+                let drive = drive.map(|kind| step(5, kind, Head::Still));
+                [pod, ad].into_iter().chain(drive).collect()
+            }),
+    ];
+    let kinds = select(vec!["ping", "ping", "play", "adComplete", "sessionComplete"]);
+    (before, vec((gap, head, kinds), 1..3), vec(ping(Head::Follow), 0..4)).prop_map(
+        |(mut steps, silences, pings)| {
+            steps.extend(silences.into_iter().map(|(gap, head, kind)| step(gap, kind, head)));
+            steps.extend(pings);
             steps
         },
     )

@@ -16,7 +16,18 @@ const LINGER_MS: u64 = 500;
 const NO_EVENTS_MS: u64 = 600_000;
 const NO_PLAYHEAD_MS: u64 = 1_800_000;
 const LIFETIME_MS: u64 = 48 * 3_600_000;
-const JUMP_MS: u64 = 60_000;
+const REMEMBERED_EVENTS: usize = 8;
+const REMEMBERED_MS: u64 = 60_000;
+const AHEAD_MS: i64 = 300_000;
+const FAR_BEHIND_MS: i64 = 60_000;
+const ROW_DRIFT_MS: u64 = 10_000;
+const ROW_MS: i64 = 15_000;
+const LAST_ROW_MS: i64 = 5_000;
+const STORED_LONG_MS: u64 = 600_000;
+const STORED_STILL_MS: u64 = 48 * 3_600_000;
+const STORED_JUMP_MS: u64 = 60_000;
+const SILENCE_MS: u64 = 90_000;
+const PAST_THE_END_S: f64 = 60.0;
 const STILL_PINGS: usize = 3;
 const MOVED_S: f64 = 0.001;
 const DAY_S: f64 = 86_400.0;
@@ -59,6 +70,8 @@ struct Processed<'a> {
     effective: i64,
     late: bool,
     jumped: bool,
+    /// It is stamped before the reference.
+    is_back: bool,
 }
 
 /// What the life of the session says about the report, beside the events themselves.
@@ -70,9 +83,8 @@ struct Frame {
     downloaded: bool,
 }
 
-/// The report of an online session at the server time `read_ms`, every timer due by then having fired. One that
-/// is open then is reported as it would be if nothing more came: what waits counts as processed, and a playhead
-/// that stands has not stalled yet.
+/// The report of an online session at the server time `read_ms`, every timer due by then having fired. In that of
+/// one that is open what waits counts as processed, and time in which the playhead stands is nothing yet.
 ///
 /// `bodies` are the events in order of arrival with their times of receipt; the first is the `sessionStart`.
 /// Events that come when the session no longer takes them are left out, as the server refuses them. With
@@ -88,7 +100,7 @@ pub(super) fn expected(bodies: &[(u64, Value)], read_ms: u64) -> Value {
         duplicates,
         downloaded: false,
     };
-    report(&timed(&order, true), &frame)
+    report(&Story::of(&order, true), &frame)
 }
 
 /// The report of a downloaded session, which is closed as soon as it is there.
@@ -102,15 +114,30 @@ pub(super) fn expected_downloaded(bodies: &[Value], received_ms: u64) -> Value {
         duplicates: 0,
         downloaded: true,
     };
-    report(&timed(&all[..end.map_or(all.len(), |end| end + 1)], false), &frame)
+    report(&Story::of(&all[..end.map_or(all.len(), |end| end + 1)], false), &frame)
 }
 
 /// What can be seen on the way to a report and not in it: how often each came.
 pub(super) struct Seen {
     /// Windows that held as many events as they may.
     pub(super) full_windows: usize,
-    /// Events that set the clock back.
-    pub(super) rebased: usize,
+    /// Times that the clock was set forward, and back.
+    pub(super) set_forward: usize,
+    pub(super) set_back: usize,
+    /// Clocks that were set while an ad played.
+    pub(super) set_in_ads: usize,
+    /// Clocks that turned out to have been set when nothing more came.
+    pub(super) set_at_last: usize,
+    /// Steps of jumps that belong to two states.
+    pub(super) split_jumps: usize,
+    /// Rows that were given up.
+    pub(super) lost_rows: usize,
+    /// Times of silence while content played, while an ad played, and in a buffer, that were not believed.
+    pub(super) silent_contents: usize,
+    pub(super) silent_ads: usize,
+    pub(super) silent_buffers: usize,
+    /// Pings in a break that stood where it began.
+    pub(super) pings_in_breaks: usize,
     pub(super) midnights: usize,
     /// Jumps of the playhead while content played.
     pub(super) playhead_jumps: usize,
@@ -129,26 +156,48 @@ pub(super) struct Seen {
 /// What can be seen in a session that is closed.
 pub(super) fn seen(bodies: &[(u64, Value)]) -> Seen {
     let accepted = accepted(bodies, u64::MAX);
-    let (windows, _) = windows(&accepted[1..]);
-    let events = timed(&order(&accepted).0, true);
-    let is_live = is_live(&events[0].body["params"]);
-    let intervals = History(&events).intervals();
-    let shares = shares(&intervals);
+    let (windows, _) = windows(&accepted);
+    let order = order(&accepted).0;
+    let story = Story::of(&order, true);
+    let (events, intervals) = (&story.events, &story.intervals);
+    let content = Content::of(&events[0].body["params"]);
+    let shares = shares(intervals, true);
     let count = |is_seen: &dyn Fn(&Interval, Share) -> bool| {
         intervals.iter().zip(&shares).filter(|(interval, share)| is_seen(interval, **share)).count()
     };
     let is_far = |it: &Interval| it.to < it.from || it.to > it.from + (2.0 * seconds(it.ms) + 1.0);
     let mut states: Vec<String> = Vec::new();
-    for event in &events {
+    for event in events {
         states.extend(state_changes(0, event).into_iter().filter(|it| it.1).map(|it| it.2));
     }
     states.sort();
     states.dedup();
+    let jumps = |is_back: bool| {
+        let jumped = |i: &usize| events[*i].jumped && (events[*i].is_back == is_back);
+        (0..events.len()).filter(jumped).collect::<Vec<_>>()
+    };
+    let in_ad = |i: &&usize| History(events).ad_before(**i).is_some();
+    let lost = |it: &Interval, state| it.lost_ms > 0 && it.state == state;
+    let is_still = |it: &Interval| !it.moved && it.ping;
     Seen {
         full_windows: windows.iter().filter(|window| window.len() == WINDOW_EVENTS).count(),
-        rebased: events.iter().filter(|event| event.jumped && event.since_ms == 0).count(),
-        midnights: count(&|it, _| plays_on(it) && is_midnight(it, is_live)),
-        playhead_jumps: count(&|it, _| plays_on(it) && is_far(it) && !is_midnight(it, is_live)),
+        set_forward: jumps(false).len(),
+        set_back: jumps(true).len(),
+        set_in_ads: [jumps(false), jumps(true)].concat().iter().filter(in_ad).count(),
+        set_at_last: usize::from(story.is_set_at_last),
+        split_jumps: intervals.iter().filter(|it| it.is_credit && it.ms > 0).count(),
+        lost_rows: (1..order.len())
+            .filter(|&i| {
+                let row = |i| row(&order, events, i).is_some_and(|first| first < i);
+                events[i].late && i > 1 && row(i - 1) && !row(i)
+            })
+            .count(),
+        silent_contents: count(&|it, _| lost(it, State::Playing) && it.ad.is_none()),
+        silent_ads: count(&|it, _| lost(it, State::Playing) && it.ad.is_some()),
+        silent_buffers: count(&|it, _| lost(it, State::Buffering)),
+        pings_in_breaks: count(&|it, _| it.at_break && is_still(it) && it.state == State::Playing),
+        midnights: count(&|it, _| plays_on(it) && is_midnight(it, content)),
+        playhead_jumps: count(&|it, _| plays_on(it) && is_far(it) && !is_midnight(it, content)),
         stalled_chapters: count(&|it, share| share == Share::Stall && it.chapter.is_some()),
         still_contents: count(&|it, share| share == Share::Content && !it.moved && it.ms > 0),
         held_ads: count(&|it, _| it.ad.is_some() && it.state != State::Playing),
@@ -169,8 +218,8 @@ fn accepted(bodies: &[(u64, Value)], read_ms: u64) -> Vec<Arrival<'_>> {
 
 /// The events in the order in which they are processed, and the number of repeats left out.
 fn order<'a>(accepted: &[Arrival<'a>]) -> (Vec<Arrival<'a>>, usize) {
-    let (first, others) = accepted.split_first().expect("a session has a start");
-    let (windows, duplicates) = windows(others);
+    let first = accepted.first().expect("a session has a start");
+    let (windows, duplicates) = windows(accepted);
     (
         iter::once(*first).chain(windows.iter().flat_map(|window| sorted(window))).collect(),
         duplicates,
@@ -226,20 +275,26 @@ fn close_of(accepted: &[Arrival<'_>]) -> (u64, &'static str) {
     deadlines.into_iter().min_by_key(|deadline| deadline.0).expect("there are three deadlines")
 }
 
-/// The events grouped into ordering windows, and the number of repeats left out.
+/// The events behind the start grouped into ordering windows, and the number of repeats left out.
 ///
 /// The bound of ten holds for the end and for the siblings that come after it as for all others: the ten are
 /// flushed, and those after them make the next window. The end stays the last of all.
-fn windows<'a>(events: &[Arrival<'a>]) -> (Vec<Vec<Arrival<'a>>>, usize) {
+fn windows<'a>(accepted: &[Arrival<'a>]) -> (Vec<Vec<Arrival<'a>>>, usize) {
     let mut windows: Vec<Vec<Arrival<'a>>> = Vec::new();
-    let mut repeats = 0;
-    for event in events {
+    let mut kept = vec![accepted[0]];
+    for event in &accepted[1..] {
         // Once the end is there, only the end of the linger is waited for.
         let open = windows
             .last_mut()
             .filter(|window| has_end(window) || event.received < window[0].received + WINDOW_MS);
+        let last = kept.iter().rev().take(REMEMBERED_EVENTS);
+        let recent = last.filter(|earlier| event.received - earlier.received <= REMEMBERED_MS);
+        let waiting = open.iter().flat_map(|window| window.iter());
+        if recent.chain(waiting).any(|earlier| earlier.body == event.body) {
+            continue;
+        }
+        kept.push(*event);
         match open {
-            Some(window) if window.iter().any(|waiting| waiting.body == event.body) => repeats += 1,
             Some(window) if window.len() < WINDOW_EVENTS => window.push(*event),
             Some(window) => {
                 let end = window.iter().position(|waiting| waiting.kind == "sessionEnd");
@@ -249,7 +304,7 @@ fn windows<'a>(events: &[Arrival<'a>]) -> (Vec<Vec<Arrival<'a>>>, usize) {
             None => windows.push(vec![*event]),
         }
     }
-    (windows, repeats)
+    (windows, accepted.len() - kept.len())
 }
 
 fn has_end(window: &[Arrival<'_>]) -> bool {
@@ -274,30 +329,306 @@ fn rank(kind: &str) -> u8 {
     }
 }
 
-/// The events with their effective times and with the time that each adds.
-fn timed<'a>(order: &[Arrival<'a>], is_online: bool) -> Vec<Processed<'a>> {
-    let mut events: Vec<Processed<'a>> = Vec::new();
-    for (i, event) in order.iter().enumerate() {
-        let reference = events.last().map_or(event.ts, |last| last.effective);
-        let behind = reference.saturating_sub(event.ts);
-        // It counts as a jump and is not late as well, for it acts at its own time. A stored session has no
-        // receipts to which its clock could be held, so there it is late, however far behind.
-        let rebases = is_online && behind > JUMP_MS.cast_signed();
-        let ahead = event.ts.saturating_sub(reference).max(0).cast_unsigned();
-        // After sorting, an event may have been received before the one it follows.
-        let gap = event.received.abs_diff(order[i.saturating_sub(1)].received);
-        let most = if is_online { gap + JUMP_MS } else { u64::MAX };
-        events.push(Processed {
-            kind: event.kind,
-            playhead: event.playhead,
-            body: event.body,
-            since_ms: ahead.min(most),
-            effective: if rebases { event.ts } else { event.ts.max(reference) },
-            late: behind > 0 && !rebases,
-            jumped: ahead > most || rebases,
+/// What kind of content is played, and where a playhead can be in it.
+#[derive(Clone, Copy)]
+struct Content {
+    is_live: bool,
+    /// In seconds; 0 if it is not known.
+    length: f64,
+}
+
+impl Content {
+    fn of(params: &Value) -> Self {
+        Self { is_live: is_live(params), length: known_length(&params["media.length"]) }
+    }
+
+    fn is_place(self, playhead: f64) -> bool {
+        if self.is_live {
+            playhead < DAY_S
+        } else {
+            self.length == 0.0 || playhead <= self.length + PAST_THE_END_S
+        }
+    }
+
+    /// How far the playhead moved forward within a step, in ms.
+    fn forward_ms(self, a: f64, b: f64, step_ms: u64) -> u64 {
+        let forward = if !self.is_place(a) || !self.is_place(b) {
+            0.0
+        } else if b >= a {
+            b - a
+        } else if self.is_live && b + DAY_S - a <= 2.0 * seconds(step_ms) + 1.0 {
+            b - a + DAY_S
+        } else {
+            0.0
+        };
+        milliseconds(forward)
+    }
+}
+
+/// How an event follows those before it.
+struct Step {
+    ms: u64,
+    is_late: bool,
+    is_jump: bool,
+    /// Of a jump after a row: the first event of the row.
+    row: Option<usize>,
+}
+
+/// The processed events, and what was the case between them.
+struct Story<'a> {
+    events: Vec<Processed<'a>>,
+    intervals: Vec<Interval>,
+    /// Whether the clock turns out to have been set when nothing more comes.
+    is_set_at_last: bool,
+    /// The time that this adds.
+    last_ms: u64,
+    last_ts: i64,
+}
+
+impl<'a> Story<'a> {
+    /// The story of the events in this order, each told by looking back at what was told before.
+    fn of(order: &[Arrival<'a>], is_online: bool) -> Self {
+        let mut story = Self {
+            events: Vec::new(),
+            intervals: Vec::new(),
+            is_set_at_last: false,
+            last_ms: 0,
+            last_ts: 0,
+        };
+        for i in 0..order.len() {
+            let step = match i {
+                0 => Step { ms: 0, is_late: false, is_jump: false, row: None },
+                _ if is_online => story.online_step(order, i),
+                _ => story.stored_step(order, i),
+            };
+            story.tell(order, &step, i);
+        }
+        let last = order.len() - 1;
+        let from = story.reference(order.len());
+        story.last_ts = story.events[last].effective;
+        // At the close, and for the running report, five seconds and two events suffice.
+        if is_online
+            && story.events[last].late
+            && let Some(first) = row(order, &story.events, last)
+            && since(order[first].received, order[last].received) >= LAST_ROW_MS
+        {
+            (story.is_set_at_last, story.last_ts) = (true, order[last].ts);
+            story.last_ms = order[last].received.saturating_sub(order[from].received);
+            let until_first = order[first].received.saturating_sub(order[from].received);
+            let until_first = until_first.min(story.last_ms);
+            let capped = History(&story.events).ad_before(last);
+            let now = order.len();
+            story.credit(first, now, until_first, capped);
+            story.credit(last, now, story.last_ms - until_first, capped);
+        }
+        story
+    }
+
+    /// The place of the last event before `i` that was not late.
+    fn reference(&self, i: usize) -> usize {
+        (0..i).rev().find(|&j| !self.events[j].late).expect("the start is not late")
+    }
+
+    /// The time of the session up to and with the event at a place.
+    fn elapsed(&self, i: usize) -> u64 {
+        self.events[..=i].iter().map(|event| event.since_ms).sum()
+    }
+
+    fn online_step(&self, order: &[Arrival<'_>], i: usize) -> Step {
+        let (event, reference) = (order[i], self.reference(i));
+        let by_receipts = event.received.saturating_sub(order[reference].received);
+        let late = Step { ms: 0, is_late: true, is_jump: false, row: None };
+        if event.ts < order[reference].ts {
+            let first = row(order, &self.events, i);
+            let first = first.filter(|&j| since(order[j].received, event.received) >= ROW_MS);
+            return first.map_or(late, |j| Step {
+                ms: by_receipts,
+                is_late: false,
+                is_jump: true,
+                row: Some(j),
+            });
+        }
+        let step = (event.ts - order[reference].ts).cast_unsigned();
+        let anchor = (0..i).rev().find(|&j| self.events[j].jumped).unwrap_or(0);
+        let elapsed = self.elapsed(i - 1) + step - self.elapsed(anchor);
+        let is_jump =
+            elapsed.cast_signed() - since(order[anchor].received, event.received) > AHEAD_MS;
+        let ms = if is_jump { by_receipts } else { step };
+        Step { ms, is_late: false, is_jump, row: None }
+    }
+
+    fn stored_step(&self, order: &[Arrival<'_>], i: usize) -> Step {
+        let (event, reference) = (order[i], self.reference(i));
+        let is_far = |j: usize| order[j].ts < order[reference].ts - FAR_BEHIND_MS;
+        let is_back = event.ts < order[reference].ts;
+        let step = (event.ts - order[reference].ts).max(0).cast_unsigned();
+        let content = Content::of(&order[0].body["params"]);
+        let forward = |ms| content.forward_ms(order[reference].playhead, event.playhead, ms);
+        let history = History(&self.events);
+        let (ad, state) = (history.ad_before(i), history.state_before(i));
+        let plays = state == State::Playing;
+        let is_jump = if is_back {
+            is_far(i) && self.events[i - 1].late && is_far(i - 1)
+        } else if plays && ad.is_some() {
+            step > STORED_LONG_MS
+        } else if plays {
+            step > STORED_LONG_MS && 2 * u128::from(forward(step)) < u128::from(step)
+        } else {
+            step > STORED_STILL_MS
+        };
+        let ms = match (is_jump, ad) {
+            (false, _) => step,
+            (true, Some(ad)) if plays => self.left_of(ad).min(STORED_JUMP_MS),
+            (true, None) if plays => forward(STORED_JUMP_MS).min(STORED_JUMP_MS),
+            _ => 0,
+        };
+        Step { ms, is_late: is_back && !is_jump, is_jump, row: None }
+    }
+
+    /// Tells the event at place `i`.
+    fn tell(&mut self, order: &[Arrival<'a>], step: &Step, i: usize) {
+        let reference = if i == 0 { 0 } else { self.reference(i) };
+        let Arrival { kind, playhead, body, ts, .. } = order[i];
+        self.events.push(Processed {
+            kind,
+            playhead,
+            body,
+            since_ms: step.ms,
+            effective: if step.is_late { self.events[reference].effective } else { ts },
+            late: step.is_late,
+            jumped: step.is_jump,
+            is_back: ts < order[reference].ts,
+        });
+        if i == 0 {
+            return;
+        }
+        let capped = History(&self.events).ad_before(i).filter(|_| step.is_jump);
+        let mut rest = step.ms;
+        if let Some(first) = step.row {
+            let until_first = order[first].received.saturating_sub(order[reference].received);
+            rest -= until_first.min(step.ms);
+            self.credit(first, i, until_first.min(step.ms), capped);
+        }
+        let was_at = self.events[i - 1].playhead;
+        self.between(i, i, rest, capped, was_at);
+    }
+
+    /// Gives time to what was in force before the event at `place`, as it is seen from before the event at `now`.
+    fn credit(&mut self, place: usize, now: usize, ms: u64, capped: Option<usize>) {
+        let was_at = self.last_viewed(now);
+        self.between(place, now, ms, capped, was_at);
+        let interval = self.intervals.last_mut().expect("it was just told");
+        (interval.is_credit, interval.ping, interval.late) = (true, false, false);
+    }
+
+    /// Where content that plays goes on from, seen from before the event at `now`: the playhead of the last event
+    /// that was not late, or of the event up to which time was given meanwhile.
+    fn last_viewed(&self, now: usize) -> f64 {
+        let credited = |it: &&Interval| {
+            it.now == now && it.is_credit && it.ad.is_none() && it.state == State::Playing
+        };
+        let meanwhile = self.intervals.iter().rev().find(credited).map(|it| it.to);
+        meanwhile
+            .unwrap_or_else(|| self.events[self.reference(now.min(self.events.len()))].playhead)
+    }
+
+    /// Adds the interval before the event at `place`, with the chapter and the bitrate of before the event at `now`.
+    fn between(
+        &mut self,
+        place: usize,
+        now: usize,
+        step_ms: u64,
+        capped: Option<usize>,
+        was_at: f64,
+    ) {
+        let history = History(&self.events);
+        let (ad, state) = (history.ad_before(place), history.state_before(place));
+        let event = &self.events[place];
+        let content = Content::of(&self.events[0].body["params"]);
+        let from = self.last_viewed(now);
+        let is_capped = |ad| capped == Some(ad) || self.is_capped(ad);
+        let is_silent = step_ms > SILENCE_MS;
+        let ms = match (ad, state) {
+            (Some(ad), State::Playing) if is_silent || is_capped(ad) => {
+                step_ms.min(self.left_of(ad))
+            }
+            _ if !is_silent => step_ms,
+            (_, State::Buffering) => SILENCE_MS,
+            (None, State::Playing) => {
+                let moved = content.forward_ms(from, event.playhead, step_ms);
+                if u128::from(moved) * 2 < u128::from(step_ms) { moved } else { step_ms }
+            }
+            _ => step_ms,
+        };
+        let break_start = history.break_before(place);
+        self.intervals.push(Interval {
+            now,
+            ms,
+            lost_ms: step_ms - ms,
+            ad,
+            state,
+            chapter: history.chapter_before(now),
+            bitrate: history.quality_before(now, "media.qoe.bitrate"),
+            from,
+            to: event.playhead,
+            moved: moved(was_at, event.playhead),
+            ping: event.kind == "ping",
+            late: event.late,
+            at_break: break_start
+                .is_some_and(|start| !moved(self.events[start].playhead, event.playhead)),
+            is_credit: false,
         });
     }
-    events
+
+    /// How long the ad that started at a place has played.
+    fn played(&self, ad: usize) -> u64 {
+        let of_ad = |it: &&Interval| it.ad == Some(ad) && it.state == State::Playing;
+        self.intervals.iter().filter(of_ad).map(|it| it.ms).sum()
+    }
+
+    /// How much is left of it, as far as that is known.
+    fn left_of(&self, ad: usize) -> u64 {
+        let length = known_length(&self.events[ad].body["params"]["media.ad.length"]);
+        if length > 0.0 {
+            whole_milliseconds(length).saturating_sub(self.played(ad))
+        } else {
+            SILENCE_MS
+        }
+    }
+
+    /// Whether the clock was set in the ad before, or some of its time was not believed.
+    fn is_capped(&self, ad: usize) -> bool {
+        let history = History(&self.events);
+        let jumped = |j: usize| self.events[j].jumped && history.ad_before(j) == Some(ad);
+        let lost = |it: &Interval| it.ad == Some(ad) && it.lost_ms > 0;
+        (0..self.events.len() - 1).any(jumped) || self.intervals.iter().any(lost)
+    }
+}
+
+/// The first event of the row of late events that the event at place `i` belongs to, told from the beginning of all
+/// late events that follow one another.
+fn row(order: &[Arrival<'_>], events: &[Processed<'_>], i: usize) -> Option<usize> {
+    let reference = (0..i).rev().find(|&j| !events[j].late).expect("the start is not late");
+    let t = order[reference].ts;
+    let mut first: Option<usize> = None;
+    for j in reference + 1..=i {
+        let event = order[j];
+        let shown = first.map_or(t, |_| t + since(order[reference].received, event.received));
+        first = match first {
+            _ if event.ts >= t || event.ts >= shown - FAR_BEHIND_MS => None,
+            Some(first) => {
+                let moved = event.ts - order[first].ts;
+                let drift = moved - since(order[first].received, event.received);
+                Some(if drift.unsigned_abs() <= ROW_DRIFT_MS { first } else { j })
+            }
+            None => Some(j),
+        };
+    }
+    first
+}
+
+fn since(from: u64, to: u64) -> i64 {
+    to.cast_signed() - from.cast_signed()
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -320,18 +651,29 @@ enum Share {
     Nothing,
 }
 
-/// The time between two consecutive processed events, with all that held during it. Events are named by their
-/// place in the list.
+/// Time between two consecutive processed events, with all that held during it. Events are named by their place in
+/// the list.
+#[expect(clippy::struct_excessive_bools, reason = "each was asked of the events by itself")]
 struct Interval {
+    /// The event that it was told with.
+    now: usize,
+    /// Time that is believed, and time that is not.
     ms: u64,
+    lost_ms: u64,
     ad: Option<usize>,
     state: State,
     chapter: Option<usize>,
     bitrate: Option<f64>,
+    /// Where content was viewed from, and up to where.
     from: f64,
     to: f64,
     moved: bool,
     ping: bool,
+    late: bool,
+    /// The playhead is where it was when the open break began.
+    at_break: bool,
+    /// It was given when the clock was found to have been set.
+    is_credit: bool,
 }
 
 /// The processed events, asked what was the case just before the event at a place.
@@ -389,23 +731,6 @@ impl History<'_> {
         self.0[..i].iter().rev().find_map(|event| quality(event.body, key))
     }
 
-    /// The intervals, the first of them from the first to the second event.
-    fn intervals(&self) -> Vec<Interval> {
-        (1..self.0.len())
-            .map(|i| Interval {
-                ms: self.0[i].since_ms,
-                ad: self.ad_before(i),
-                state: self.state_before(i),
-                chapter: self.chapter_before(i),
-                bitrate: self.quality_before(i, "media.qoe.bitrate"),
-                from: self.0[i - 1].playhead,
-                to: self.0[i].playhead,
-                moved: moved(self.0[i - 1].playhead, self.0[i].playhead),
-                ping: self.0[i].kind == "ping",
-            })
-            .collect()
-    }
-
     fn count(&self, kind: &str) -> usize {
         self.0.iter().filter(|event| event.kind == kind).count()
     }
@@ -426,12 +751,16 @@ impl History<'_> {
 }
 
 /// What every interval is counted as. Still playback is judged by its whole row: the longest run of still
-/// intervals around it.
-fn shares(intervals: &[Interval]) -> Vec<Share> {
+/// intervals around it. In the report of a session that is open, one that may go on is nothing yet.
+fn shares(intervals: &[Interval], is_closed: bool) -> Vec<Share> {
     let still = |i: usize| {
         intervals
             .get(i)
             .is_some_and(|it| it.ad.is_none() && it.state == State::Playing && !it.moved)
+    };
+    let counts = |i: usize| {
+        let it = &intervals[i];
+        it.ping && !it.late && it.lost_ms == 0 && !it.at_break
     };
     let share = |i: usize| match (intervals[i].ad, intervals[i].state) {
         (Some(_), State::Playing) => Share::Ad,
@@ -439,9 +768,14 @@ fn shares(intervals: &[Interval]) -> Vec<Share> {
         (_, State::Buffering) => Share::Buffer,
         (None, State::Playing) if still(i) => {
             let first = (0..=i).rev().take_while(|&j| still(j)).last().unwrap_or(i);
-            let row = (first..intervals.len()).take_while(|&j| still(j));
-            let pings = row.filter(|&j| intervals[j].ping).count();
-            if pings >= STILL_PINGS { Share::Stall } else { Share::Content }
+            let row: Vec<usize> = (first..intervals.len()).take_while(|&j| still(j)).collect();
+            let pings = row.iter().filter(|&&j| counts(j)).count();
+            let may_go_on = !is_closed && row.last() == Some(&(intervals.len() - 1));
+            match pings {
+                STILL_PINGS.. => Share::Stall,
+                _ if may_go_on => Share::Nothing,
+                _ => Share::Content,
+            }
         }
         (None, State::Playing) => Share::Content,
         _ => Share::Nothing,
@@ -449,32 +783,43 @@ fn shares(intervals: &[Interval]) -> Vec<Share> {
     (0..intervals.len()).map(share).collect()
 }
 
-fn report(events: &[Processed<'_>], frame: &Frame) -> Value {
+fn report(story: &Story<'_>, frame: &Frame) -> Value {
+    let Story { events, intervals, .. } = story;
     let history = History(events);
-    let intervals = history.intervals();
-    let shares = shares(&intervals);
-    // Both by the player's clock, so a jump shows in the duration.
-    let (start_ts, last_ts) = (events[0].effective, events[events.len() - 1].effective);
+    // What the last event changed ends what stood still before it.
+    let goes_on = history.state_before(events.len()) == State::Playing
+        && history.ad_before(events.len()).is_none();
+    let shares = shares(intervals, frame.closed.is_some() || !goes_on);
+    let duration = story.elapsed(events.len() - 1) + story.last_ms;
+    let jumps = events.iter().filter(|event| event.jumped).count();
     json!({
         "status": if frame.closed.is_some() { "closed" } else { "open" },
         "closeReason": frame.closed.map(|close| close.1),
-        "startTs": start_ts,
-        "lastEventTs": last_ts,
-        "durationMs": last_ts - start_ts,
+        "startTs": events[0].effective,
+        "lastEventTs": story.last_ts,
+        "durationMs": duration,
         "receivedFirstMs": frame.received_first,
         "receivedLastMs": frame.received_last,
         "closedMs": frame.closed.map(|close| close.0),
         "eventCount": events.len(),
         "lateCount": events.iter().filter(|event| event.late).count(),
         "duplicateCount": frame.duplicates,
-        "clockJumps": events.iter().filter(|event| event.jumped).count(),
-        "metrics": metrics(&history, &intervals, &shares, frame),
-        "qoe": qoe(&history, &intervals, &shares, frame),
+        "clockJumps": jumps + usize::from(story.is_set_at_last),
+        "implausiblePlayheads": implausible(&history),
+        "metrics": metrics(&history, intervals, &shares, frame),
+        "qoe": qoe(&history, intervals, &shares, frame),
         "adBreaks": ad_breaks(&history),
-        "ads": ads(&history, &intervals),
-        "chapters": chapters(&history, &intervals, &shares),
-        "states": states(events),
+        "ads": ads(&history, intervals),
+        "chapters": chapters(&history, intervals, &shares),
+        "states": states(events, story.last_ms),
     })
+}
+
+/// How many playheads were no place in the content, once it had started.
+fn implausible(history: &History<'_>) -> usize {
+    let content = Content::of(&history.0[0].body["params"]);
+    let since_start = history.content_start().map_or(&[][..], |start| &history.0[start..]);
+    since_start.iter().filter(|event| !content.is_place(event.playhead)).count()
 }
 
 fn metrics(
@@ -485,14 +830,14 @@ fn metrics(
 ) -> Value {
     let params = &history.0[0].body["params"];
     let length = params["media.length"].as_f64().unwrap_or(0.0).max(0.0);
-    let live = is_live(params);
+    let of_content = Content::of(params);
     let resumed = params["media.resume"] == json!(true);
     let started = history.content_start();
     let content = total(intervals, shares, Share::Content);
     let ad = total(intervals, shares, Share::Ad);
     let pauses = entries(history, "pauseStart", State::Paused);
     let completed = history.count("sessionComplete") > 0;
-    let distances = started.map_or(Vec::new(), |start| distances(&history.0[start..], live));
+    let distances = started.map_or(Vec::new(), |start| distances(&history.0[start..], of_content));
     let passed = |mark: f64| length > 0.0 && distances.iter().any(|x| *x >= length * mark / 100.0);
     let in_chapters = (intervals.iter().zip(shares))
         .filter(|(interval, share)| **share == Share::Content && interval.chapter.is_some())
@@ -519,7 +864,7 @@ fn metrics(
         "isCompleted": completed,
         "timePlayed": seconds(content),
         "totalTimePlayed": seconds(content + ad),
-        "uniqueTimePlayed": six_decimals(union_length(&viewed(intervals, live, length))),
+        "uniqueTimePlayed": six_decimals(union_length(&viewed(intervals, of_content))),
         "averageMinuteAudience": (length > 0.0).then(|| six_decimals(seconds(content) / length)),
         "hasProgress10": passed(10.0),
         "hasProgress25": passed(25.0),
@@ -544,6 +889,7 @@ fn metrics(
         "isDownloaded": frame.downloaded,
         "isFederated": false,
         "authorized": is_authorized,
+        "unaccountedTime": seconds(intervals.iter().map(|it| it.lost_ms).sum()),
         "secondsSinceLastCall": seconds(silent),
     })
 }
@@ -596,34 +942,35 @@ fn entries(history: &History<'_>, kind: &str, state: State) -> usize {
     history.places(|i| history.0[i].kind == kind && history.state_before(i) != state).len()
 }
 
-/// Whether content played and the playhead moved.
+/// Whether content played and the playhead moved on.
 fn plays_on(interval: &Interval) -> bool {
-    interval.ad.is_none() && interval.state == State::Playing && interval.moved
+    interval.ad.is_none() && interval.state == State::Playing && interval.moved && !interval.late
 }
 
-/// Whether the playhead of live content went on over midnight. One beyond the day cannot: there is nothing left
-/// between it and midnight.
-fn is_midnight(interval: &Interval, is_live: bool) -> bool {
+/// Whether the playhead of live content went on over midnight.
+fn is_midnight(interval: &Interval, content: Content) -> bool {
     let (a, b, d) = (interval.from, interval.to, seconds(interval.ms));
-    is_live && b < a && a <= DAY_S && b + DAY_S - a <= 2.0 * d + 1.0
+    content.is_live && b < a && b + DAY_S - a <= 2.0 * d + 1.0
 }
 
 /// The stretches of content that were seen, in seconds of the content.
-fn viewed(intervals: &[Interval], is_live: bool, length: f64) -> Vec<(f64, f64)> {
+fn viewed(intervals: &[Interval], content: Content) -> Vec<(f64, f64)> {
     let mut viewed = Vec::new();
-    for interval in intervals.iter().filter(|interval| plays_on(interval)) {
+    for interval in intervals.iter().filter(|it| plays_on(it) && content.is_place(it.to)) {
         let (a, b, d) = (interval.from, interval.to, seconds(interval.ms));
-        if a <= b && b <= a + (2.0 * d + 1.0) {
+        if !content.is_place(a) {
+            viewed.push(((b - d).max(0.0), b));
+        } else if a <= b && b <= a + (2.0 * d + 1.0) {
             viewed.push((a, b));
-        } else if is_midnight(interval, is_live) {
+        } else if is_midnight(interval, content) {
             viewed.extend([(a, DAY_S), (0.0, b)]);
         } else {
             viewed.push(((b - d).max(0.0), b));
         }
     }
-    if !is_live && length > 0.0 {
+    if !content.is_live && content.length > 0.0 {
         for (a, b) in &mut viewed {
-            (*a, *b) = (a.min(length), b.min(length));
+            (*a, *b) = (a.min(content.length), b.min(content.length));
         }
     }
     viewed
@@ -642,15 +989,14 @@ fn union_length(stretches: &[(f64, f64)]) -> f64 {
 }
 
 /// The playheads that count for markers and segment, from the starting `play` on.
-fn distances(events: &[Processed<'_>], live: bool) -> Vec<f64> {
+fn distances(events: &[Processed<'_>], content: Content) -> Vec<f64> {
+    let places: Vec<f64> =
+        events.iter().map(|event| event.playhead).filter(|it| content.is_place(*it)).collect();
     let from_start = |playhead: f64| {
-        let distance = playhead - events[0].playhead;
+        let distance = playhead - places[0];
         (if distance < -DAY_S / 2.0 { distance + DAY_S } else { distance }).max(0.0)
     };
-    events
-        .iter()
-        .map(|event| if live { from_start(event.playhead) } else { event.playhead })
-        .collect()
+    places.iter().map(|it| if content.is_live { from_start(*it) } else { *it }).collect()
 }
 
 fn segment(distances: &[f64]) -> Option<String> {
@@ -791,7 +1137,7 @@ fn chapters(history: &History<'_>, intervals: &[Interval], shares: &[Share]) -> 
 }
 
 /// The states in order of their first start, each found by its own walk through all starts and ends.
-fn states(events: &[Processed<'_>]) -> Vec<Value> {
+fn states(events: &[Processed<'_>], last_ms: u64) -> Vec<Value> {
     let changes: Vec<(usize, bool, String)> =
         events.iter().enumerate().flat_map(|(i, event)| state_changes(i, event)).collect();
     let mut names: Vec<&str> = Vec::new();
@@ -816,12 +1162,13 @@ fn states(events: &[Processed<'_>]) -> Vec<Value> {
                 }
             }
             occurrences.extend(opened.map(|start| (start, events.len() - 1)));
-            let ms = occurrences
+            let ms: u64 = occurrences
                 .iter()
                 .map(|(start, end)| {
                     events[start + 1..=*end].iter().map(|event| event.since_ms).sum::<u64>()
                 })
                 .sum();
+            let ms = ms + opened.map_or(0, |_| last_ms);
             json!({"name": name, "isSet": true, "count": occurrences.len(), "time": seconds(ms)})
         })
         .collect()
@@ -876,6 +1223,25 @@ fn moved(from: f64, to: f64) -> bool {
 #[expect(clippy::cast_precision_loss, reason = "a session lasts far less than 2⁵³ ms")]
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "what is beyond the bound is the most there is"
+)]
+fn whole_milliseconds(seconds: f64) -> u64 {
+    (seconds * 1_000.0) as u64
+}
+
+/// To the nearest millisecond.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "what is beyond the bound is the most there is"
+)]
+fn milliseconds(seconds: f64) -> u64 {
+    (seconds * 1_000.0 + 0.5).floor() as u64
 }
 
 fn six_decimals(number: f64) -> f64 {
