@@ -22,10 +22,11 @@ use crate::session::id::{Key, SessionId};
 use crate::session::{CloseReason, NotFolded, Opening, Step, stored_within};
 use crate::size::Size;
 use crate::telemetry::ticket::Ticket;
+use crate::unlisted::{OfBody, Sender, UnlistedNames};
 use crate::wire::packed::{NotUnpacked, Packed};
 use crate::wire::{
     Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
-    Unlisted, Violations,
+    Violations,
 };
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
@@ -53,6 +54,7 @@ pub struct Collector {
     limits: Arc<Limits>,
     parsing: Parsing,
     redactor: Option<Arc<Redactor>>,
+    unlisted: Arc<UnlistedNames>,
 }
 
 /// Who sent a body, as far as the privacy settings keep it.
@@ -215,10 +217,11 @@ impl Collector {
         live: Arc<Live>,
         journal: Journal,
         limits: Limits,
+        unlisted: UnlistedNames,
     ) -> Self {
         let parsing = Parsing::default();
-        let limits = Arc::new(limits);
-        Self { key, rules, clock, live, journal, limits, parsing, redactor: None }
+        let (limits, unlisted) = (Arc::new(limits), Arc::new(unlisted));
+        Self { key, rules, clock, live, journal, limits, parsing, redactor: None, unlisted }
     }
 
     /// Keeps bodies as this leaves them, from now on.
@@ -252,6 +255,11 @@ impl Collector {
         &self.journal
     }
 
+    /// The names in accepted bodies that are not listed.
+    pub fn unlisted(&self) -> &UnlistedNames {
+        &self.unlisted
+    }
+
     /// Who parses a stored session.
     pub fn parsing(&self) -> &Parsing {
         &self.parsing
@@ -282,7 +290,7 @@ impl Collector {
             let _turn = turn;
             let _parsing = client.charge_parsing(body.len())?;
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
-            point_out(&start.event.unlisted);
+            let sender = Sender { ip: client.ip, now_ms: self.clock.now_ms() };
             let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
             let mut opening = Opening::of(&start, address, user_agent);
             within(&self.limits, &opening)?;
@@ -293,14 +301,17 @@ impl Collector {
                 opening = Opening::of(&start, address, user_agent);
             }
             let room = Some(self.live.keep_room(opening.heap_bytes(), client.owner(&self.live))?);
-            let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
+            let id = SessionId::mint(&self.key, sender.now_ms, random());
             let record = Encoded::new(Content::Start {
                 sid: id,
                 client: client.address.map(Cow::Owned),
                 user_agent: client.user_agent,
                 body: Cow::Borrowed(&kept),
             })?;
-            (id, self.journal.append_with(ticket, &record, Change::Start { id, opening, room })?)
+            let change = Change::Start { id, opening, room };
+            let committed = self.journal.append_with(ticket, &record, change)?;
+            self.unlisted.note(sender, &start.event, self.redactor());
+            (id, committed)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
@@ -325,6 +336,8 @@ impl Collector {
             journal: self.journal.clone(),
             limits: Arc::clone(&self.limits),
             redactor: self.redactor.clone(),
+            unlisted: Arc::clone(&self.unlisted),
+            now_ms: self.clock.now_ms(),
             client: Client {
                 user_agent: client.user_agent.map(|text| text.into_owned().into()),
                 ..client
@@ -393,8 +406,11 @@ impl Collector {
                 }
             };
             let room = Some(self.live.keep_room_for(id, &step)?);
-            point_out(&event.unlisted);
-            self.journal.append_with(ticket, &record, Change::Event { id, step, room })?
+            let change = Change::Event { id, step, room };
+            let committed = self.journal.append_with(ticket, &record, change)?;
+            let sender = Sender { ip: client.ip, now_ms: self.clock.now_ms() };
+            self.unlisted.note(sender, &event, self.redactor());
+            committed
         };
         match committed.await.map_err(|_| Unavailable::Closed)?? {
             Outcome::Heard => Ok(()),
@@ -482,6 +498,8 @@ struct StoredReading {
     journal: Journal,
     limits: Arc<Limits>,
     redactor: Option<Arc<Redactor>>,
+    unlisted: Arc<UnlistedNames>,
+    now_ms: u64,
     client: Client<'static>,
 }
 
@@ -535,18 +553,19 @@ impl StoredReading {
         let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
         let (sender, terms) = ((address, user_agent), self.journal.terms());
         let mut room = self.live.keep_room(0, client.owner(&self.live))?;
-        let mut fold = |body: &[u8], rules, form, point_out: fn(&[Unlisted<'_>])| {
-            let hold = |bytes| room.resize_to(bytes);
-            stored_within(body, rules, form, sender, terms, point_out, hold)
-        };
-        let mut session = fold(body, self.rules, form, point_out)?;
+        let hold = |bytes| room.resize_to(bytes);
+        let mut unlisted = OfBody::default();
+        let look = |event: &_| unlisted.add(event);
+        let mut session = stored_within(body, self.rules, form, sender, terms, look, hold)?;
         within(&self.limits, session.opening())?;
         let kept = match kept(self.redactor.as_deref(), body)? {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(kept) => {
                 // Two of them are never there at once.
                 drop(session);
-                session = fold(&kept, Rules::ACCEPTED, StoredForm::Accepted, |_| {})?;
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
+                let hold = |bytes| room.resize_to(bytes);
+                session = stored_within(&kept, rules, form, sender, terms, |_| {}, hold)?;
                 kept.into()
             }
         };
@@ -555,6 +574,8 @@ impl StoredReading {
         let change = Change::Batch { id: self.id, session: Box::new(session), room: Some(room) };
         let committed = self.journal.append_large(ticket, record, change)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
+        let sender = Sender { ip: client.ip, now_ms: self.now_ms };
+        self.unlisted.note_body(sender, unlisted, self.redactor.as_deref());
         Ok(committed)
     }
 }
@@ -575,11 +596,4 @@ fn random() -> [u8; 10] {
     let mut bits = [0; 10];
     rand::rng().fill_bytes(&mut bits);
     bits
-}
-
-/// Shows the operator the names that nobody knows, with what was probably meant.
-fn point_out(unlisted: &[Unlisted<'_>]) {
-    for Unlisted { name, nearest } in unlisted {
-        tracing::debug!(%name, nearest, "a body has a name that is not listed");
-    }
 }
