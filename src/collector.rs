@@ -24,10 +24,11 @@ use crate::session::id::{Key, SessionId};
 use crate::session::{BodyHash, CloseReason, NotFolded, Opening, Step, stored_within};
 use crate::size::Size;
 use crate::telemetry::ticket::{Fate, Ticket};
+use crate::unlisted::{OfBody, Sender, UnlistedNames};
 use crate::wire::packed::{NotUnpacked, Packed};
 use crate::wire::{
     Event, NotStored, PARSE_BYTES_PER_BYTE_MAX, Rules, STORED_EVENTS_MAX, Start, StoredForm,
-    Unlisted, Violations,
+    Violations,
 };
 
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
@@ -58,6 +59,7 @@ pub struct Collector {
     parsing: Parsing,
     committing: Committing,
     redactor: Option<Arc<Redactor>>,
+    unlisted: Arc<UnlistedNames>,
 }
 
 /// Who sent a body, as far as the privacy settings keep it.
@@ -220,10 +222,22 @@ impl Collector {
         live: Arc<Live>,
         journal: Journal,
         limits: Limits,
+        unlisted: UnlistedNames,
     ) -> Self {
         let (parsing, committing) = (Parsing::default(), Committing::default());
-        let limits = Arc::new(limits);
-        Self { key, rules, clock, live, journal, limits, parsing, committing, redactor: None }
+        let (limits, unlisted) = (Arc::new(limits), Arc::new(unlisted));
+        Self {
+            key,
+            rules,
+            clock,
+            live,
+            journal,
+            limits,
+            parsing,
+            committing,
+            redactor: None,
+            unlisted,
+        }
     }
 
     /// Keeps bodies as this leaves them, from now on.
@@ -257,6 +271,11 @@ impl Collector {
         &self.journal
     }
 
+    /// The names in accepted bodies that are not listed.
+    pub fn unlisted(&self) -> &UnlistedNames {
+        &self.unlisted
+    }
+
     /// Who parses a stored session.
     pub fn parsing(&self) -> &Parsing {
         &self.parsing
@@ -287,7 +306,7 @@ impl Collector {
             let _turn = turn;
             let _parsing = client.charge_parsing(body.len())?;
             let start = Start::parse(body, self.rules).map_err(Refusal::Invalid)?;
-            point_out(&start.event.unlisted);
+            let sender = Sender { ip: client.ip, now_ms: self.clock.now_ms() };
             let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
             let mut opening = Opening::of(&start, address, user_agent);
             within(&self.limits, &opening)?;
@@ -301,7 +320,7 @@ impl Collector {
             let bytes = opening.heap_bytes() + size_of::<SessionId>();
             let room = Some(self.live.keep_room(bytes, client.owner(&self.live))?);
             let address = client.address.clone();
-            let id = SessionId::mint(&self.key, self.clock.now_ms(), random());
+            let id = SessionId::mint(&self.key, sender.now_ms, random());
             let record = Encoded::new(Content::Start {
                 sid: id,
                 client: client.address.map(Cow::Owned),
@@ -310,7 +329,9 @@ impl Collector {
             })?;
             let hash = BodyHash::of_start(record.body(), address.as_deref());
             let change = Change::Start { id, opening, hash, room };
-            (id, self.journal.append_with(ticket, &record, change)?)
+            let committed = self.journal.append_with(ticket, &record, change)?;
+            self.unlisted.note(sender, &start.event, self.redactor());
+            (id, committed)
         };
         committed.await.map_err(|_| Unavailable::Closed)??;
         Ok(id)
@@ -337,6 +358,8 @@ impl Collector {
             committing: self.committing.clone(),
             limits: Arc::clone(&self.limits),
             redactor: self.redactor.clone(),
+            unlisted: Arc::clone(&self.unlisted),
+            now_ms: self.clock.now_ms(),
             client: Client {
                 user_agent: client.user_agent.map(|text| text.into_owned().into()),
                 ..client
@@ -406,8 +429,11 @@ impl Collector {
                 }
             };
             let room = Some(self.live.keep_room_for(id, &step)?);
-            point_out(&event.unlisted);
-            self.journal.append_with(ticket, &record, Change::Event { id, step, room })?
+            let change = Change::Event { id, step, room };
+            let committed = self.journal.append_with(ticket, &record, change)?;
+            let sender = Sender { ip: client.ip, now_ms: self.clock.now_ms() };
+            self.unlisted.note(sender, &event, self.redactor());
+            committed
         };
         match committed.await.map_err(|_| Unavailable::Closed)?? {
             Outcome::Heard => Ok(()),
@@ -496,6 +522,8 @@ struct StoredReading {
     committing: Committing,
     limits: Arc<Limits>,
     redactor: Option<Arc<Redactor>>,
+    unlisted: Arc<UnlistedNames>,
+    now_ms: u64,
     client: Client<'static>,
 }
 
@@ -549,18 +577,19 @@ impl StoredReading {
         let (address, user_agent) = (client.address.as_deref(), client.user_agent.as_deref());
         let (sender, terms) = ((address, user_agent), self.journal.terms());
         let mut room = self.live.keep_room(0, client.owner(&self.live))?;
-        let mut fold = |body: &[u8], rules, form, point_out: fn(&[Unlisted<'_>])| {
-            let hold = |bytes| room.resize_to(bytes);
-            stored_within(body, rules, form, sender, terms, point_out, hold)
-        };
-        let mut session = fold(body, self.rules, form, point_out)?;
+        let hold = |bytes| room.resize_to(bytes);
+        let mut unlisted = OfBody::default();
+        let look = |event: &_| unlisted.add(event);
+        let mut session = stored_within(body, self.rules, form, sender, terms, look, hold)?;
         within(&self.limits, session.opening())?;
         let kept = match kept(self.redactor.as_deref(), body)? {
             Cow::Borrowed(_) => body.clone(),
             Cow::Owned(kept) => {
                 // Two of them are never there at once.
                 drop(session);
-                session = fold(&kept, Rules::ACCEPTED, StoredForm::Accepted, |_| {})?;
+                let (rules, form) = (Rules::ACCEPTED, StoredForm::Accepted);
+                let hold = |bytes| room.resize_to(bytes);
+                session = stored_within(&kept, rules, form, sender, terms, |_| {}, hold)?;
                 kept.into()
             }
         };
@@ -575,6 +604,8 @@ impl StoredReading {
         };
         let appended = self.committing.append(hash, self.id, before, append)?;
         self.charge_rate(tokens_of_stored(body_bytes, events) - of_reading);
+        let sender = Sender { ip: client.ip, now_ms: self.now_ms };
+        self.unlisted.note_body(sender, unlisted, self.redactor.as_deref());
         Ok(appended)
     }
 }
@@ -595,11 +626,4 @@ fn random() -> [u8; 10] {
     let mut bits = [0; 10];
     rand::rng().fill_bytes(&mut bits);
     bits
-}
-
-/// Shows the operator the names that nobody knows, with what was probably meant.
-fn point_out(unlisted: &[Unlisted<'_>]) {
-    for Unlisted { name, nearest } in unlisted {
-        tracing::debug!(%name, nearest, "a body has a name that is not listed");
-    }
 }

@@ -47,6 +47,8 @@ pub mod privacy;
 
 pub mod rejects;
 
+pub mod unlisted;
+
 pub mod wire;
 
 pub mod live;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mediatally::clock::Clock;
@@ -12,6 +13,7 @@ use mediatally::processor::{Change, Outcome, Processor};
 use mediatally::rejects::{Reject, Rejects, Settings};
 use mediatally::session::id::{Key, SessionId};
 use mediatally::session::{BodyHash, Opening, Step};
+use mediatally::unlisted::{Sender, UnlistedNames};
 use mediatally::wire::{
     Event, NotStored, PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX, Profile, Rules, Start,
     StoredForm, parse_stored,
@@ -208,6 +210,30 @@ fn a_refused_body_takes_no_copy_of_its_bytes() {
         assert!(to_keep <= 300 << 10, "{name}: {to_keep}");
         assert!(to_write <= 100 << 10, "{name}: {to_write}");
     }
+}
+
+/// A player that always sends the same unlisted name costs a look at the table, and strangers cannot fill it.
+#[test]
+fn unlisted_names_take_nothing_once_they_are_known_and_little_in_all() {
+    let _alone = alone();
+    let names = UnlistedNames::new(Duration::ZERO);
+    let from =
+        |client: u32| Sender { ip: Some(std::net::Ipv4Addr::from(client).into()), now_ms: 5 };
+    let ping = |name: &str| format!(r#"{UPDATE},"params":{{"statesStart":[],"{name}":1}}}}"#);
+    let body = ping("known");
+    let known = Event::parse(body.as_bytes(), OPEN).unwrap();
+    names.note(from(0), &known, None);
+    let (of_known, ()) = peak(|| names.note(from(0), &known, None));
+    assert_eq!(of_known, 0);
+    let (of_flood, ()) = peak(|| {
+        for client in 0..20_000 {
+            let body = ping(&format!("{client}{}", "x".repeat(1_000)));
+            let event = Event::parse(body.as_bytes(), OPEN).unwrap();
+            names.note(from(client), &event, None);
+        }
+    });
+    println!("{of_flood} for a flood");
+    assert!(of_flood <= 256 << 10, "{of_flood}");
 }
 
 /// Bodies of about so many bytes that would make a server hold much.

@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
@@ -27,6 +28,7 @@ pub(super) fn router(app: App, guard: Guard, listen: SocketAddr) -> Router {
     let readiness = Readiness::of(app.clone(), Reader::Operator);
     Router::new()
         .route("/rejects", get(rejects))
+        .route("/unlisted", get(unlisted))
         .merge(lookup::router())
         .merge(series::router())
         .fallback(nothing)
@@ -75,4 +77,14 @@ async fn rejects(State(app): State<App>) -> Response {
          \"gone_skipped\":{skipped},\"dropped\":{dropped},\"over_share\":{over_share}}}\n"
     );
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// The names in accepted bodies that are not listed where they stand, the most frequent first:
+/// `{"names":[…],"names_max":256,"forgotten":0}`.
+async fn unlisted(State(app): State<App>) -> Result<Response, ApiError> {
+    let now_ms = app.collector().journal().now_ms();
+    // What was meant is looked for now, and players must not wait for it.
+    let json = spawn_blocking(move || app.collector().unlisted().to_json(now_ms));
+    let body = json.await.map_err(|_| ApiError::Internal)? + "\n";
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }

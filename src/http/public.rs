@@ -143,7 +143,8 @@ async fn event(
     let Received { body, charge: _charge, turn, .. } =
         body.map_err(|error| unmet(&app, &mut ticket, error))?;
     app.series().http.body_bytes.of(DataRoute::Events).inc_by(body.bytes.len() as u64);
-    let client = Client { memory: Some(memory_of(&app, &head)), ..Client::default() };
+    let (memory, ip) = (Some(memory_of(&app, &head)), peer_of(&head));
+    let client = Client { memory, ip, ..Client::default() };
     match app.collector().event(&sid, &body.bytes, turn, &client, &mut ticket).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(refusal) => {

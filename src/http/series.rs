@@ -155,6 +155,7 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
             over_share: app.rejects().over_share(),
             skipped: app.rejects().gone_skipped(),
         },
+        unlisted_names: app.collector().unlisted().counts(),
         memory: app.memory_usage(),
         memory_max: app.memory().max().as_u64(),
         largest_client: app.collector().limits().concentration.largest_ratio(),

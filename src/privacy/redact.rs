@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use super::Hasher;
 use super::names::Names;
 use super::scan::Scan;
-use crate::wire::{Code, Violation, Violations};
+use crate::wire::{Code, Section, Violation, Violations};
 
 /// How large a redacted body may be: hashes are longer than most values, and what is kept must fit into a
 /// line of the journal like the largest body that may come.
@@ -96,6 +96,17 @@ impl Redactor {
     /// Whether this parameter is taken out of bodies, or hashed.
     pub fn names(&self, key: &str) -> bool {
         self.verdict(Reach::Event, Place::Params, key) != Verdict::Keep
+    }
+
+    /// Whether a list names what has this name in that part of an event.
+    pub fn covers(&self, section: Section, name: &str) -> bool {
+        let place = match section {
+            Section::Body => Place::Body,
+            Section::PlayerTime => Place::Other,
+            Section::Params => Place::Params,
+            Section::CustomMetadata => Place::Metadata,
+        };
+        self.verdict(Reach::Everywhere, place, name) != Verdict::Keep
     }
 
     /// The beginning of a pointer up to the first name that a list names.

@@ -10,7 +10,7 @@ use super::step::{Readings, Step};
 use super::stored::StoredSession;
 use super::{Terms, growth_bytes};
 use crate::wire::{
-    Content, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, Unlisted, parse_stored,
+    Content, Event, NotStored, PlayerTime, Rules, Start, Stored, StoredForm, parse_stored,
 };
 
 /// What the start of a session said.
@@ -58,22 +58,21 @@ pub enum NotFolded<E> {
 /// How much more room than it needs is asked for, in bytes, so that it is not asked for with each event.
 const SPARE_BYTES: usize = 32 << 10;
 
-/// Folds a stored session event by event as its body is read, so that no list of its events is ever held. Hands
-/// on the names that nobody knows.
+/// Folds a stored session event by event as its body is read, so that no list of its events is ever held. Shows
+/// each as it came to `look`.
 ///
 /// # Errors
 /// [`NotStored`].
-pub fn stored(
-    body: &[u8],
+pub fn stored<'b>(
+    body: &'b [u8],
     rules: Rules,
     form: StoredForm,
     (address, user_agent): (Option<&str>, Option<&str>),
     terms: Terms,
-    point_out: impl Fn(&[Unlisted<'_>]),
+    look: impl FnMut(&Event<'b>),
 ) -> Result<StoredSession, NotStored> {
     let sender = (address, user_agent);
-    let folded =
-        stored_within(body, rules, form, sender, terms, point_out, |_| Ok::<_, Infallible>(()));
+    let folded = stored_within(body, rules, form, sender, terms, look, |_| Ok::<_, Infallible>(()));
     folded.map_err(|not_folded| match not_folded {
         NotFolded::Refused(refused) => refused,
         NotFolded::NoRoom(never) => match never {},
@@ -85,13 +84,13 @@ pub fn stored(
 ///
 /// # Errors
 /// [`NotFolded`].
-pub fn stored_within<E>(
-    body: &[u8],
+pub fn stored_within<'b, E>(
+    body: &'b [u8],
     rules: Rules,
     form: StoredForm,
     (address, user_agent): (Option<&str>, Option<&str>),
     terms: Terms,
-    point_out: impl Fn(&[Unlisted<'_>]),
+    mut look: impl FnMut(&Event<'b>),
     mut hold: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<StoredSession, NotFolded<E>> {
     let mut session: Option<StoredSession> = None;
@@ -100,7 +99,7 @@ pub fn stored_within<E>(
     let mut no_room = None;
     parse_stored(body, rules, form, |event| match event {
         Stored::Start(start) => {
-            point_out(&start.event.unlisted);
+            look(&start.event);
             let opening = Opening::of(&start, address, user_agent);
             most_bytes = opening.heap_bytes();
             room_bytes = most_bytes + SPARE_BYTES;
@@ -110,7 +109,7 @@ pub fn stored_within<E>(
             }
         }
         Stored::Event(event) => {
-            point_out(&event.unlisted);
+            look(&event);
             // Without its start the body is refused in the end, whatever comes.
             let Some(folded) = &mut session else { return };
             // Nothing waits there, so nothing is compared with what waits.

@@ -7,7 +7,7 @@ use crate::limits::memory::OverLimit;
 use crate::live::Full;
 use crate::rejects::Class;
 use crate::session::CloseReason;
-use crate::wire::{Code, EventType};
+use crate::wire::{Code, EventType, Section};
 
 /// One value of a label.
 pub trait Label: Copy + 'static {
@@ -223,6 +223,8 @@ label! {
         Metrics = "metrics",
         /// What was refused.
         Rejects = "rejects",
+        /// Names that are not listed.
+        Unlisted = "unlisted",
         /// A look at a session.
         Session = "session",
         /// All else: preflights, and paths at which there is nothing.
@@ -268,6 +270,7 @@ impl Route {
         match path.strip_suffix('/').unwrap_or(path) {
             "/metrics" => Self::Metrics,
             "/rejects" => Self::Rejects,
+            "/unlisted" => Self::Unlisted,
             path if path.starts_with("/sessions/") => Self::Session,
             path => Self::of_health(path),
         }
@@ -491,6 +494,19 @@ impl Label for Code {
     }
 }
 
+impl Label for Section {
+    const NAME: &'static str = "where";
+    const ALL: &'static [Self] = &Section::ALL;
+
+    fn row(self) -> usize {
+        self as usize
+    }
+
+    fn text(self) -> &'static str {
+        self.name()
+    }
+}
+
 impl Label for Class {
     const NAME: &'static str = "class";
     const ALL: &'static [Self] = &[Self::Invalid, Self::Unread, Self::Gone];
@@ -586,6 +602,7 @@ mod tests {
         rows_are_in_order::<EventType>();
         rows_are_in_order::<Code>();
         rows_are_in_order::<Class>();
+        rows_are_in_order::<Section>();
         rows_are_in_order::<Closed>();
         rows_are_in_order::<(DataRoute, Rejected)>();
         rows_are_in_order::<(DataRoute, Shed)>();
@@ -618,6 +635,7 @@ mod tests {
         for (path, route) in [
             ("/metrics", Route::Metrics),
             ("/rejects", Route::Rejects),
+            ("/unlisted", Route::Unlisted),
             ("/sessions/1f", Route::Session),
             ("/sessions/1f/events", Route::Session),
             ("/livez", Route::Health),

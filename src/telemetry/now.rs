@@ -21,6 +21,7 @@ use crate::http::connections::Counts;
 use crate::journal::disk::Space;
 use crate::limits::memory::Usage;
 use crate::rejects::Class;
+use crate::wire::Section;
 
 /// The state of the server at one time.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub struct Now {
 pub struct Rooms {
     /// What was refused.
     pub rejects: Rejects,
+    /// Names in accepted bodies that are not listed, by where they stand.
+    pub unlisted_names: [u64; Section::ALL.len()],
     /// What outsiders make the server hold, by kind.
     pub memory: Vec<Usage>,
     /// How much memory the process may take.
@@ -132,6 +135,7 @@ impl Collector for Now {
         self.of_connections(&mut names)?;
         if let Some(rooms) = &self.rooms {
             rooms.of_rejects(&mut names)?;
+            rooms.of_unlisted_names(&mut names)?;
             rooms.of_memory(&mut names)?;
             rooms.of_clients(&mut names)?;
             rooms.of_sessions(&mut names)?;
@@ -228,6 +232,14 @@ impl Rooms {
         names.counter("rejects_over_share", help, None, over_share)?;
         let help = "Refused events of sessions that are not there, which were only counted";
         names.counter("rejects_skipped", help, None, skipped)
+    }
+
+    fn of_unlisted_names(&self, names: &mut Names<'_>) -> fmt::Result {
+        let help =
+            "Names in accepted bodies that are not listed where they stand, by where that is";
+        let rows = Section::ALL.into_iter().zip(self.unlisted_names);
+        let rows = rows.map(|(section, count)| (section, ConstCounter::new(count)));
+        names.each("unlisted_names", help, None, rows)
     }
 
     fn of_memory(&self, names: &mut Names<'_>) -> fmt::Result {

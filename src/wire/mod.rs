@@ -11,6 +11,8 @@ mod mistakes;
 
 mod parse;
 
+mod unlisted;
+
 mod validate;
 
 mod violations;
@@ -22,10 +24,11 @@ pub mod openapi;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Number;
 
-pub(crate) use parameters::PARAMS;
+pub(crate) use parameters::{EventSet, PARAMS};
 pub use parameters::{EventType, Profile};
 pub use parse::{PARSE_BYTES_BASE, PARSE_BYTES_PER_BYTE_MAX};
-pub use validate::Unlisted;
+pub(crate) use unlisted::Listed;
+pub use unlisted::{Section, Unlisted};
 pub(crate) use validate::is_name;
 pub use violations::{ANSWER_BYTES_MAX, Code, Violation, Violations};
 pub(crate) use violations::{TEXT_BYTES_MAX, cut, quoted};
@@ -60,6 +63,8 @@ pub struct Event<'a> {
     pub custom_metadata: CustomMetadata<'a>,
     /// Names that are not listed, at most 32 of them.
     pub unlisted: Vec<Unlisted<'a>>,
+    /// How many such names there are in all, by the row of their [`Section`].
+    pub unlisted_counts: [u32; Section::ALL.len()],
 }
 
 impl<'a> Event<'a> {

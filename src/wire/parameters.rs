@@ -151,13 +151,15 @@ impl EventType {
 pub(crate) struct EventSet(u32);
 
 impl EventSet {
-    const ALL: Self = Self((1 << EventType::ALL.len()) - 1);
+    pub(crate) const ALL: Self = Self((1 << EventType::ALL.len()) - 1);
 
-    const fn of(event_type: EventType) -> Self {
+    pub(crate) const NONE: Self = Self(0);
+
+    pub(crate) const fn of(event_type: EventType) -> Self {
         Self(1 << event_type as u8)
     }
 
-    const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -167,6 +169,19 @@ impl EventSet {
 
     pub(crate) const fn contains(self, event_type: EventType) -> bool {
         self.0 & Self::of(event_type).0 != 0
+    }
+
+    pub(crate) const fn has_all(self, other: Self) -> bool {
+        other.but(self).0 == 0
+    }
+
+    pub(crate) const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The event types in the documented order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = EventType> {
+        EventType::ALL.into_iter().filter(move |event_type| self.contains(*event_type))
     }
 }
 

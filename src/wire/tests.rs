@@ -271,10 +271,15 @@ fn unlisted_names_are_pointed_out_and_refused_only_when_strict() {
     });
     let text = body.to_string();
     let start = Start::parse(text.as_bytes(), ADOBE).unwrap();
-    let mut names: Vec<_> =
-        start.event.unlisted.iter().map(|u| (u.name.as_ref(), u.nearest)).collect();
+    let nearest =
+        |u: &Unlisted<'_>| u.section.nearest(EventSet::of(EventType::SessionStart), &u.name);
+    let unlisted = start.event.unlisted.iter();
+    let mut names: Vec<_> = unlisted.map(|u| (u.section.pointer_to(&u.name), nearest(u))).collect();
     names.sort_unstable();
-    assert_eq!(names, [("extra", None), ("media.chanel", Some("media.channel")), ("tss", None)]);
+    let at = |pointer: &str, nearest| (pointer.to_owned(), nearest);
+    let channel = at("/params/media.chanel", Some("media.channel"));
+    assert_eq!(names, [at("/extra", None), channel, at("/playerTime/tss", None)]);
+    assert_eq!(start.event.unlisted_counts, [1, 1, 1, 0]);
     let mut violations = refused(&body, STRICT);
     violations.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(
@@ -781,21 +786,49 @@ fn a_stored_session_says_that_it_is_where_the_form_wants_it() {
 }
 
 #[test]
-fn names_of_a_stored_session_are_pointed_out_up_to_a_bound() {
+fn names_of_each_event_are_pointed_out_up_to_a_bound_and_all_are_counted() {
     let mut events = vec![minimal()];
-    for number in 0..40 {
+    for names in [1, 40, 1] {
         let mut ping = json!({"eventType": "ping", "playerTime": {"playhead": 0, "ts": 0}});
-        ping[format!("name{number}")] = json!(1);
+        (0..names).for_each(|number| ping[format!("name{number}")] = json!(1));
+        ping["customMetadata"] = json!({"a.reserved": "x", "own": "y"});
         events.push(ping);
     }
-    let (body, mut pointed_out) = (json!(events).to_string(), 0);
+    let (body, mut seen) = (json!(events).to_string(), Vec::new());
     let form = StoredForm::Downloaded;
     parse_stored(body.as_bytes(), ADOBE, form, |stored| match stored {
-        Stored::Start(start) => pointed_out += start.event.unlisted.len(),
-        Stored::Event(event) => pointed_out += event.unlisted.len(),
+        Stored::Start(start) => assert!(start.event.unlisted.is_empty()),
+        Stored::Event(event) => seen.push((event.unlisted.len(), event.unlisted_counts)),
     })
     .unwrap();
-    assert_eq!(pointed_out, 32, "each costs a comparison with the whole table");
+    assert_eq!(seen, [(2, [1, 0, 0, 1]), (32, [40, 0, 0, 1]), (2, [1, 0, 0, 1])]);
+}
+
+#[test]
+fn of_many_names_one_that_stands_twice_is_found_wherever_it_stands() {
+    for count in [2, 8, 9, 10, 30] {
+        for twice in 0..count {
+            let names: Vec<_> = (0..count).chain([twice]).map(|n| format!("\"n{n}\":0")).collect();
+            let ping = format!(
+                r#"{{"eventType":"ping","playerTime":{{"playhead":0,"ts":0}},"qoeData":{{{}}}}}"#,
+                names.join(",")
+            );
+            let refused = Event::parse(ping.as_bytes(), ADOBE).unwrap_err();
+            let pointer = &refused.listed()[0].pointer;
+            assert_eq!((refused.count(), pointer), (1, &format!("/qoeData/n{twice}")));
+        }
+    }
+}
+
+#[test]
+fn a_name_that_stands_in_the_wrong_place_is_known_where_it_belongs() {
+    let place = |name| Listed::of(name).map(|listed| listed.place);
+    assert_eq!(place("playerTime"), Some("body"));
+    assert_eq!(place("ts"), Some("playerTime"));
+    assert_eq!(place("media.ad.name"), Some("params"));
+    assert_eq!(place("media.shwo"), None);
+    let on: Vec<_> = Listed::of("media.ad.name").unwrap().on.iter().collect();
+    assert_eq!(on, [EventType::AdStart]);
 }
 
 #[test]

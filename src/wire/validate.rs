@@ -9,31 +9,27 @@ use std::ops::ControlFlow;
 use hashbrown::HashSet;
 
 use super::parameters::{
-    self, CUSTOMER_ID_MEMBERS, EventType, Kind, PARAMS, PARAMS_INDEX, PLAYER_TIME_MEMBERS,
-    Parameter, Profile, QOE, QOE_INDEX, STATE_MEMBERS, STATE_NAME_CHARS_MAX, TS_MAX,
+    self, CUSTOMER_ID_MEMBERS, EventSet, EventType, Kind, PARAMS, PARAMS_INDEX,
+    PLAYER_TIME_MEMBERS, Parameter, Profile, QOE, QOE_INDEX, STATE_MEMBERS, STATE_NAME_CHARS_MAX,
+    TS_MAX,
 };
 use super::parse::{Member, Node};
+use super::unlisted::{Section, Unlisted};
 use super::violations::{Code, Pointer, Quoted, TEXT_BYTES_MAX, Violations, cut};
 use super::{
     Content, CustomMetadata, Event, NotStored, Params, PlayerTime, Playhead, Rules,
     STORED_EVENTS_MAX, Start, Stored, StoredForm, is_array, parse, read,
 };
 
-/// How many names of a body are compared with the known ones. A comparison with the whole table takes some
+/// How many names of a body strict rules compare with the known ones. A comparison with the whole table takes some
 /// microseconds; a hostile body could hold twenty thousand names, and one of a stored session millions.
 const HINTS_MAX: usize = 32;
 
+/// How many unlisted names of an event are pointed out; the others are counted.
+const UNLISTED_MAX: usize = 32;
+
 /// Live content has the second of the day for a playhead.
 const SECONDS_OF_A_DAY: f64 = 86_400.0;
-
-/// A name that the table does not list where it stands: accepted, kept with the body, pointed out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unlisted<'a> {
-    /// The name as it came, cut if it is longer than 256 bytes.
-    pub name: Cow<'a, str>,
-    /// The known name that was probably meant.
-    pub nearest: Option<&'static str>,
-}
 
 /// Holds the body of a session start to the rules.
 ///
@@ -132,7 +128,7 @@ impl Endpoint {
 }
 
 /// Holds what stands at one place to the rules of an event; nothing if it breaks any. Of the names that it
-/// has, so many more may be pointed out as `hints` says.
+/// has, strict rules compare so many more with the known ones as `hints` says.
 fn walk<'a>(
     root: Node<'a>,
     rules: Rules,
@@ -162,6 +158,7 @@ fn walk<'a>(
         quality: Params::default(),
         custom_metadata: CustomMetadata::default(),
         unlisted: Vec::new(),
+        unlisted_counts: [0; Section::ALL.len()],
     };
     walk.body(place, members);
     if walk.found.count() > violations_before {
@@ -174,6 +171,7 @@ fn walk<'a>(
         quality: walk.quality,
         custom_metadata: walk.custom_metadata,
         unlisted: walk.unlisted,
+        unlisted_counts: walk.unlisted_counts,
     };
     Some((event, walk.content))
 }
@@ -221,6 +219,7 @@ struct Walk<'a, 'f> {
     quality: Params<'a>,
     custom_metadata: CustomMetadata<'a>,
     unlisted: Vec<Unlisted<'a>>,
+    unlisted_counts: [u32; Section::ALL.len()],
 }
 
 impl<'a> Walk<'a, '_> {
@@ -245,7 +244,7 @@ impl<'a> Walk<'a, '_> {
                     if let Node::OtherObject { repeated: Some(repeated) } = node {
                         self.repeated(&place.member(repeated));
                     }
-                    self.unlisted(root, &mut others, name, parameters::BODY_MEMBERS);
+                    self.unlisted(Section::Body, root, &mut others, name);
                 }
             }
         }
@@ -346,7 +345,7 @@ impl<'a> Walk<'a, '_> {
             match known.map(|row| PLAYER_TIME_MEMBERS[row]) {
                 Some("playhead") => playhead = self.playhead(&member_place, node),
                 Some("ts") => ts = self.ts(&member_place, node),
-                _ => self.unlisted(place, &mut others, name, PLAYER_TIME_MEMBERS),
+                _ => self.unlisted(Section::PlayerTime, place, &mut others, name),
             }
         }
         for (row, name) in PLAYER_TIME_MEMBERS.iter().enumerate() {
@@ -437,8 +436,7 @@ impl<'a> Walk<'a, '_> {
                     }
                     continue;
                 }
-                let known = PARAMS.iter().filter(|parameter| allowed(parameter));
-                self.unlisted(place, &mut others, name, known.map(|parameter| parameter.key));
+                self.unlisted(Section::Params, place, &mut others, name);
                 continue;
             };
             let member_place = place.member(name);
@@ -544,9 +542,8 @@ impl<'a> Walk<'a, '_> {
                 if self.rules.strict {
                     let message = format_args!("keys that begin with a. or media. are reserved");
                     self.found.add(&member_place, Code::PropertyNames, message);
-                } else if *self.hints > 0 {
-                    *self.hints -= 1;
-                    self.unlisted.push(Unlisted { name: shown(key), nearest: None });
+                } else {
+                    self.point_out(Section::CustomMetadata, key);
                 }
             }
             if !matches!(node, Node::Text(_)) {
@@ -668,25 +665,37 @@ impl<'a> Walk<'a, '_> {
     #[expect(clippy::ptr_arg, reason = "what borrows from the body goes on to do so")]
     fn unlisted<'n>(
         &mut self,
+        section: Section,
         place: &Pointer<'_>,
         others: &mut Names<'n>,
         name: &'n Cow<'a, str>,
-        known: impl IntoIterator<Item = &'static str>,
     ) {
         if !others.insert(name) {
             return self.repeated(&place.member(name));
         }
-        let hinted = *self.hints > 0;
-        let nearest = if hinted { parameters::nearest(name, known) } else { None };
         if self.rules.strict {
+            let hinted = *self.hints > 0;
+            *self.hints = self.hints.saturating_sub(1);
+            let nearest = if hinted { self.nearest(section, name) } else { None };
             let on = self.event_type.map_or("any event", EventType::name);
             let message = format_args!("not listed on {on}{}", DidYouMean(nearest));
             self.found.add(&place.member(name), Code::AdditionalProperties, message);
         }
-        if hinted {
-            *self.hints -= 1;
-            self.unlisted.push(Unlisted { name: shown(name), nearest });
+        self.point_out(section, name);
+    }
+
+    #[expect(clippy::ptr_arg, reason = "what borrows from the body goes on to do so")]
+    fn point_out(&mut self, section: Section, name: &Cow<'a, str>) {
+        let count = &mut self.unlisted_counts[section as usize];
+        *count = count.saturating_add(1);
+        if self.unlisted.len() < UNLISTED_MAX {
+            self.unlisted.push(Unlisted { section, name: shown(name) });
         }
+    }
+
+    /// The known name that was probably meant.
+    fn nearest(&self, section: Section, name: &str) -> Option<&'static str> {
+        section.nearest(self.event_type.map_or(EventSet::NONE, EventSet::of), name)
     }
 
     fn repeated(&mut self, place: &Pointer<'_>) {
@@ -703,7 +712,16 @@ impl<'a> Walk<'a, '_> {
         names_before: usize,
     ) {
         let place = place.member(name);
-        let near = self.unlisted[names_before..].iter().find(|found| found.nearest == Some(name));
+        let is_meant = |found: &&Unlisted<'_>| {
+            // One comparison spares that with the whole table.
+            parameters::nearest(&found.name, [name]).is_some()
+                && self.nearest(found.section, &found.name) == Some(name)
+        };
+        let near = if self.found.is_full() {
+            None
+        } else {
+            self.unlisted[names_before..].iter().find(is_meant)
+        };
         match near.map(|near| Quoted(&near.name)) {
             None => self.found.add(&place, Code::Required, message),
             Some(near) => {
@@ -782,8 +800,34 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// Names of one object that are in no table, to tell one that stands twice.
-type Names<'n> = HashSet<&'n str>;
+/// Names of one object that are in no table, to tell one that stands twice. Nearly always there are few of them,
+/// and they take no memory of their own.
+#[derive(Default)]
+struct Names<'n> {
+    first: [&'n str; FIRST_NAMES],
+    count: usize,
+    others: HashSet<&'n str>,
+}
+
+/// How many names are looked through one by one.
+const FIRST_NAMES: usize = 8;
+
+impl<'n> Names<'n> {
+    /// Notes a name; false when it was there before.
+    fn insert(&mut self, name: &'n str) -> bool {
+        if self.first[..self.count].contains(&name) {
+            return false;
+        }
+        match self.first.get_mut(self.count) {
+            Some(free) => {
+                *free = name;
+                self.count += 1;
+                true
+            }
+            None => self.others.insert(name),
+        }
+    }
+}
 
 /// The members of a table or list that one object has.
 #[derive(Default)]

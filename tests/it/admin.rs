@@ -39,7 +39,7 @@ async fn whoever_shows_the_token_is_let_in() {
     let id = server.post(SAMPLE).await.headers()["location"].to_str().unwrap().to_owned();
     let session = id.replace("/api/v1", "");
     let token = format!("Bearer {TOKEN}");
-    for path in ["/rejects", &session, &format!("{session}/events")] {
+    for path in ["/rejects", "/unlisted", &session, &format!("{session}/events")] {
         assert_eq!(asked(&server, path, &[&token]).await.status(), 200, "{path}");
         assert_eq!(asked(&server, path, &[]).await.status(), 401, "{path}");
     }
@@ -81,9 +81,15 @@ async fn everybody_else_gets_one_and_the_same_answer() {
         &[&right, &right],
         &["Bearer x", &right],
     ] {
-        for path in
-            ["/rejects", "/metrics", "/sessions/none", "/sessions/none/events", "/nothing", "/"]
-        {
+        for path in [
+            "/rejects",
+            "/unlisted",
+            "/metrics",
+            "/sessions/none",
+            "/sessions/none/events",
+            "/nothing",
+            "/",
+        ] {
             assert_eq!(
                 told(path, shown).await,
                 (status, headers.clone(), body.clone()),
@@ -277,7 +283,7 @@ async fn without_a_token_only_addresses_and_localhost_are_answered() {
         "host:\r\n",
         "host: \u{f6}\r\n",
     ] {
-        for path in ["/rejects", "/metrics", "/sessions/none", "/nothing"] {
+        for path in ["/rejects", "/unlisted", "/metrics", "/sessions/none", "/nothing"] {
             assert_eq!(status_for(&server, path, head).await, 421, "{head}");
         }
     }

@@ -32,4 +32,5 @@ mod shutdown;
 mod soak;
 mod tls;
 mod tree;
+mod unlisted;
 mod violations;

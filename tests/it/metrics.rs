@@ -40,6 +40,7 @@ const NAMES: &[(&str, &str)] = &[
     ("mediatally_rejects_dropped_total", "counter"),
     ("mediatally_rejects_over_share_total", "counter"),
     ("mediatally_rejects_skipped_total", "counter"),
+    ("mediatally_unlisted_names_total", "counter"),
     ("mediatally_memory_used_bytes", "gauge"),
     ("mediatally_memory_ceiling_bytes", "gauge"),
     ("mediatally_memory_refused_total", "counter"),

@@ -25,6 +25,7 @@ use crate::rejects::Rejects;
 use crate::reporter::Reporter;
 use crate::session::id::Key;
 use crate::telemetry::series::Series;
+use crate::unlisted::UnlistedNames;
 
 /// What doors and rooms share.
 pub(super) struct Seams {
@@ -82,7 +83,9 @@ impl Rooms {
             let names: Vec<_> = unlisted.iter().map(|(_, name)| *name).collect();
             tracing::info!(?names, "{}", privacy::UNLISTED);
         }
-        let collector = Collector::new(key, config.validation, clock, live, journal, limits)
+        // They are of the same kind as refused bodies, and get no older.
+        let names = UnlistedNames::new(config.rejects.retention);
+        let collector = Collector::new(key, config.validation, clock, live, journal, limits, names)
             .redacting(redactor);
         let app = App::new(Parts {
             collector,
