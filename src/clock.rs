@@ -25,9 +25,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// A difference to the time of day is made up for by at most one part in this many of the time that
 /// passes: an hour in four days. Nobody notices it in a time-out of ten minutes.
@@ -54,6 +55,10 @@ pub const EARLIEST_MS: u64 = 1_767_225_600_000;
 /// While the time of day holds, it is never further than this from where it was expected.
 const HOLDS_WITHIN_MS: u64 = 60_000;
 
+/// A process that was not seen to run for longer stood still, in ms. One that is only held up by its machine or its disk
+/// is seen more often.
+const STANDSTILL_MS: u64 = 5_000;
+
 /// A source of wall-clock time. Clones show the same time.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Inner>);
@@ -63,11 +68,13 @@ struct Inner {
     source: Source,
     /// How much of the time that is shown is in doubt, in ms.
     doubted_ms: AtomicU64,
+    /// When the process was last seen to run, in ms that have passed; of a test, for how long it stood still.
+    seen_ms: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Source {
-    System(Instant, Mutex<Steady>),
+    System(Duration, Mutex<Steady>),
     Simulated(Mutex<Simulated>, Mutex<Steady>),
     Manual(AtomicU64),
 }
@@ -83,22 +90,24 @@ impl Clock {
     /// The system's clock, read steadily. All of its time is in doubt until somebody [says](Clock::doubt) how much.
     pub fn system() -> Self {
         let (started, wall_ms) = system_now();
-        let source = Source::System(started, Mutex::new(Steady::at(wall_ms)));
-        Self(Arc::new(Inner { source, doubted_ms: AtomicU64::new(u64::MAX) }))
+        Self::of(Source::System(started, Mutex::new(Steady::at(wall_ms))), u64::MAX)
     }
 
     /// A clock like the system's on a machine whose time of day is `wall_ms`, which stands still until
     /// [`Clock::advance`] moves it, and is set by [`Clock::set_wall`].
     pub fn simulated(wall_ms: u64) -> Self {
         let machine = Mutex::new(Simulated { monotonic_ms: 0, wall_ms });
-        let source = Source::Simulated(machine, Mutex::new(Steady::at(wall_ms)));
-        Self(Arc::new(Inner { source, doubted_ms: AtomicU64::new(u64::MAX) }))
+        Self::of(Source::Simulated(machine, Mutex::new(Steady::at(wall_ms))), u64::MAX)
     }
 
     /// A clock that stands at `now_ms` until [`Clock::advance`] moves it. Nobody doubts it.
     pub fn manual(now_ms: u64) -> Self {
-        let source = Source::Manual(AtomicU64::new(now_ms));
-        Self(Arc::new(Inner { source, doubted_ms: AtomicU64::new(0) }))
+        Self::of(Source::Manual(AtomicU64::new(now_ms)), 0)
+    }
+
+    fn of(source: Source, doubted_ms: u64) -> Self {
+        let (doubted_ms, seen_ms) = (AtomicU64::new(doubted_ms), AtomicU64::new(0));
+        Self(Arc::new(Inner { source, doubted_ms, seen_ms }))
     }
 
     /// Milliseconds since the Unix epoch, UTC, as records are stamped. It falls at a [step](Clock::step) back alone.
@@ -171,6 +180,26 @@ impl Clock {
         steady.lock().step(monotonic_ms, wall_ms, self.doubted_ms())
     }
 
+    /// Whether the process stood still (it was stopped, its machine paused or asleep) since this was last asked. That
+    /// must be at least twice a second; and by one who can tell nobody the time of now before he has told of it.
+    pub fn stood_still(&self) -> bool {
+        let seen_ms = &self.0.seen_ms;
+        match self.0.source {
+            Source::System(..) => {
+                let now_ms = self.elapsed_ms();
+                let before_ms = seen_ms.swap(now_ms, Ordering::Relaxed);
+                now_ms.saturating_sub(before_ms) > STANDSTILL_MS
+            }
+            Source::Simulated(..) | Source::Manual(_) => seen_ms.swap(0, Ordering::Relaxed) > 0,
+        }
+    }
+
+    /// Lets the process of a test stand still for so long.
+    pub fn stand_still(&self, for_ms: u64) {
+        self.advance(for_ms);
+        self.0.seen_ms.fetch_add(for_ms, Ordering::Relaxed);
+    }
+
     /// Moves the clock of a test forward; the system's clock stays as it is.
     pub fn advance(&self, by_ms: u64) {
         match &self.0.source {
@@ -196,8 +225,8 @@ impl Clock {
     fn read(&self) -> Reading<'_> {
         match &self.0.source {
             Source::System(started, steady) => {
-                let (monotonic, wall_ms) = system_now();
-                let since_start = monotonic.saturating_duration_since(*started);
+                let (passed, wall_ms) = system_now();
+                let since_start = passed.saturating_sub(*started);
                 let monotonic_ms = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
                 Reading::Of { monotonic_ms, wall_ms, steady }
             }
@@ -308,10 +337,22 @@ fn monotonic_now() -> Instant {
     Instant::now()
 }
 
+/// The time that has passed since some instant, and the time of day in ms since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that asks")]
-fn system_now() -> (Instant, u64) {
+fn system_now() -> (Duration, u64) {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (monotonic_now(), u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    (passed(), u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The time that has passed, also while the machine slept.
+fn passed() -> Duration {
+    // Elsewhere than on Linux a sleep is no time that passes.
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    Duration::new(tv_sec.try_into().unwrap_or(0), tv_nsec.try_into().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use self::large::{Large, LargeQueue};
-use self::record::{Detached, Encoded};
+use self::record::{Content, Detached, Encoded};
 use crate::clock::{Clock, Stopwatch};
 use crate::processor::{Change, Outcome};
 use crate::session::Terms;
@@ -167,8 +167,8 @@ struct Queue {
     large_since: Option<Stopwatch>,
     next_seq: u64,
     last_ms: u64,
-    /// While stamps have stepped and the record that says so is not folded: the time before the step. Up time is known
-    /// of that alone.
+    /// While stamps have stepped, or the process stood still, and the record that says so is not folded: the time before
+    /// that. Up time is known of it alone.
     before_step_ms: Option<u64>,
     /// Bytes of small records that the writer has taken and not committed.
     in_writing: usize,
@@ -258,7 +258,43 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The queue, for one who wants to know the time. When a process goes on that stood still, all of its threads do at
+    /// once; so whoever comes first notes it, before anything is decided by the time of now.
+    fn queue_now(&self) -> MutexGuard<'_, Queue> {
+        let mut queue = self.queue();
+        if queue.excuse_standstill(&self.clock) {
+            self.wake.notify_one();
+        }
+        queue
+    }
+}
+
 impl Queue {
+    /// Appends that nothing could be received while the process stood still, if it did: that counts against no session.
+    fn excuse_standstill(&mut self, clock: &Clock) -> bool {
+        // Of an outage, all of the time is excused in the end.
+        if !clock.stood_still() || self.phase != Phase::Up {
+            return false;
+        }
+        let (from_ms, seq) = (self.last_ms, self.next_seq);
+        let received_ms = self.receive(clock);
+        let down_ms = received_ms - from_ms;
+        self.next_seq += 1;
+        self.before_step_ms.get_or_insert(from_ms);
+        let pause = Encoded::short(Content::Pause { down_ms, set_back_ms: 0 });
+        pause.write_line(&mut self.lines, seq, received_ms);
+        let (change, ticket) = (Change::Pause { down_ms, set_back_ms: 0 }, Ticket::default());
+        // Nobody waits for it.
+        let (waiter, _) = oneshot::channel();
+        self.waiting.push(Waiting { seq, received_ms, change, waiter, ticket });
+        tracing::warn!(
+            stood_still_ms = down_ms,
+            "the process stood still: it was stopped, or its machine was paused or asleep; that counts against no session"
+        );
+        true
+    }
+
     /// Whether anything is taken at all.
     fn takes(&self) -> Result<(), Unavailable> {
         match self.phase {
@@ -368,7 +404,7 @@ impl Journal {
         change: Change,
     ) -> Result<oneshot::Receiver<Committed>, Unavailable> {
         let (waiter, committed) = oneshot::channel();
-        let mut queue = self.0.queue();
+        let mut queue = self.0.queue_now();
         queue.takes()?;
         if queue.small_bytes() >= self.0.small_bytes_max {
             return Err(Unavailable::Busy);
@@ -479,7 +515,7 @@ impl Journal {
 
     /// The time that a record would get now, in ms since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        let mut queue = self.0.queue();
+        let mut queue = self.0.queue_now();
         queue.before_step_ms.unwrap_or_else(|| queue.receive(&self.0.clock))
     }
 
@@ -491,7 +527,7 @@ impl Journal {
     /// Until when the server was up for certain, in ms since the Unix epoch: now, unless something was
     /// received that is not committed, or nothing can be written.
     pub fn up_until_ms(&self) -> Option<u64> {
-        let mut queue = self.0.queue();
+        let mut queue = self.0.queue_now();
         let is_empty = queue.waiting.is_empty() && queue.large.bytes() == 0;
         let is_settled = !queue.is_down && queue.before_step_ms.is_none();
         let is_idle = is_empty && queue.in_writing == 0 && is_settled;

@@ -256,6 +256,8 @@ impl Writer {
             tell_if_far(last_ms, clock.wall_ms());
         }
         clock.not_before(last_ms);
+        // However long the journal was read back, that is a pause anyway.
+        clock.stood_still();
         let journal = Journal::new(clock, bytes_max, terms, start.next_seq, last_ms);
         let mut writer = Self {
             shared: Arc::clone(&journal.0),
@@ -331,6 +333,7 @@ impl Writer {
             }
             queue = shared.wait(queue, self.idle_look);
         }
+        queue.excuse_standstill(&shared.clock);
         mem::swap(&mut queue.lines, &mut self.lines);
         mem::swap(&mut queue.waiting, &mut self.waiting);
         self.group_since = queue.since.take();
@@ -439,8 +442,10 @@ impl Writer {
                 queue.large.release_taken();
             }
         }
+        let mut stood_still = false;
         for Waiting { seq, received_ms, change, waiter, mut ticket } in self.waiting.drain(..) {
             self.committed_seq = seq;
+            stood_still |= matches!(change, Change::Pause { .. });
             self.told.series.records.of(change.kind()).inc();
             let outcome = self.processor.fold(seq, received_ms, change);
             ticket.settle(match outcome {
@@ -449,6 +454,10 @@ impl Writer {
             });
             // A client that has gone away does not want to know.
             let _ = waiter.send(Ok(outcome));
+        }
+        let steps = self.begins.is_some_and(|begins| begins.step_from_ms.is_some());
+        if stood_still && !steps {
+            self.shared.queue().before_step_ms = None;
         }
         Ok(())
     }
@@ -514,6 +523,8 @@ impl Writer {
         let step_ms = self.begins.take().and_then(|begins| begins.step_from_ms);
         let first_ms = refused.first().map(|waiting| waiting.received_ms).or(step_ms);
         let mut queue = self.shared.queue();
+        // If the process stood still and that is not told, the time before it is what counts.
+        let still_ms = queue.before_step_ms.filter(|_| step_ms.is_none());
         queue.is_down = true;
         if queue.phase == Phase::Up {
             queue.phase = Phase::Down;
@@ -533,7 +544,8 @@ impl Writer {
         for large in large {
             large.refuse(Unavailable::Disk);
         }
-        first_ms.unwrap_or_else(|| self.shared.clock.now_ms())
+        let since_ms = [first_ms, still_ms].into_iter().flatten().min();
+        since_ms.unwrap_or_else(|| self.shared.clock.now_ms())
     }
 
     /// Tries again until the disk writes. False if the journal was closed meanwhile.

@@ -386,3 +386,52 @@ fn a_leap_is_doubted_for_an_hour_of_up_time_and_adds_to_one_before_it() {
     live.pause(5, 0, 0, 7 * DAY_MS);
     assert_eq!(live.progress().leap, None);
 }
+
+#[test]
+fn time_in_which_the_process_stood_still_counts_against_no_session() {
+    let no_events_ms = Terms::default().no_events_ms;
+    // Whoever comes first when it goes on: a player, the deadlines, the keeper, or the writer that waits.
+    for first in 0..4 {
+        let mut rig = rig_at(TRUE_MS);
+        let session = rig.commit(1)[0];
+        rig.clock.stand_still(2 * no_events_ms);
+        match first {
+            0 => drop(rig.append_event(session, "ping", TRUE_MS, 1).unwrap()),
+            1 => assert_eq!(rig.live.take_due(rig.journal.now_ms(), 9), (Vec::new(), true)),
+            2 => rig.keeper.checkpoint().unwrap(),
+            _ => {}
+        }
+        rig.writer.turn();
+        rig.append_event(session, "ping", TRUE_MS, 2).unwrap();
+        rig.writer.turn();
+        assert!(rig.live.contains(session));
+        let pauses: Vec<_> = records(&rig.disk)
+            .into_iter()
+            .filter_map(|(_, _, content)| match content {
+                Content::Pause { down_ms, .. } => Some(down_ms),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(pauses, [2 * no_events_ms], "it is told once");
+        rig.clock.advance(no_events_ms);
+        assert_eq!(rig.live.take_due(rig.journal.now_ms(), 9).0.len(), 1, "other time counts");
+        let again = start_at(&rig, rig.clock.wall_ms());
+        assert!(again.live.contains(session));
+    }
+}
+
+#[test]
+fn a_disk_that_fails_as_the_process_goes_on_loses_no_time_in_which_it_stood_still() {
+    let mut rig = rig_at(TRUE_MS);
+    let session = rig.commit(1)[0];
+    let up_ms = |rig: &Rig| rig.live.progress().up_ms(rig.live.progress().received_ms);
+    let before_ms = up_ms(&rig);
+    rig.clock.stand_still(DAY_MS);
+    rig.disk.fail_after(0, Some(2), 0);
+    rig.writer.retry = (Duration::ZERO, Duration::ZERO);
+    rig.append_event(session, "ping", TRUE_MS, 1).unwrap();
+    rig.writer.turn();
+    rig.commit(1);
+    assert_eq!(up_ms(&rig), before_ms);
+    assert!(rig.live.contains(session));
+}
