@@ -177,7 +177,11 @@ impl Clock {
     /// that was shown before. To be asked at least every few seconds.
     pub fn step(&self) -> Option<u64> {
         let Reading::Of { monotonic_ms, wall_ms, steady } = self.read() else { return None };
-        steady.lock().step(monotonic_ms, wall_ms, self.doubted_ms())
+        let mut steady = steady.lock();
+        let from_ms = steady.step(monotonic_ms, wall_ms, self.doubted_ms())?;
+        // Nobody sees the new time without the doubt in it, before its record is folded.
+        self.doubt(self.doubted_ms().saturating_add(steady.ms.saturating_sub(from_ms)));
+        Some(from_ms)
     }
 
     /// Whether the process stood still (it was stopped, its machine paused or asleep) since this was last asked. That

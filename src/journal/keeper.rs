@@ -15,7 +15,7 @@ use super::erase::{self, Between, LeftOut, Purge, Running, Site};
 use super::record::Record;
 use super::segment::{self, Segment};
 use super::{Journal, Settings, checkpoint};
-use crate::clock::{Clock, Stopwatch};
+use crate::clock::{Clock, STEP_MS, Stopwatch};
 use crate::live::Live;
 use crate::telemetry::labels::Task;
 use crate::telemetry::series;
@@ -457,11 +457,14 @@ impl Keeper {
         }
         let Some((own, later)) = segments.split_first() else { return false };
         let first_ms = |segment: &Segment| segment.first_received_ms(&*self.disk);
+        let sure_ms = self.clock.sure_ms();
         let is_old = |received_ms| {
-            let age_ms = self.clock.sure_ms().saturating_sub(received_ms);
-            Duration::from_millis(age_ms) > self.settings.retention
+            Duration::from_millis(sure_ms.saturating_sub(received_ms)) > self.settings.retention
         };
-        later.iter().find_map(first_ms).is_some_and(is_old) && first_ms(own).is_none_or(is_old)
+        // Stamps of a clock that was ahead tell nothing; what follows them does.
+        let is_ahead = |received_ms: &u64| *received_ms > sure_ms.saturating_add(STEP_MS);
+        let next_ms = later.iter().filter_map(first_ms).find(|received_ms| !is_ahead(received_ms));
+        next_ms.is_some_and(is_old) && first_ms(own).is_none_or(|ms| is_ahead(&ms) || is_old(ms))
     }
 }
 

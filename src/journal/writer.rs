@@ -29,6 +29,9 @@ use crate::telemetry::ticket::Fate;
 /// How long the writer rests between two attempts to write again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// If the write that begins a segment anew takes longer, nothing could be received meanwhile, and that is told.
+const HANG_MS: u64 = 1_000;
+
 /// How often an idle writer looks whether its segment has grown too old, and whether the disk is as it was:
 /// readiness shall turn within a second, whether there are requests or not.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
@@ -283,17 +286,18 @@ impl Writer {
             down_since_ms: None,
             outage: None,
         };
-        let begun = writer.begin_anew(start.last_ms);
+        let mut since_ms = start.last_ms;
+        let begun = writer.begin_anew(&mut since_ms);
         if let Err(error) = begun {
             tracing::error!(%error, "the journal cannot be written: nothing is acknowledged");
             let mut queue = writer.shared.queue();
             (queue.phase, queue.is_down) = (Phase::Down, true);
             drop(queue);
             let now_ms = writer.shared.clock.now_ms();
-            writer.down_since_ms = Some(start.last_ms.unwrap_or(now_ms));
+            writer.down_since_ms = Some(since_ms.unwrap_or(now_ms));
             writer.begin_outage();
         }
-        writer.tell_doubt();
+        writer.tell_doubt(writer.down_since_ms);
         (journal, writer)
     }
 
@@ -402,17 +406,21 @@ impl Writer {
                 let _ = rotation.send(open.first_seq);
             }
         }
-        self.tell_doubt();
+        self.tell_doubt(None);
         // What large records put into the lines is less than what is kept in any case.
         shrink(&mut self.lines, used.0);
         shrink(&mut self.waiting, used.1);
         Ok(())
     }
 
-    /// Tells the clock how much of the time of now is in doubt.
-    fn tell_doubt(&self) {
+    /// Tells the clock how much of the time of now is in doubt. In an outage since `down_since_ms` that may be a leap
+    /// whose record cannot be written.
+    fn tell_doubt(&self, down_since_ms: Option<u64>) {
         let clock = &self.shared.clock;
-        clock.doubt(self.processor.progress().doubted_ms(clock.now_ms()));
+        let now_ms = clock.now_ms();
+        let down_ms = down_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let leap_ms = if down_ms > STEP_MS { down_ms } else { 0 };
+        clock.doubt(self.processor.progress().doubted_ms(now_ms).saturating_add(leap_ms));
     }
 
     /// Makes the large records the group.
@@ -550,9 +558,11 @@ impl Writer {
 
     /// Tries again until the disk writes. False if the journal was closed meanwhile.
     fn recover(&mut self, since_ms: u64) -> bool {
+        let mut since_ms = Some(since_ms);
         let shared = Arc::clone(&self.shared);
         let (mut pause, pause_max) = self.retry;
         loop {
+            self.tell_doubt(since_ms);
             {
                 let queue = shared.queue();
                 if queue.phase == Phase::Closed {
@@ -562,7 +572,7 @@ impl Writer {
                     drop(shared.wait(queue, pause));
                 }
             }
-            match self.begin_anew(Some(since_ms)) {
+            match self.begin_anew(&mut since_ms) {
                 Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "the journal still cannot be written"),
             }
@@ -574,6 +584,7 @@ impl Writer {
             queue.phase = Phase::Up;
         }
         self.down_since_ms = None;
+        self.tell_doubt(None);
         if let Some(outage) = self.outage.take() {
             self.told.series.outage_seconds.inc_by(outage.seconds());
         }
@@ -582,10 +593,21 @@ impl Writer {
     }
 
     /// Begins a segment behind a time in which nothing could be written, if it ever could, and tells how long that
-    /// was.
-    fn begin_anew(&mut self, since_ms: Option<u64>) -> io::Result<()> {
+    /// was. If that fails, `since_ms` is from when on it is still to be told.
+    fn begin_anew(&mut self, since_ms: &mut Option<u64>) -> io::Result<()> {
         let now_ms = self.shared.queue().receive(&self.shared.clock);
-        self.begin_segment(now_ms, since_ms)?;
+        self.begin_segment(now_ms, *since_ms)?;
+        // A disk that is back may have hung in this very write, and nothing could be received meanwhile.
+        let mut from_ms = now_ms;
+        loop {
+            let now_ms = self.shared.queue().receive(&self.shared.clock);
+            *since_ms = Some(from_ms);
+            if now_ms.saturating_sub(from_ms) <= HANG_MS {
+                break;
+            }
+            self.add_pause(from_ms, now_ms)?;
+            from_ms = now_ms;
+        }
         let mut queue = self.shared.queue();
         (queue.next_seq, queue.before_step_ms) = (self.committed_seq + 1, None);
         Ok(())
@@ -630,6 +652,21 @@ impl Writer {
             self.told.series.records.of(change.kind()).inc();
             self.processor.fold(seq, stamp_ms, change);
         }
+        Ok(())
+    }
+
+    /// Tells of a pause in the segment that grows.
+    fn add_pause(&mut self, from_ms: u64, now_ms: u64) -> io::Result<()> {
+        let (seq, down_ms) = (self.committed_seq + 1, now_ms.saturating_sub(from_ms));
+        let mut lines = Vec::new();
+        let pause = Encoded::short(Content::Pause { down_ms, set_back_ms: 0 });
+        pause.write_line(&mut lines, seq, now_ms);
+        self.write(&lines, &[])?;
+        let change = Change::Pause { down_ms, set_back_ms: 0 };
+        self.told.series.bytes.inc_by(lines.len() as u64);
+        self.told.series.records.of(change.kind()).inc();
+        self.committed_seq = seq;
+        self.processor.fold(seq, now_ms, change);
         Ok(())
     }
 

@@ -435,3 +435,82 @@ fn a_disk_that_fails_as_the_process_goes_on_loses_no_time_in_which_it_stood_stil
     assert_eq!(up_ms(&rig), before_ms);
     assert!(rig.live.contains(session));
 }
+
+#[test]
+fn a_leap_whose_record_cannot_be_written_is_in_doubt_all_the_same() {
+    let mut rig = rig_at(TRUE_MS);
+    run_for_days(&mut rig, 10);
+    let true_ms = rig.clock.wall_ms();
+    let disk = rig.disk.after_crash(0);
+    // A full disk: no file can be made, but files can be removed.
+    disk.fail_after(0, Some(1), 0);
+    let started = on(disk, Clock::simulated(true_ms + 40 * DAY_MS));
+    assert!(started.journal.is_up().is_err());
+    started.keeper.retain().unwrap();
+    assert!(started.clock.sure_ms() <= true_ms && first_seq(&started) == 1);
+    // The clock leaps while the server runs, and the disk fails as that is to be told.
+    rig.clock.set_wall(true_ms + 40 * DAY_MS);
+    rig.writer.turn();
+    rig.clock.advance(FORWARD_AFTER_MS + 1_000);
+    rig.disk.fail_after(2, None, 0);
+    let Rig { disk, clock, journal, mut writer, keeper, .. } = rig;
+    let writing = std::thread::spawn(move || while writer.turn() {});
+    while journal.is_up().is_ok() {
+        std::thread::yield_now();
+    }
+    disk.fail_after(u32::MAX, Some(0), 0);
+    keeper.retain().unwrap();
+    assert!(clock.sure_ms() <= true_ms + DAY_MS);
+    assert_eq!(segment::list(&disk).unwrap()[0].first_seq, 1);
+    journal.close();
+    writing.join().unwrap();
+}
+
+#[test]
+fn stamps_far_ahead_do_not_keep_what_follows_them() {
+    let mut rig = rig_at(TRUE_MS);
+    run_for_days(&mut rig, 10);
+    let true_ms = rig.clock.wall_ms();
+    let mut rig = start_at(&rig, true_ms + 700 * DAY_MS);
+    for _ in 0..3 {
+        rig.commit(4);
+        run_for(&mut rig, HOUR_MS);
+    }
+    let ahead_seq = rig.live.progress().seq;
+    rig.clock.set_wall(true_ms + 3 * HOUR_MS);
+    run_for(&mut rig, BACK_AFTER_MS + 60_000);
+    assert_eq!(rig.clock.off_ms(), 0);
+    for _ in 0..70 {
+        run_for_days(&mut rig, 1);
+        for _ in 0..3 {
+            run_for(&mut rig, HOUR_MS);
+            rig.keeper.retain().unwrap();
+        }
+    }
+    assert!(first_seq(&rig) > ahead_seq, "{} of {ahead_seq}", first_seq(&rig));
+    let oldest_ms = segment::list(&rig.disk).unwrap()[0].first_received_ms(&rig.disk).unwrap();
+    assert!(rig.clock.now_ms() - oldest_ms < 40 * DAY_MS, "and no more than is to be kept");
+}
+
+#[test]
+fn a_disk_that_hangs_as_it_comes_back_lets_no_session_time_out() {
+    let mut rig = rig_at(TRUE_MS);
+    let session = rig.commit(1)[0];
+    rig.disk.fail_after(0, Some(1), 0);
+    let gate = Arc::clone(&rig.disk.gate);
+    let pending = rig.append_event(session, "ping", TRUE_MS, 1).unwrap();
+    let Rig { clock, journal, mut writer, live, .. } = rig;
+    let held = gate.lock();
+    let writing = std::thread::spawn(move || {
+        writer.turn();
+        writer
+    });
+    assert!(pending.1.blocking_recv().unwrap().is_err());
+    // The write of the next segment hangs.
+    clock.advance(2 * Terms::default().no_events_ms);
+    assert!(journal.is_up().is_err());
+    drop(held);
+    let _writer = writing.join().unwrap();
+    assert!(journal.is_up().is_ok() && live.contains(session));
+    assert_eq!(live.take_due(journal.now_ms(), 9).0, []);
+}
