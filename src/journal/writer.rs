@@ -532,6 +532,8 @@ impl Writer {
         let (lines, waiting) = (mem::take(&mut queue.lines), mem::take(&mut queue.waiting));
         (queue.since, queue.large_since) = (None, None);
         queue.in_writing = 0;
+        // Nobody waits for a segment as long as none can be begun.
+        queue.rotations.clear();
         let large = queue.large.drain();
         drop(queue);
         drop(lines);
