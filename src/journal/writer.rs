@@ -34,7 +34,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const IDLE_LOOK: Duration = Duration::from_millis(500);
 
 /// The end of the year 9999, in ms since the Unix epoch: later times cannot be written in words.
-const LATEST_MS: u64 = 253_402_300_799_999;
+pub(super) const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// A buffer that is larger than this, and was used for less than a quarter of it, is made smaller.
 const SPARE_BYTES_MAX: usize = 8 << 20;
