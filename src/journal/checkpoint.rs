@@ -265,15 +265,24 @@ fn add_line(piece: &mut Vec<u8>, line: &impl Serialize) {
     piece.push(b'\n');
 }
 
-/// Restores the live sessions from a checkpoint, all or none but those that are erased, and says when it was
-/// saved (ms since the Unix epoch).
+/// What a checkpoint says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// When it was saved, in ms since the Unix epoch.
+    pub saved_ms: u64,
+    /// The last record up to which every shard includes all.
+    pub whole_seq: u64,
+}
+
+/// Restores the live sessions from a checkpoint, all or none but those that are erased.
 ///
 /// # Errors
 /// [`Broken`], and then `live` is empty.
-pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u64, Broken> {
+pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<Loaded, Broken> {
     // Read twice, so that nothing of a damaged one is ever in the map.
     each_line(disk.open(name)?, |_| Ok(()))?;
     let (mut row, mut saved_ms, mut version) = (None, 0, VERSION);
+    let mut whole_seq: Option<u64> = None;
     let restored = each_line(disk.open(name)?, |line| {
         let wrong = |error: serde_json::Error| Fault::Content(error.to_string());
         if id_of(line).is_some_and(|id| erased.contains(id)) {
@@ -313,6 +322,7 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u6
                 return Err(Fault::Content(why));
             }
             row = Some(shard.shard + 1);
+            whole_seq = Some(whole_seq.unwrap_or(shard.seq).min(shard.seq));
             live.restore_shard(shard.shard, shard.seq);
         }
         Ok(())
@@ -320,7 +330,7 @@ pub fn load(disk: &dyn Disk, name: &str, live: &Live, erased: &Ids) -> Result<u6
     if restored.is_err() {
         live.clear();
     }
-    restored.map(|()| saved_ms)
+    restored.map(|()| Loaded { saved_ms, whole_seq: whole_seq.unwrap_or(0) })
 }
 
 /// Calls `take` with the id and the line of each session that a checkpoint has.

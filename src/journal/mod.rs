@@ -469,11 +469,13 @@ impl Journal {
     }
 
     /// Closes the segment that grows. What is returned tells the first number of the next one: every record
-    /// before it that was acknowledged until now stands in a closed segment, and is folded.
+    /// before it that was acknowledged until now stands in a closed segment, and is folded. If the disk does not write,
+    /// now or before that is done, it tells at once that nobody will: an outage may last, and whoever waits may be the
+    /// one who would end it.
     pub(crate) fn rotate(&self) -> oneshot::Receiver<u64> {
         let (sender, begun) = oneshot::channel();
         let mut queue = self.0.queue();
-        if queue.phase != Phase::Closed {
+        if queue.phase == Phase::Up {
             queue.rotations.push(sender);
         }
         drop(queue);

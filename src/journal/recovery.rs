@@ -10,10 +10,11 @@
 
 use std::io;
 
+use super::checkpoint::Loaded;
 use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
-use super::writer::Start;
+use super::writer::{LATEST_MS, Start};
 use super::{Ids, checkpoint, up};
 use crate::live::Live;
 use crate::processor::Processor;
@@ -57,8 +58,7 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let segments = segment::list(disk)?;
     let first_seq = segments.first().map(|first| first.first_seq);
-    // Whatever becomes of the newest one: what it includes was committed.
-    let newest_seq = checkpoint::list(disk)?.first().map_or(0, |(floor_seq, _)| *floor_seq);
+    let newest_seq = newest_checkpoint_seq(disk)?;
     let saved_ms = load_checkpoint(disk, live, erased, first_seq, &mut recovered)?;
     recovered.checkpoint_saved_ms = saved_ms;
     let loaded = live.progress();
@@ -110,6 +110,17 @@ pub fn recover(
     Ok(recovered)
 }
 
+/// The last number that some checkpoint includes by its name. Whatever becomes of it, that was committed: one that was
+/// set aside counts, too, because the start that did so may have been broken off before it gave the next number.
+fn newest_checkpoint_seq(disk: &dyn Disk) -> io::Result<u64> {
+    let names = disk.list()?.into_iter().map(|(name, _)| name);
+    let aside = segment::set_aside_name(checkpoint::PREFIX);
+    let aside = names.filter(|name| name.starts_with(&aside));
+    let aside = aside.filter_map(|name| segment::set_aside_seq(&name)).max();
+    let newest = checkpoint::list(disk)?.first().map(|(floor_seq, _)| *floor_seq);
+    Ok(newest.max(aside).unwrap_or(0))
+}
+
 /// Removes what a crash left half done. A disk that does not write is no reason not to read.
 fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
     for name in segment::leftovers(disk)? {
@@ -138,15 +149,15 @@ fn load_checkpoint(
 ) -> io::Result<Option<u64>> {
     for (floor_seq, name) in checkpoint::list(disk)? {
         match checkpoint::load(disk, &name, live, erased) {
-            Ok(saved_ms) => {
-                let last_seq = live.last_seq();
-                if first_seq.is_none_or(|first_seq| first_seq <= last_seq.saturating_add(1)) {
+            Ok(Loaded { saved_ms, whole_seq }) => {
+                // A shard that was saved later includes more, which tells nothing of the others.
+                if first_seq.is_none_or(|first_seq| first_seq <= whole_seq.saturating_add(1)) {
                     recovered.checkpoint_seq = Some(floor_seq);
-                    return Ok(Some(saved_ms));
+                    return Ok(sensible(saved_ms));
                 }
                 tracing::error!(
                     checkpoint = name,
-                    last_seq,
+                    whole_seq,
                     first_seq,
                     sessions = live.sessions(),
                     "the segments that follow a checkpoint are missing; it is not used, because its sessions may \
@@ -165,6 +176,12 @@ fn load_checkpoint(
         }
     }
     Ok(None)
+}
+
+/// A time in ms since the Unix epoch, if a server can have been up then. A clock that goes on from a later one comes
+/// to an end.
+fn sensible(ms: u64) -> Option<u64> {
+    (ms <= LATEST_MS).then_some(ms)
 }
 
 struct Reading<'r> {
@@ -262,7 +279,7 @@ impl Reading<'_> {
         let seq = record.seq;
         self.begins_at(seq, segment);
         self.expected_seq = Some(record.last_seq().saturating_add(1));
-        self.last_ms = Some(record.last_ms());
+        self.last_ms = sensible(record.last_ms()).or(self.last_ms);
         if record.last_seq() > self.floor_seq {
             self.recovered.records += 1;
             if let Err(why) = self.processor.replay(record) {

@@ -10,6 +10,7 @@
 use std::io;
 
 use super::disk::Disk;
+use super::writer::LATEST_MS;
 
 const PREFIX: &str = "up-";
 
@@ -81,9 +82,10 @@ fn name_of(ms: u64) -> String {
     format!("{PREFIX}{ms:020}")
 }
 
+/// The time that a name tells, if a server can have made it.
 fn time_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(PREFIX)?;
-    digits.parse().ok().filter(|_| digits.len() == MS_DIGITS)
+    digits.parse().ok().filter(|ms| digits.len() == MS_DIGITS && *ms <= LATEST_MS)
 }
 
 #[cfg(test)]
@@ -124,6 +126,9 @@ mod tests {
         let disk = SimDisk::default();
         for name in ["up-7", "up-0000000000000000000x", "up-99999999999999999999", "up-"] {
             disk.write(name, Vec::new());
+        }
+        for ms in [LATEST_MS + 1, u64::MAX] {
+            disk.write(&name_of(ms), Vec::new());
         }
         assert_eq!(until(&disk).unwrap(), None);
         disk.write(&name_of(3), Vec::new());

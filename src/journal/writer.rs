@@ -37,7 +37,7 @@ const HANG_MS: u64 = 1_000;
 const IDLE_LOOK: Duration = Duration::from_millis(500);
 
 /// The end of the year 9999, in ms since the Unix epoch: later times cannot be written in words.
-const LATEST_MS: u64 = 253_402_300_799_999;
+pub(super) const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// A buffer that is larger than this, and was used for less than a quarter of it, is made smaller.
 const SPARE_BYTES_MAX: usize = 8 << 20;
@@ -540,6 +540,8 @@ impl Writer {
         let (lines, waiting) = (mem::take(&mut queue.lines), mem::take(&mut queue.waiting));
         (queue.since, queue.large_since) = (None, None);
         queue.in_writing = 0;
+        // Nobody waits for a segment as long as none can be begun.
+        queue.rotations.clear();
         let large = queue.large.drain();
         drop(queue);
         drop(lines);

@@ -29,7 +29,8 @@
 //!
 //! # Who else is at the files
 //! The keeper of the journal carries out the orders of a server, and between two files it does what else is due:
-//! it saves the live sessions, compresses and removes segments. So nobody else is ever at a file that is written
+//! it saves the live sessions, compresses and removes segments. It never waits for a disk that does not write: the
+//! order is tried again later, because removing old segments may be what frees that disk. So nobody else is ever at a file that is written
 //! anew. Reading one is safe, because the file that is read stays as it is. Between 3 and 5 a journal can have the
 //! events of a session without its start, but only as long as the order is there.
 
@@ -67,7 +68,7 @@ pub(crate) use self::sweep::{count_lines, purge_lines};
 use super::disk::{Disk, unless_missing};
 use super::record::{Content, Encoded, Record};
 use super::segment::{self, Segment};
-use super::{Ids, Journal, checkpoint};
+use super::{Ids, Journal, Unavailable, checkpoint};
 use crate::clock::Clock;
 use crate::live::Live;
 use crate::processor::Change;
@@ -80,7 +81,7 @@ pub use self::sweep::{Between, Meter, Pace, Tell};
 /// How many sessions one record drops from memory: players who wait to be written must not wait long.
 const DROPPED_AT_ONCE: usize = 10_000;
 
-/// How long to rest when nothing can be written.
+/// How long to rest when too much waits to be written.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Removes refused bodies, and tells that it is at work.
@@ -226,11 +227,14 @@ fn carry_out(site: &Site<'_>, mut order: Order, meter: &mut Meter<'_>) -> io::Re
     };
     let ids = Ids::of(found.ids.clone());
     let erased_ms = site.clock.now_ms();
-    let dropped = site.drop_sessions(&ids, erased_ms)?;
     let is_by_id = matches!(order.selection, Selection::Sessions(_));
-    if is_by_id {
-        progress.seen.extend(dropped);
+    let held = site.fence(&ids);
+    if is_by_id && !held.is_empty() {
+        // Whoever tries again finds those no more that are dropped before it fails.
+        progress.seen.extend(&held);
+        progress.save(site.home)?;
     }
+    site.drop_sessions(&held, erased_ms, meter)?;
     let end_seq = site.close_segment()?;
     let judge = Arc::new(Judge::new(&order.selection, ids));
     let counted_before_seq = if found.counts_later { None } else { found.cutoff_seq };
@@ -608,46 +612,59 @@ impl Site<'_> {
         }
     }
 
-    /// Closes the segment that grows, if a server runs, and gives the number at which the next one begins.
+    /// Closes the segment that grows, if a server runs, and gives the number at which the next one begins. Fails at
+    /// once if the journal cannot be written.
     fn close_segment(&self) -> io::Result<Option<u64>> {
         let Some(Running { journal, .. }) = self.running else { return Ok(None) };
-        loop {
-            if let Ok(next_seq) = journal.rotate().blocking_recv() {
-                return Ok(Some(next_seq));
-            }
-            wait_for(journal)?;
+        match journal.rotate().blocking_recv() {
+            Ok(next_seq) => Ok(Some(next_seq)),
+            Err(_) if journal.is_closed() => Err(refusal(Unavailable::Closed)),
+            Err(_) => Err(refusal(Unavailable::Disk)),
         }
     }
 
-    /// Lets nothing go on with these sessions, and drops them from memory. Gives those that were there.
-    fn drop_sessions(&self, ids: &Ids, erased_ms: u64) -> io::Result<Vec<SessionId>> {
-        let Some(Running { journal, live }) = self.running else { return Ok(Vec::new()) };
+    /// Lets nothing go on with these sessions. Gives those that are in memory.
+    fn fence(&self, ids: &Ids) -> Vec<SessionId> {
+        let Some(Running { journal, live }) = self.running else { return Vec::new() };
         journal.fence(ids);
         let remembered = live.remembered_ids();
         let is_held = |id: &SessionId| {
             live.contains(*id) || live.ended(*id).is_some() || remembered.contains(id)
         };
-        let held: Vec<_> = ids.as_slice().iter().copied().filter(is_held).collect();
+        ids.as_slice().iter().copied().filter(is_held).collect()
+    }
+
+    /// Drops these sessions from memory. Fails at once if the journal cannot be written; what was dropped is dropped.
+    fn drop_sessions(
+        &self,
+        held: &[SessionId],
+        erased_ms: u64,
+        meter: &mut Meter<'_>,
+    ) -> io::Result<()> {
+        let Some(Running { journal, .. }) = self.running else { return Ok(()) };
         for ids in held.chunks(DROPPED_AT_ONCE) {
             let record = Content::Erased { count: 1, until_ms: None, erased_ms };
             let record = Encoded::short(record);
             loop {
                 let appended = journal.append(&record, Change::Erase { ids: ids.to_vec() });
-                if appended.is_ok_and(|committed| matches!(committed.blocking_recv(), Ok(Ok(_)))) {
-                    break;
+                let committed = appended
+                    .and_then(|done| done.blocking_recv().unwrap_or(Err(Unavailable::Closed)));
+                meter.between_files();
+                match committed {
+                    Ok(_) => break,
+                    Err(Unavailable::Busy) => thread::sleep(RETRY),
+                    Err(unavailable) => return Err(refusal(unavailable)),
                 }
-                wait_for(journal)?;
             }
         }
-        Ok(held)
+        Ok(())
     }
 }
 
-/// Waits until the journal can perhaps be written again.
-fn wait_for(journal: &Journal) -> io::Result<()> {
-    if journal.is_closed() {
-        return Err(io::Error::new(io::ErrorKind::Interrupted, "the server ends"));
+/// Why nothing is erased as long as the journal takes nothing.
+fn refusal(unavailable: Unavailable) -> io::Error {
+    match unavailable {
+        Unavailable::Closed => io::Error::new(io::ErrorKind::Interrupted, "the server ends"),
+        other => io::Error::other(other),
     }
-    thread::sleep(RETRY);
-    Ok(())
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::journal::erase::order::{Evidence, Order, State, Word};
 use crate::journal::erase::{
-    LeftOut, Purge, Purged, Range, Selection, Site, Tell, Visitor, finish, leave_out, survey,
+    LeftOut, Purge, Purged, Range, Running, Selection, Site, Tell, Visitor, finish, leave_out,
+    survey,
 };
 
 const KEY: &str = "user";
@@ -984,4 +985,106 @@ fn an_erasure_asks_whether_to_go_on_in_every_file() {
     }
     // The last segment is one of the former; of the latter are those of the look at what was rewritten.
     assert!(in_checkpoints > 2 && aside > 5, "{in_checkpoints}, {aside}");
+}
+
+/// Lets the disk fail for as long as the journal is open, and says what becomes of an order meanwhile.
+fn erase_in_an_outage(mut rig: Rig) -> std::io::Result<()> {
+    rig.disk.fail_after(0, Some(u32::MAX), 0);
+    let _ = rig.append_start().unwrap();
+    let Rig { disk, journal, mut writer, keeper, closed, .. } = rig;
+    writer.retry = (Duration::from_millis(1), Duration::from_millis(1));
+    let writer = std::thread::spawn(move || while writer.turn() {});
+    while journal.is_up().is_ok() {
+        std::thread::yield_now();
+    }
+    let (sender, told) = channel();
+    let eraser = std::thread::spawn(move || {
+        let order = Order::pending(&disk).unwrap().unwrap();
+        let _ = sender.send(keeper.erase(&order, &mut || false));
+        drop(closed);
+    });
+    let result = told.recv_timeout(Duration::from_secs(20));
+    journal.close();
+    eraser.join().unwrap();
+    writer.join().unwrap();
+    result.expect("the keeper is held for as long as the outage lasts")
+}
+
+#[test]
+fn an_order_holds_nobody_in_an_outage() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(20);
+    let rig = taking_orders(rig);
+    give(&rig.disk, &Selection::Sessions(ids));
+    let disk = rig.disk.clone();
+    let error = erase_in_an_outage(rig).unwrap_err();
+    assert_eq!(error.to_string(), "the journal cannot be written");
+    assert!(Order::pending(&disk).unwrap().is_some(), "it is tried again");
+}
+
+#[test]
+fn sessions_that_are_to_be_dropped_hold_nobody_in_an_outage() {
+    let mut rig = Rig::new();
+    let ids = rig.commit(20);
+    let home = SimDisk::default();
+    give(&home, &Selection::Sessions(ids));
+    let Rig { disk, clock, journal, mut writer, live, .. } = rig;
+    let carry_out = || {
+        let site = Site {
+            home: &home,
+            disk: &disk,
+            purge: &|_, _| Ok(Purged::default()),
+            clock: &clock,
+            running: Some(Running { journal: &journal, live: &live }),
+            left_out: None,
+            given: None,
+        };
+        finish(&site, &mut |_, _| Ok(())).unwrap_err()
+    };
+    writer.retry = (Duration::from_millis(1), Duration::from_millis(1));
+    std::thread::scope(|scope| {
+        scope.spawn(move || while writer.turn() {});
+        // The order is written with what was found, and then nothing more.
+        let has_found = || holds(&home.read("erase.json"), "\"found\":{");
+        assert!(!has_found());
+        for budget in 0.. {
+            home.fail_after(budget, Some(1), 0);
+            carry_out();
+            if has_found() {
+                break;
+            }
+        }
+        assert_eq!(live.sessions(), 20);
+        disk.fail_after(0, Some(u32::MAX), 0);
+        // It may be the first to see that the disk does not write, or not.
+        for _ in 0..3 {
+            assert_eq!(carry_out().to_string(), "the journal cannot be written");
+        }
+        journal.close();
+        assert_eq!(carry_out().kind(), std::io::ErrorKind::Interrupted);
+    });
+}
+
+#[test]
+fn who_waits_for_a_segment_when_an_outage_begins_is_told() {
+    let mut rig = Rig::new();
+    let gate = Arc::clone(&rig.disk.gate);
+    let held = gate.lock();
+    // The writer is in its sync, which then fails.
+    rig.disk.fail_after(1, Some(u32::MAX), 0);
+    let _pending = rig.append_start().unwrap();
+    let Rig { journal, mut writer, .. } = rig;
+    writer.retry = (Duration::from_millis(1), Duration::from_millis(1));
+    let writer = std::thread::spawn(move || while writer.turn() {});
+    while !journal.0.queue().waiting.is_empty() {
+        std::thread::yield_now();
+    }
+    let mut begun = journal.rotate();
+    drop(held);
+    while journal.is_up().is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(begun.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    journal.close();
+    writer.join().unwrap();
 }

@@ -415,3 +415,78 @@ fn that_the_server_is_up_is_noted_only_for_sessions_and_never_in_an_outage() {
     idle(&mut rig, 30_000);
     assert_eq!(marks(&rig), 1);
 }
+
+#[test]
+fn a_start_that_is_broken_off_forgets_no_number_of_a_damaged_checkpoint() {
+    let mut rig = Rig::new();
+    rig.commit(2);
+    rig.keeper.checkpoint().unwrap();
+    rig.commit(3);
+    rig.keeper.checkpoint().unwrap();
+    let (floor_seq, newest) = checkpoint::list(&rig.disk).unwrap().remove(0);
+    let bytes = rig.disk.read(&newest);
+    rig.disk.write(&newest, bytes[..bytes.len() / 2].to_vec());
+    damage_end(&rig.disk, 2);
+    let disk = rig.disk.after_crash(0);
+    // Each ends before it begins a segment.
+    for _ in 0..3 {
+        let (_, recovered) = read(&disk);
+        let found = (recovered.start.next_seq, recovered.cut_bytes, recovered.damaged);
+        assert_eq!(found, (floor_seq + 1, 0, 2));
+    }
+}
+
+#[test]
+fn a_checkpoint_is_used_if_the_segments_follow_all_of_its_shards() {
+    let mut rig = Rig::new();
+    rig.commit(8);
+    rig.keeper.checkpoint().unwrap();
+    rig.commit(8);
+    let (floor_seq, name) = checkpoint::list(&rig.disk).unwrap().remove(0);
+    let text = String::from_utf8(rig.disk.read(&name)).unwrap();
+    let segments = segment::list(&rig.disk).unwrap();
+    let row = segments.iter().position(|segment| segment.first_seq > floor_seq + 1).unwrap();
+    let last_seq = segments[row].first_seq - 1;
+    // As if these shards had been saved later.
+    let saved = |is_late: &dyn Fn(usize) -> bool| {
+        let mut text = text.clone();
+        for shard in (0..live::SHARDS).filter(|shard| is_late(*shard)) {
+            let line = |seq| format!("{{\"shard\":{shard},\"seq\":{seq}}}\n");
+            text = text.replace(&line(floor_seq), &line(last_seq));
+        }
+        let end = text.rfind("{\"sessions\"").unwrap();
+        let crc = format!("{:08x}", crc32c::crc32c(&text.as_bytes()[..end]));
+        let footer = &text[end..];
+        let from = footer.rfind(":\"").unwrap() + 2;
+        let footer = format!("{}{crc}\"}}\n", &footer[..from]);
+        let disk = from_row(&rig.disk, row);
+        disk.write(&name, [&text[..end], &footer].concat().into_bytes());
+        read(&disk).1.checkpoint_seq
+    };
+    assert_eq!(saved(&|_| true), Some(floor_seq), "nothing is missing behind any");
+    assert_eq!(saved(&|shard| shard != 7), None, "something is missing behind one");
+}
+
+#[test]
+fn a_time_that_no_clock_shows_is_not_believed() {
+    let mut rig = Rig::new();
+    rig.commit(3);
+    let known_ms = read(&rig.disk.after_crash(0)).1.start.last_ms;
+    assert!(known_ms.is_some());
+    let disk = rig.disk.after_crash(0);
+    disk.write("up-18446744073709551615", Vec::new());
+    assert_eq!(read(&disk).1.start.last_ms, known_ms);
+    let next_seq = read(&disk).1.start.next_seq;
+    let mut line = Vec::new();
+    let pause = Encoded::short(Content::Pause { down_ms: 0, set_back_ms: 0 });
+    pause.write_line(&mut line, next_seq, u64::MAX);
+    disk.write(&segment::open_name(next_seq), line);
+    let recovered = read(&disk).1;
+    assert_eq!((recovered.start.next_seq, recovered.start.last_ms), (next_seq + 1, known_ms));
+    // Such a server goes on.
+    let clock = Clock::simulated(rig.clock.now_ms() + 1_000);
+    let mut rig = Rig::on(disk, clock).unwrap();
+    assert_eq!(rig.commit(2).len(), 2);
+    rig.clock.advance(3_600_000);
+    assert_eq!(rig.commit(2).len(), 2);
+}
