@@ -55,6 +55,9 @@ pub const EARLIEST_MS: u64 = 1_767_225_600_000;
 /// While the time of day holds, it is never further than this from where it was expected.
 const HOLDS_WITHIN_MS: u64 = 60_000;
 
+/// The end of the year 9999, in ms since the Unix epoch: later times cannot be written in words.
+pub(crate) const LATEST_MS: u64 = 253_402_300_799_999;
+
 /// A process that was not seen to run for longer stood still, in ms. One that is only held up by its machine or its disk
 /// is seen more often.
 const STANDSTILL_MS: u64 = 5_000;

@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{journal_of, progress_over};
+use crate::clock::LATEST_MS;
 use crate::journal::checkpoint;
 use crate::journal::disk::Folder;
 use crate::journal::erase::order::ORDER_FILE;
@@ -372,7 +373,7 @@ impl Audit {
 }
 
 pub(super) fn time(ms: u64) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms))
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS)))
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use super::checkpoint::Loaded;
 use super::disk::{Disk, write_whole};
 use super::record::{Content, Damage, Record};
 use super::segment::{self, Segment};
-use super::writer::{LATEST_MS, Start};
+use super::writer::Start;
 use super::{Ids, checkpoint, up};
+use crate::clock::LATEST_MS;
 use crate::live::Live;
 use crate::processor::Processor;
 

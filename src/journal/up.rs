@@ -10,7 +10,7 @@
 use std::io;
 
 use super::disk::Disk;
-use super::writer::LATEST_MS;
+use crate::clock::LATEST_MS;
 
 const PREFIX: &str = "up-";
 

@@ -19,7 +19,7 @@ use super::disk::{Disk, DiskFile};
 use super::record::{Content, Detached, Encoded};
 use super::up::UpMark;
 use super::{Durability, Journal, Phase, Queue, Settings, Shared, Unavailable, Waiting, segment};
-use crate::clock::{Clock, STEP_MS, Stopwatch};
+use crate::clock::{Clock, LATEST_MS, STEP_MS, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
 use crate::session::Terms;
 use crate::telemetry::labels::Rejected;
@@ -35,9 +35,6 @@ const HANG_MS: u64 = 1_000;
 /// How often an idle writer looks whether its segment has grown too old, and whether the disk is as it was:
 /// readiness shall turn within a second, whether there are requests or not.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
-
-/// The end of the year 9999, in ms since the Unix epoch: later times cannot be written in words.
-pub(super) const LATEST_MS: u64 = 253_402_300_799_999;
 
 /// A buffer that is larger than this, and was used for less than a quarter of it, is made smaller.
 const SPARE_BYTES_MAX: usize = 8 << 20;
