@@ -10,15 +10,22 @@ use super::{Full, SESSION_BYTES, Settings};
 /// it a little later, so that a client's large sessions do not keep out its small ones.
 const USUAL_BYTES: usize = 8 << 10;
 
-/// Which part of their memory starts, stored sessions and large events may fill, in sixteenths; the rest is for the
-/// sessions that have begun. The last sixteenth is for their ends, which make room.
-const OF_STARTS: usize = 14;
-const OF_USUAL_EVENTS: usize = 15;
+/// Which part of their memory starts, stored sessions and large events may fill, in parts of [`PARTS`]; the rest is for
+/// the sessions that have begun.
+const OF_STARTS: usize = 28;
+/// Which part usual events may fill, whatever their sessions hold.
+const OF_USUAL_EVENTS: usize = 30;
+/// Which part usual events of sessions under way may fill: they mostly take the place of earlier ones, so that these
+/// sessions go on when others have filled up the rest. What is left is for ends, which make room.
+const OF_SESSIONS_UNDER_WAY: usize = 31;
+const PARTS: usize = 32;
 
 /// Counts the sessions, and checks them against the settings.
 ///
-/// What they hold, with the room that is kept for records on their way, is never more than the settings allow, as
-/// long as these allow what was read back at the start.
+/// What they hold, with the room that is kept for records on their way, is no more than the settings allow, but for
+/// small ends, which are always taken, and as long as the settings allow what was read back at the start. If they do
+/// not, because they or the machine were larger then, the sessions that were read back go on: what events may fill is
+/// counted from there, until enough of them have ended.
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub(super) settings: Settings,
@@ -30,6 +37,8 @@ pub(super) struct Bounds {
     unreported: AtomicUsize,
     /// What both hold, and what is kept for records on their way.
     bytes: AtomicUsize,
+    /// What was read back, or the least that `bytes` was since.
+    bytes_read_back: AtomicUsize,
     pub(super) owners: Owners,
 }
 
@@ -58,8 +67,8 @@ impl Bounds {
             sessions: part(settings.sessions_max).max(1),
             kib: part(settings.bytes_max.as_usize() >> 10),
         };
-        let (sessions, unreported, bytes, owners) = Default::default();
-        Self { settings, share, sessions, unreported, bytes, owners }
+        let (sessions, unreported, bytes, bytes_read_back, owners) = Default::default();
+        Self { settings, share, sessions, unreported, bytes, bytes_read_back, owners }
     }
 
     /// The number of live sessions, with those that are about to begin.
@@ -87,21 +96,31 @@ impl Bounds {
 
     /// Whether there is memory for more sessions.
     fn has_memory(&self) -> Result<(), Full> {
-        if self.bytes() >= self.sixteenths(OF_STARTS) {
+        if self.bytes() >= self.parts(OF_STARTS) {
             return Err(Full::Bytes(self.settings.bytes_max));
         }
         Ok(())
     }
 
-    /// Keeps room for the end of a session, which makes room.
-    pub(super) fn keep_room_for_end(self: &Arc<Self>, bytes: usize) -> Result<EventRoom, Full> {
-        self.keep_room_of_event(bytes, self.settings.bytes_max.as_usize())
+    /// Keeps room for an end that says no more than most. It is always there: the end makes room, and a session that is
+    /// not allowed to end holds its memory until it times out.
+    pub(super) fn keep_room_for_end(self: &Arc<Self>, bytes: usize) -> EventRoom {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        EventRoom { bounds: Arc::clone(self), bytes }
     }
 
     /// Keeps room for an event that says no more than most, so that the sessions that have begun go on when others
     /// have filled up the memory.
     pub(super) fn keep_room_for_usual(self: &Arc<Self>, bytes: usize) -> Result<EventRoom, Full> {
-        self.keep_room_of_event(bytes, self.sixteenths(OF_USUAL_EVENTS))
+        self.keep_room_of_event(bytes, self.most_of_events(OF_USUAL_EVENTS))
+    }
+
+    /// Keeps room for such an event of a session whose earlier events hold more than this one says.
+    pub(super) fn keep_room_for_under_way(
+        self: &Arc<Self>,
+        bytes: usize,
+    ) -> Result<EventRoom, Full> {
+        self.keep_room_of_event(bytes, self.most_of_events(OF_SESSIONS_UNDER_WAY))
     }
 
     /// Keeps room for an event with long names or metadata of a session of this client.
@@ -110,8 +129,19 @@ impl Bounds {
         bytes: usize,
         owner: Owner,
     ) -> Result<EventRoom, Full> {
-        let room = self.keep_room_of_event(bytes, self.sixteenths(OF_STARTS))?;
+        let room = self.keep_room_of_event(bytes, self.parts(OF_STARTS))?;
         if self.uses(16, 16) && self.is_over_share(owner) { Err(Full::Share) } else { Ok(room) }
+    }
+
+    /// Up to which sum events may fill so many parts. If more was read back than they could ever fill, what is for
+    /// them alone lies above that.
+    fn most_of_events(&self, parts: usize) -> usize {
+        let bytes_read_back = self.bytes_read_back.load(Ordering::Relaxed);
+        if bytes_read_back > self.parts(OF_SESSIONS_UNDER_WAY) {
+            bytes_read_back.saturating_add(self.parts(parts - OF_STARTS))
+        } else {
+            self.parts(parts)
+        }
     }
 
     fn keep_room_of_event(
@@ -131,9 +161,23 @@ impl Bounds {
         taken.map(|_| ()).map_err(|_| Full::Bytes(self.settings.bytes_max))
     }
 
-    /// So many sixteenths of the memory of all sessions.
-    fn sixteenths(&self, count: usize) -> usize {
-        self.settings.bytes_max.as_usize() / 16 * count
+    /// Gives so many bytes back.
+    fn give(&self, bytes: usize) {
+        let left = self.bytes.fetch_sub(bytes, Ordering::Relaxed).saturating_sub(bytes);
+        // Mostly it is less already, and need not be written.
+        if left < self.bytes_read_back.load(Ordering::Relaxed) {
+            self.bytes_read_back.fetch_min(left, Ordering::Relaxed);
+        }
+    }
+
+    /// What is there now was there before, whatever the bounds say.
+    pub(super) fn note_read_back(&self) {
+        self.bytes_read_back.fetch_max(self.bytes(), Ordering::Relaxed);
+    }
+
+    /// So many parts of the memory of all sessions.
+    fn parts(&self, count: usize) -> usize {
+        self.settings.bytes_max.as_usize() / PARTS * count
     }
 
     /// How nearly the bounds are reached.
@@ -149,7 +193,7 @@ impl Bounds {
     /// Whether so many twentieths of the sessions, or of the bytes that starts may fill, are in use.
     fn uses(&self, of_sessions: usize, of_bytes: usize) -> bool {
         self.sessions() > self.settings.sessions_max.saturating_mul(of_sessions) / 20
-            || self.bytes() > self.sixteenths(OF_STARTS) / 20 * of_bytes
+            || self.bytes() > self.parts(OF_STARTS) / 20 * of_bytes
     }
 
     /// Whether a client has more than its share.
@@ -178,6 +222,7 @@ impl Bounds {
     pub(super) fn begin_again(&self, owner: Owner, bytes: usize) {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.note_read_back();
         self.owners.begin(owner, bytes);
     }
 
@@ -194,7 +239,7 @@ impl Bounds {
         if bytes > bytes_counted {
             self.bytes.fetch_add(bytes - bytes_counted, Ordering::Relaxed);
         } else if bytes < bytes_counted {
-            self.bytes.fetch_sub(bytes_counted - bytes, Ordering::Relaxed);
+            self.give(bytes_counted - bytes);
         }
         self.owners.resize(owner, bytes_before, bytes);
     }
@@ -208,14 +253,14 @@ impl Bounds {
     /// A live session of so many bytes is gone.
     pub(super) fn drop_live(&self, owner: Owner, bytes: usize) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.give(bytes);
         self.owners.end(owner, bytes);
     }
 
     /// A session of so many bytes that waited for its report is gone.
     pub(super) fn drop_ended(&self, owner: Owner, bytes: usize) {
         self.unreported.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.give(bytes);
         self.owners.end(owner, bytes);
     }
 
@@ -224,6 +269,7 @@ impl Bounds {
         self.sessions.store(0, Ordering::Relaxed);
         self.unreported.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
+        self.bytes_read_back.store(0, Ordering::Relaxed);
         self.owners.clear();
     }
 }
@@ -254,7 +300,7 @@ impl Room {
 
     fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         let Bounds { owners, .. } = &*self.bounds;
-        self.bounds.take(bytes - self.bytes, self.bounds.sixteenths(OF_STARTS))?;
+        self.bounds.take(bytes - self.bytes, self.bounds.parts(OF_STARTS))?;
         owners.resize(self.owner, self.bytes, bytes);
         let bytes_before = std::mem::replace(&mut self.bytes, bytes);
         let of_bytes = if bytes > USUAL_BYTES { 16 } else { 18 };
@@ -298,6 +344,6 @@ impl EventRoom {
 
 impl Drop for EventRoom {
     fn drop(&mut self) {
-        self.bounds.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bounds.give(self.bytes);
     }
 }

@@ -194,7 +194,7 @@ impl Live {
 
     /// Keeps room for an event of a live session, until the room is used or dropped. A part of the memory is for
     /// events that say no more than most, so that sessions that have begun go on when others have filled up the rest;
-    /// and some of that for those that end them.
+    /// some of that is for sessions under way, and the last for ends. One that says no more than most is always taken.
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
@@ -202,12 +202,28 @@ impl Live {
         let bytes = growth_bytes(step);
         if step.heap_bytes() > USUAL_STEP_BYTES {
             let owner = self.shard(id).lock().sessions.get(&Hashed(id)).map(|held| held.owner);
-            self.bounds.keep_room_for_large(bytes, owner.unwrap_or_default())
-        } else if step.event_type == EventType::SessionEnd {
-            self.bounds.keep_room_for_end(bytes)
-        } else {
-            self.bounds.keep_room_for_usual(bytes)
+            return self.bounds.keep_room_for_large(bytes, owner.unwrap_or_default());
         }
+        if step.event_type == EventType::SessionEnd {
+            return Ok(self.bounds.keep_room_for_end(bytes));
+        }
+        self.bounds.keep_room_for_usual(bytes).or_else(|full| {
+            if self.events_hold_more(id, step.heap_bytes()) {
+                self.bounds.keep_room_for_under_way(bytes)
+            } else {
+                Err(full)
+            }
+        })
+    }
+
+    /// Whether the events of a live session hold more than so many bytes: then the next that says so much mostly takes
+    /// the place of one that waited.
+    fn events_hold_more(&self, id: SessionId, bytes: usize) -> bool {
+        self.shard(id).lock().sessions.get(&Hashed(id)).is_some_and(|held| {
+            // Beside what its start says, a session may name the one that it repeats.
+            let of_start = held.session.opening.heap_bytes() + size_of::<SessionId>();
+            held.session.heap_bytes() > of_start + bytes
+        })
     }
 
     /// The client with this account, and its address as far as it is kept.
@@ -458,12 +474,16 @@ impl Live {
         let held = sessions.get_mut(&Hashed(id))?;
         let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
         let heard = held.session.hear(progress.received(received_ms), step, &terms);
+        let is_read_back = room.is_none();
         self.bounds.resize(
             held.owner,
             SESSION_BYTES + bytes_before,
             SESSION_BYTES + held.session.heap_bytes(),
             room,
         );
+        if is_read_back {
+            self.bounds.note_read_back();
+        }
         // A later deadline is found when the noted one comes; only an earlier one must be noted now.
         let (deadline_up_ms, _) = held.session.deadline(&terms);
         if held.noted_up_ms.is_some_and(|noted_up_ms| deadline_up_ms < noted_up_ms) {
@@ -925,24 +945,26 @@ mod tests {
         assert_eq!(live.reported(7, id(1)), Reported::Unknown);
     }
 
+    /// A step of an event of this type, with a name of so many bytes if any.
+    fn step(event_type: &str, name_bytes: usize) -> Step {
+        let body = format!(
+            r#"{{"eventType":"{event_type}","playerTime":{{"ts":0,"playhead":0}},"params":
+            {{"media.ad.podFriendlyName":"{}"}}}}"#,
+            "n".repeat(name_bytes)
+        );
+        let event = crate::wire::Event::accepted(body.as_bytes()).unwrap();
+        Step::of(&event, body.as_bytes())
+    }
+
     #[test]
     fn what_is_on_its_way_counts_and_the_last_bytes_are_for_events_and_ends() {
         let bytes_max = Size::kib(64);
         let live = live(Settings { bytes_max, ..Settings::default() });
         open(&live, 1, 1_000, 1).unwrap();
-        let step = |event_type: &str, name_bytes: usize| {
-            let body = format!(
-                r#"{{"eventType":"{event_type}","playerTime":{{"ts":0,"playhead":0}},"params":
-                {{"media.ad.podFriendlyName":"{}"}}}}"#,
-                "n".repeat(name_bytes)
-            );
-            let event = crate::wire::Event::accepted(body.as_bytes()).unwrap();
-            Step::of(&event, body.as_bytes())
-        };
         let begun = live.bytes();
         let mut rooms = Vec::new();
         for (event_type, name_bytes, least_kib, most_kib) in
-            [("adBreakStart", 2_000, 53, 56), ("ping", 0, 59, 60), ("sessionEnd", 0, 63, 64)]
+            [("adBreakStart", 2_000, 53, 56), ("ping", 0, 59, 60)]
         {
             let full = loop {
                 match live.keep_room_for(id(1), &step(event_type, name_bytes)) {
@@ -954,6 +976,10 @@ mod tests {
             let held_kib = live.bytes() >> 10;
             assert!((least_kib..most_kib).contains(&held_kib), "{event_type}: {held_kib} KiB");
         }
+        for _ in 0..99 {
+            rooms.push(live.keep_room_for(id(1), &step("sessionEnd", 0)).unwrap());
+        }
+        assert!(live.bytes() > 64 << 10, "a small end is always taken, and counted");
         assert_eq!(open(&live, 2, 1_000, 2), Err(Full::Bytes(bytes_max)));
         drop(rooms);
         assert_eq!(live.bytes(), begun);
@@ -965,6 +991,77 @@ mod tests {
         assert!(live.bytes() == held && held <= most && held > begun + 2_000);
         assert!(live.close(3, 9_000, id(1), NO_EVENTS).is_some());
         assert!(live.bytes() <= held, "its end takes nothing");
+    }
+
+    #[test]
+    fn a_session_under_way_goes_on_when_events_of_others_have_filled_what_is_for_them() {
+        let settings = Settings { bytes_max: Size::kib(64), ..Settings::default() };
+        let live = Arc::new(Live::shared(settings, 0.25));
+        for number in 1..=2 {
+            open(&live, number.into(), 1_000, number).unwrap();
+        }
+        let ping = |number: u64| {
+            let at_ms = 1_010 + number * 10_000;
+            let body = format!(
+                r#"{{"eventType":"ping","playerTime":{{"ts":{at_ms},"playhead":{}}}}}"#,
+                number * 10
+            );
+            let event = crate::wire::Event::accepted(body.as_bytes()).unwrap();
+            let step = Step::of(&event, body.as_bytes());
+            let room = live.keep_room_for(id(1), &step).unwrap();
+            live.hear(3 + number, at_ms, id(1), step, Some(room)).unwrap();
+        };
+        (0..3).for_each(ping);
+        let mut rooms = Vec::new();
+        while let Ok(room) = live.keep_room_for(id(2), &step("ping", 0)) {
+            rooms.push(room);
+        }
+        for number in 3..99 {
+            ping(number);
+            assert!(live.bytes() <= 64 << 10);
+        }
+    }
+
+    #[test]
+    fn sessions_go_on_after_a_restart_with_less_memory_and_none_begin_until_enough_have_ended() {
+        let before = live(Settings::default());
+        for number in 1..=40 {
+            open(&before, number.into(), 1_000, number).unwrap();
+        }
+        let bytes_before = before.bytes();
+        let bytes_max = Size::bytes(bytes_before as u64 / 2);
+        let after = live(Settings { bytes_max, ..Settings::default() });
+        for row in 0..SHARDS {
+            for (id, session) in before.save_shard(row).sessions {
+                after.restore(id, session);
+            }
+        }
+        let most = bytes_before + bytes_max.as_usize() / 8;
+        let mut rooms = Vec::new();
+        while let Ok(room) = after.keep_room_for(id(1), &step("ping", 0)) {
+            rooms.push(room);
+        }
+        assert!(rooms.len() > 1 && after.bytes() <= most);
+        assert!(after.keep_room_for(id(1), &step("sessionEnd", 0)).is_ok());
+        drop(rooms);
+        let full = Err(Full::Bytes(bytes_max));
+        let large = after.keep_room_for(id(1), &step("adBreakStart", 2_000)).map(drop);
+        assert_eq!((large, after.has_room()), (full, Err(Full::Bytes(bytes_max))));
+        let mut seq = 100;
+        for number in 1..=40 {
+            if after.bytes() > bytes_max.as_usize() {
+                assert!(after.keep_room_for(id(number), &step("ping", 0)).is_ok(), "{number}");
+            }
+            seq += 1;
+            assert_eq!(after.reported(seq, id(number)), Reported::Live);
+            let bytes_max = bytes_max.as_usize();
+            assert_eq!(after.has_room().is_ok(), after.bytes() < bytes_max / 32 * 28);
+        }
+        let mut rooms = Vec::new();
+        while let Ok(room) = after.keep_room_for(id(1), &step("ping", 0)) {
+            rooms.push(room);
+        }
+        assert!(after.bytes() <= bytes_max.as_usize(), "the bound holds again");
     }
 
     #[test]
