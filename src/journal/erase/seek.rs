@@ -101,7 +101,7 @@ impl Seeker {
             self.any.as_ref().is_none_or(|any| any.is_match(text))
                 && self.each.iter().any(|needle| {
                     let end = |at| at + needle.needle().len();
-                    needle.find_iter(text).any(|at| is_it(&text[..at], &text[end(at)..]))
+                    places(needle, text).any(|at| is_it(&text[..at], &text[end(at)..]))
                 })
         };
         let mut text = Cow::Borrowed(text);
@@ -116,6 +116,16 @@ impl Seeker {
         }
         stands_in(&text)
     }
+}
+
+/// All places at which a needle stands in a text, also those that overlap.
+fn places<'t>(needle: &'t Finder<'_>, text: &'t [u8]) -> impl Iterator<Item = usize> + 't {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let at = from + needle.find(text.get(from..)?)?;
+        from = at + 1;
+        Some(at)
+    })
 }
 
 /// Whether what stands before and after makes no longer word or number.
@@ -217,6 +227,13 @@ mod tests {
 
     use super::*;
     use crate::journal::erase::Visitor;
+
+    #[test]
+    fn a_text_is_found_where_it_overlaps_itself() {
+        let seeker = Seeker::of(&visitor("=="));
+        assert!(seeker.finds_apart_in_any_spelling(b"a=1&user=%3d%3d"));
+        assert!(!seeker.finds_apart_in_any_spelling(b"a==b"), "a part of something else");
+    }
 
     proptest! {
         #[test]
