@@ -82,7 +82,8 @@ fn violations_that_are_not_listed_take_nothing() {
     let (few, many) = (filled("[", bad, "]", 1 << 20), filled("[", bad, "]", 4 << 20));
     let (of_few, _) = peak(|| answer_bytes(&few));
     let (of_many, _) = peak(|| answer_bytes(&many));
-    assert!(of_many <= of_few + 1_000, "{of_many} and {of_few}");
+    // Other threads of the test program take some KiB now and then.
+    assert!(of_many <= of_few + 16_000, "{of_many} and {of_few}");
     assert!(of_few <= PARSE_BYTES_BASE, "{of_few}");
 }
 
