@@ -367,8 +367,16 @@ proptest! {
                 };
                 keeper.erase(&order(&visitor()), &mut between)
             });
+            // However late the eraser begins, the journal does not grow without end until then.
+            let mut taken = 0;
             while !eraser.is_finished() {
                 for id in &ids {
+                    if !journal.is_fenced(*id) {
+                        taken += 1;
+                        if taken > 300 {
+                            continue;
+                        }
+                    }
                     let body = body_of("ping", clock.now_ms(), 1);
                     let record = Encoded::new(Content::Event { sid: *id, body: body.as_bytes().into() }).unwrap();
                     let rules = Rules { profile: Profile::Open, strict: false };
