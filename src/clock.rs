@@ -187,17 +187,23 @@ impl Clock {
         Some(from_ms)
     }
 
-    /// Whether the process stood still (it was stopped, its machine paused or asleep) since this was last asked. That
-    /// must be at least twice a second; and by one who can tell nobody the time of now before he has told of it.
-    pub fn stood_still(&self) -> bool {
+    /// The time of [`Clock::now_ms`], and whether the process stood still since this was last asked: it was stopped, or
+    /// its machine was paused or asleep. There is one caller, who asks at least twice a second, and decides nothing by
+    /// that time before it has noted the standstill.
+    pub fn tick(&self) -> (u64, bool) {
         let seen_ms = &self.0.seen_ms;
-        match self.0.source {
-            Source::System(..) => {
-                let now_ms = self.elapsed_ms();
-                let before_ms = seen_ms.swap(now_ms, Ordering::Relaxed);
-                now_ms.saturating_sub(before_ms) > STANDSTILL_MS
+        match self.read() {
+            Reading::Of { monotonic_ms, wall_ms, steady } => {
+                let now_ms = steady.lock().read(monotonic_ms, wall_ms);
+                let stood_still = if matches!(self.0.source, Source::System(..)) {
+                    let before_ms = seen_ms.swap(monotonic_ms, Ordering::Relaxed);
+                    monotonic_ms.saturating_sub(before_ms) > STANDSTILL_MS
+                } else {
+                    seen_ms.swap(0, Ordering::Relaxed) > 0
+                };
+                (now_ms, stood_still)
             }
-            Source::Simulated(..) | Source::Manual(_) => seen_ms.swap(0, Ordering::Relaxed) > 0,
+            Reading::Manual(now_ms) => (now_ms, seen_ms.swap(0, Ordering::Relaxed) > 0),
         }
     }
 

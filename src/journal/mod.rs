@@ -169,7 +169,7 @@ struct Queue {
     last_ms: u64,
     /// While stamps have stepped, or the process stood still, and the record that says so is not folded: the time before
     /// that. Up time is known of it alone.
-    before_step_ms: Option<u64>,
+    before_gap_ms: Option<u64>,
     /// Bytes of small records that the writer has taken and not committed.
     in_writing: usize,
     /// Sessions that are erased: nothing goes on with them.
@@ -259,37 +259,46 @@ impl Shared {
 }
 
 impl Shared {
-    /// The queue, for one who wants to know the time. When a process goes on that stood still, all of its threads do at
-    /// once; so whoever comes first notes it, before anything is decided by the time of now.
+    /// The queue, with the time of now in `last_ms`. When a process goes on that stood still, all of its threads do at
+    /// once; so whoever comes first notes it, before anything is decided by that time.
     fn queue_now(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue();
-        if queue.excuse_standstill(&self.clock) {
+        if queue.look_at_clock(&self.clock) {
             self.wake.notify_one();
         }
         queue
     }
 }
 
+/// What tells that between two stamps no time passed for sessions, because nothing could be received or the clock was
+/// set; the second may be the earlier one.
+fn pause(from_ms: u64, to_ms: u64) -> (Content<'static>, Change) {
+    let (down_ms, set_back_ms) = (to_ms.saturating_sub(from_ms), from_ms.saturating_sub(to_ms));
+    (Content::Pause { down_ms, set_back_ms }, Change::Pause { down_ms, set_back_ms })
+}
+
 impl Queue {
-    /// Appends that nothing could be received while the process stood still, if it did: that counts against no session.
-    fn excuse_standstill(&mut self, clock: &Clock) -> bool {
-        // Of an outage, all of the time is excused in the end.
-        if !clock.stood_still() || self.phase != Phase::Up {
+    /// Moves `last_ms` to the time of now. If the process stood still until then, appends a pause, because nothing could
+    /// be received: that counts against no session. Says whether it did.
+    fn look_at_clock(&mut self, clock: &Clock) -> bool {
+        let from_ms = self.last_ms;
+        let (now_ms, stood_still) = clock.tick();
+        self.last_ms = from_ms.max(now_ms);
+        // An outage counts against no session anyway, all of it.
+        if !stood_still || self.phase != Phase::Up {
             return false;
         }
-        let (from_ms, seq) = (self.last_ms, self.next_seq);
-        let received_ms = self.receive(clock);
-        let down_ms = received_ms - from_ms;
+        let (seq, received_ms) = (self.next_seq, self.last_ms);
         self.next_seq += 1;
-        self.before_step_ms.get_or_insert(from_ms);
-        let pause = Encoded::short(Content::Pause { down_ms, set_back_ms: 0 });
-        pause.write_line(&mut self.lines, seq, received_ms);
-        let (change, ticket) = (Change::Pause { down_ms, set_back_ms: 0 }, Ticket::default());
+        self.before_gap_ms.get_or_insert(from_ms);
+        let (pause, change) = pause(from_ms, received_ms);
+        Encoded::short(pause).write_line(&mut self.lines, seq, received_ms);
+        let ticket = Ticket::default();
         // Nobody waits for it.
         let (waiter, _) = oneshot::channel();
         self.waiting.push(Waiting { seq, received_ms, change, waiter, ticket });
         tracing::warn!(
-            stood_still_ms = down_ms,
+            stood_still_ms = received_ms - from_ms,
             "the process stood still: it was stopped, or its machine was paused or asleep; that counts against no session"
         );
         true
@@ -359,7 +368,7 @@ impl Journal {
             large_since: None,
             next_seq,
             last_ms,
-            before_step_ms: None,
+            before_gap_ms: None,
             in_writing: 0,
             erased: Ids::default(),
             rotations: Vec::new(),
@@ -413,7 +422,7 @@ impl Journal {
             let _ = waiter.send(Ok(Outcome::Gone));
             return Ok(committed);
         }
-        let (seq, received_ms) = (queue.next_seq, queue.receive(&self.0.clock));
+        let (seq, received_ms) = (queue.next_seq, queue.last_ms);
         queue.next_seq += 1;
         // Under the lock, whatever its size: to copy the largest body of an event, 128 KiB, takes some 10 µs to
         // 20 µs, which is not worth a second way to write it.
@@ -517,8 +526,8 @@ impl Journal {
 
     /// The time that a record would get now, in ms since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        let mut queue = self.0.queue_now();
-        queue.before_step_ms.unwrap_or_else(|| queue.receive(&self.0.clock))
+        let queue = self.0.queue_now();
+        queue.before_gap_ms.unwrap_or(queue.last_ms)
     }
 
     /// The clock by which records are stamped.
@@ -529,11 +538,11 @@ impl Journal {
     /// Until when the server was up for certain, in ms since the Unix epoch: now, unless something was
     /// received that is not committed, or nothing can be written.
     pub fn up_until_ms(&self) -> Option<u64> {
-        let mut queue = self.0.queue_now();
+        let queue = self.0.queue_now();
         let is_empty = queue.waiting.is_empty() && queue.large.bytes() == 0;
-        let is_settled = !queue.is_down && queue.before_step_ms.is_none();
+        let is_settled = !queue.is_down && queue.before_gap_ms.is_none();
         let is_idle = is_empty && queue.in_writing == 0 && is_settled;
-        is_idle.then(|| queue.receive(&self.0.clock))
+        is_idle.then_some(queue.last_ms)
     }
 
     /// Takes nothing more; the writer commits what waits, and ends.

@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use super::disk::{Disk, DiskFile};
 use super::record::{Content, Detached, Encoded};
 use super::up::UpMark;
-use super::{Durability, Journal, Phase, Queue, Settings, Shared, Unavailable, Waiting, segment};
+use super::{
+    Durability, Journal, Phase, Queue, Settings, Shared, Unavailable, Waiting, pause, segment,
+};
 use crate::clock::{Clock, LATEST_MS, STEP_MS, Stopwatch};
 use crate::processor::{Change, Outcome, Processor};
 use crate::session::Terms;
@@ -224,7 +226,7 @@ impl Queue {
     fn follow_step(&mut self, from_ms: u64, clock: &Clock) -> Beginning {
         self.next_seq += 2;
         let (from_ms, to_ms) = (self.last_ms.max(from_ms), clock.now_ms());
-        (self.last_ms, self.before_step_ms) = (to_ms, Some(from_ms));
+        (self.last_ms, self.before_gap_ms) = (to_ms, Some(from_ms));
         Beginning { received_ms: to_ms, step_from_ms: Some(from_ms) }
     }
 }
@@ -257,7 +259,7 @@ impl Writer {
         }
         clock.not_before(last_ms);
         // However long the journal was read back, that is a pause anyway.
-        clock.stood_still();
+        clock.tick();
         let journal = Journal::new(clock, bytes_max, terms, start.next_seq, last_ms);
         let mut writer = Self {
             shared: Arc::clone(&journal.0),
@@ -334,7 +336,7 @@ impl Writer {
             }
             queue = shared.wait(queue, self.idle_look);
         }
-        queue.excuse_standstill(&shared.clock);
+        queue.look_at_clock(&shared.clock);
         mem::swap(&mut queue.lines, &mut self.lines);
         mem::swap(&mut queue.waiting, &mut self.waiting);
         self.group_since = queue.since.take();
@@ -352,7 +354,7 @@ impl Writer {
             None => self.is_complete().then(|| queue.begin_segment(&shared.clock)),
         };
         let is_idle = self.waiting.is_empty() && self.large.is_empty() && step.is_none();
-        self.idle_ms = is_idle.then(|| queue.receive(&shared.clock));
+        self.idle_ms = is_idle.then_some(queue.last_ms);
         true
     }
 
@@ -396,7 +398,7 @@ impl Writer {
             self.close_segment()?;
             self.begin_segment(received_ms, step_from_ms)?;
             self.begins = None;
-            self.shared.queue().before_step_ms = None;
+            self.shared.queue().before_gap_ms = None;
         }
         if let Some(open) = &self.open {
             for rotation in rotations {
@@ -413,11 +415,15 @@ impl Writer {
     /// Tells the clock how much of the time of now is in doubt. In an outage since `down_since_ms` that may be a leap
     /// whose record cannot be written.
     fn tell_doubt(&self, down_since_ms: Option<u64>) {
-        let clock = &self.shared.clock;
+        let (clock, progress) = (&self.shared.clock, self.processor.progress());
+        // Nearly always, and then no group asks for the time because of it.
+        if progress.leap.is_none() && down_since_ms.is_none() {
+            return clock.doubt(0);
+        }
         let now_ms = clock.now_ms();
         let down_ms = down_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
         let leap_ms = if down_ms > STEP_MS { down_ms } else { 0 };
-        clock.doubt(self.processor.progress().doubted_ms(now_ms).saturating_add(leap_ms));
+        clock.doubt(progress.doubted_ms(now_ms).saturating_add(leap_ms));
     }
 
     /// Makes the large records the group.
@@ -462,7 +468,7 @@ impl Writer {
         }
         let steps = self.begins.is_some_and(|begins| begins.step_from_ms.is_some());
         if stood_still && !steps {
-            self.shared.queue().before_step_ms = None;
+            self.shared.queue().before_gap_ms = None;
         }
         Ok(())
     }
@@ -529,7 +535,7 @@ impl Writer {
         let first_ms = refused.first().map(|waiting| waiting.received_ms).or(step_ms);
         let mut queue = self.shared.queue();
         // If the process stood still and that is not told, the time before it is what counts.
-        let still_ms = queue.before_step_ms.filter(|_| step_ms.is_none());
+        let still_ms = queue.before_gap_ms.filter(|_| step_ms.is_none());
         queue.is_down = true;
         if queue.phase == Phase::Up {
             queue.phase = Phase::Down;
@@ -608,7 +614,7 @@ impl Writer {
             from_ms = now_ms;
         }
         let mut queue = self.shared.queue();
-        (queue.next_seq, queue.before_step_ms) = (self.committed_seq + 1, None);
+        (queue.next_seq, queue.before_gap_ms) = (self.committed_seq + 1, None);
         Ok(())
     }
 
@@ -627,10 +633,8 @@ impl Writer {
         let change = Change::Settings { terms, paused_ms, set_back_ms };
         let mut records = vec![(from_ms.unwrap_or(received_ms), settings, change)];
         if let Some(from_ms) = from_ms {
-            let down_ms = received_ms.saturating_sub(from_ms);
-            let set_back_ms = from_ms.saturating_sub(received_ms);
-            let pause = Content::Pause { down_ms, set_back_ms };
-            records.push((received_ms, pause, Change::Pause { down_ms, set_back_ms }));
+            let (pause, change) = pause(from_ms, received_ms);
+            records.push((received_ms, pause, change));
         }
         let (mut lines, mut changes) = (Vec::new(), Vec::new());
         for (seq, (stamp_ms, content, change)) in (first_seq..).zip(records) {
@@ -647,26 +651,27 @@ impl Writer {
         // Nobody listens any more when the server ends.
         let _ = self.told.closed.send(first_seq);
         for (seq, stamp_ms, change) in changes {
-            self.committed_seq = seq;
-            self.told.series.records.of(change.kind()).inc();
-            self.processor.fold(seq, stamp_ms, change);
+            self.fold_own(seq, stamp_ms, change);
         }
         Ok(())
     }
 
     /// Tells of a pause in the segment that grows.
     fn add_pause(&mut self, from_ms: u64, now_ms: u64) -> io::Result<()> {
-        let (seq, down_ms) = (self.committed_seq + 1, now_ms.saturating_sub(from_ms));
-        let mut lines = Vec::new();
-        let pause = Encoded::short(Content::Pause { down_ms, set_back_ms: 0 });
-        pause.write_line(&mut lines, seq, now_ms);
+        let (seq, mut lines) = (self.committed_seq + 1, Vec::new());
+        let (pause, change) = pause(from_ms, now_ms);
+        Encoded::short(pause).write_line(&mut lines, seq, now_ms);
         self.write(&lines, &[])?;
-        let change = Change::Pause { down_ms, set_back_ms: 0 };
         self.told.series.bytes.inc_by(lines.len() as u64);
-        self.told.series.records.of(change.kind()).inc();
-        self.committed_seq = seq;
-        self.processor.fold(seq, now_ms, change);
+        self.fold_own(seq, now_ms, change);
         Ok(())
+    }
+
+    /// Folds a record of the server itself, which is committed and for which nobody waits.
+    fn fold_own(&mut self, seq: u64, received_ms: u64, change: Change) {
+        self.committed_seq = seq;
+        self.told.series.records.of(change.kind()).inc();
+        self.processor.fold(seq, received_ms, change);
     }
 
     /// Closes the segment that grows.

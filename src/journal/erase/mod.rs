@@ -29,10 +29,10 @@
 //!
 //! # Who else is at the files
 //! The keeper of the journal carries out the orders of a server, and between two files it does what else is due:
-//! it saves the live sessions, compresses and removes segments. It never waits for a disk that does not write: the
-//! order is tried again later, because removing old segments may be what frees that disk. So nobody else is ever at a file that is written
-//! anew. Reading one is safe, because the file that is read stays as it is. Between 3 and 5 a journal can have the
-//! events of a session without its start, but only as long as the order is there.
+//! it saves the live sessions, compresses and removes segments. So nobody else is ever at a file that is written
+//! anew. It never waits for a disk that does not write: the order is tried again later, because removing old segments
+//! may be what frees that disk. Reading a file is safe, because the one that is read stays as it is. Between 3 and 5 a
+//! journal can have the events of a session without its start, but only as long as the order is there.
 
 mod judge;
 
