@@ -12,6 +12,7 @@ mod stop;
 
 mod suffix;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -268,22 +269,39 @@ fn records(disk: &SimDisk) -> Vec<(u64, u64, Content<'static>)> {
                 Content::Batch { sid, .. } => {
                     Content::Batch { sid, client: None, user_agent: None, body: [][..].into() }
                 }
-                Content::Report { sid, report } => {
-                    Content::Report { sid, report: report.into_owned().into() }
-                }
-                Content::Close { sid, reason } => Content::Close { sid, reason },
-                Content::Settings { terms, paused_ms, set_back_ms } => {
-                    Content::Settings { terms, paused_ms, set_back_ms }
-                }
-                Content::Pause { down_ms, set_back_ms } => Content::Pause { down_ms, set_back_ms },
-                Content::Erased { count, until_ms, erased_ms } => {
-                    Content::Erased { count, until_ms, erased_ms }
-                }
+                other => owned(other),
             };
             found.push((record.seq, record.received_ms, content));
         }
     }
     found
+}
+
+/// The same with what it borrows of a line.
+fn owned(content: Content<'_>) -> Content<'static> {
+    let text = |text: Option<Cow<'_, str>>| text.map(|text| text.into_owned().into());
+    match content {
+        Content::Start { sid, client, user_agent, body } => {
+            let (client, user_agent) = (text(client), text(user_agent));
+            Content::Start { sid, client, user_agent, body: body.into_owned().into() }
+        }
+        Content::Event { sid, body } => Content::Event { sid, body: body.into_owned().into() },
+        Content::Batch { sid, client, user_agent, body } => {
+            let (client, user_agent) = (text(client), text(user_agent));
+            Content::Batch { sid, client, user_agent, body: body.into_owned().into() }
+        }
+        Content::Report { sid, report } => {
+            Content::Report { sid, report: report.into_owned().into() }
+        }
+        Content::Close { sid, reason } => Content::Close { sid, reason },
+        Content::Settings { terms, paused_ms, set_back_ms } => {
+            Content::Settings { terms, paused_ms, set_back_ms }
+        }
+        Content::Pause { down_ms, set_back_ms } => Content::Pause { down_ms, set_back_ms },
+        Content::Erased { count, until_ms, erased_ms } => {
+            Content::Erased { count, until_ms, erased_ms }
+        }
+    }
 }
 
 /// Their kinds.

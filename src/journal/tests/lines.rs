@@ -25,32 +25,6 @@ fn read_back(line: &[u8]) -> (u64, u64, Content<'static>) {
     (seq, received_ms, content)
 }
 
-fn owned(content: Content<'_>) -> Content<'static> {
-    let text = |text: Option<std::borrow::Cow<'_, str>>| text.map(|text| text.into_owned().into());
-    match content {
-        Content::Start { sid, client, user_agent, body } => {
-            let (client, user_agent) = (text(client), text(user_agent));
-            Content::Start { sid, client, user_agent, body: body.into_owned().into() }
-        }
-        Content::Event { sid, body } => Content::Event { sid, body: body.into_owned().into() },
-        Content::Batch { sid, client, user_agent, body } => {
-            let (client, user_agent) = (text(client), text(user_agent));
-            Content::Batch { sid, client, user_agent, body: body.into_owned().into() }
-        }
-        Content::Report { sid, report } => {
-            Content::Report { sid, report: report.into_owned().into() }
-        }
-        Content::Close { sid, reason } => Content::Close { sid, reason },
-        Content::Settings { terms, paused_ms, set_back_ms } => {
-            Content::Settings { terms, paused_ms, set_back_ms }
-        }
-        Content::Pause { down_ms, set_back_ms } => Content::Pause { down_ms, set_back_ms },
-        Content::Erased { count, until_ms, erased_ms } => {
-            Content::Erased { count, until_ms, erased_ms }
-        }
-    }
-}
-
 fn sid() -> SessionId {
     SessionId::mint(&Key::new([1; 32]), 1, [2; 10])
 }
