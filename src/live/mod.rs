@@ -180,7 +180,7 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room(&self) -> Result<(), Full> {
-        self.bounds.has_room_for(1)
+        self.bounds.has_room()
     }
 
     /// Keeps room for a session that is about to begin and holds so many bytes beside itself, until the room
@@ -194,7 +194,7 @@ impl Live {
 
     /// Keeps room for an event of a live session, until the room is used or dropped. A part of the memory is for
     /// events that say no more than most, so that sessions that have begun go on when others have filled up the rest;
-    /// some of that is for sessions under way, and the last for ends. One that says no more than most is always taken.
+    /// some of that is for sessions under way, and the last for ends.
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
@@ -205,7 +205,7 @@ impl Live {
             return self.bounds.keep_room_for_large(bytes, owner.unwrap_or_default());
         }
         if step.event_type == EventType::SessionEnd {
-            return Ok(self.bounds.keep_room_for_end(bytes));
+            return self.bounds.keep_room_for_end(bytes);
         }
         self.bounds.keep_room_for_usual(bytes).or_else(|full| {
             if self.events_hold_more(id, step.heap_bytes()) {
@@ -976,10 +976,10 @@ mod tests {
             let held_kib = live.bytes() >> 10;
             assert!((least_kib..most_kib).contains(&held_kib), "{event_type}: {held_kib} KiB");
         }
-        for _ in 0..99 {
-            rooms.push(live.keep_room_for(id(1), &step("sessionEnd", 0)).unwrap());
-        }
-        assert!(live.bytes() > 64 << 10, "a small end is always taken, and counted");
+        let end = || live.keep_room_for(id(1), &step("sessionEnd", 0));
+        rooms.extend((0..99).map_while(|_| end().ok()));
+        assert_eq!(end().unwrap_err(), Full::Bytes(bytes_max), "ends are bounded as well");
+        assert!((63 << 10..=64 << 10).contains(&live.bytes()), "they may fill all");
         assert_eq!(open(&live, 2, 1_000, 2), Err(Full::Bytes(bytes_max)));
         drop(rooms);
         assert_eq!(live.bytes(), begun);
@@ -1042,7 +1042,10 @@ mod tests {
             rooms.push(room);
         }
         assert!(rooms.len() > 1 && after.bytes() <= most);
-        assert!(after.keep_room_for(id(1), &step("sessionEnd", 0)).is_ok());
+        let end = || after.keep_room_for(id(1), &step("sessionEnd", 0));
+        rooms.push(end().unwrap());
+        rooms.extend((0..99).map_while(|_| end().ok()));
+        assert!(end().is_err() && after.bytes() <= most);
         drop(rooms);
         let full = Err(Full::Bytes(bytes_max));
         let large = after.keep_room_for(id(1), &step("adBreakStart", 2_000)).map(drop);
