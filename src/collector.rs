@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rand::Rng;
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::committing::{Appended, Committing};
 use crate::clock::Clock;
 use crate::journal::record::{Content, Detached, Encoded, LINE_BYTES_MAX, TooLong};
 use crate::journal::{Journal, Unavailable};
@@ -31,12 +32,10 @@ use crate::wire::{
     Violations,
 };
 
+pub use self::parsing::{Parsing, Slot};
+
 /// How many sessions are closed in one go: players who wait to be written must not wait long.
 const CLOSED_AT_ONCE: usize = 10_000;
-
-use self::committing::{Appended, Committing};
-
-pub use parsing::{Parsing, Slot};
 
 /// What reading one event of a stored session takes at most, but for one that is far larger than an event may be.
 const EVENT_OF_STORED_BYTES: usize = 4 << 20;
@@ -138,7 +137,7 @@ impl Client<'_> {
 /// Why a body was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The body breaks rules; the player has to be mended.
+    /// The body breaks rules; its player has to be fixed.
     #[error("the body breaks {} rules", .0.listed().len() + .0.omitted())]
     Invalid(Violations),
     /// Sessions are not collected for whom it names.
@@ -319,15 +318,14 @@ impl Collector {
             // It may be the repeat of another start, whose id it then holds.
             let bytes = opening.heap_bytes() + size_of::<SessionId>();
             let room = Some(self.live.keep_room(bytes, client.owner(&self.live))?);
-            let address = client.address.clone();
             let id = SessionId::mint(&self.key, sender.now_ms, random());
             let record = Encoded::new(Content::Start {
                 sid: id,
-                client: client.address.map(Cow::Owned),
-                user_agent: client.user_agent,
+                client: address.map(Cow::Borrowed),
+                user_agent: user_agent.map(Cow::Borrowed),
                 body: Cow::Borrowed(&kept),
             })?;
-            let hash = BodyHash::of_start(record.body(), address.as_deref());
+            let hash = BodyHash::of_start(record.body(), address);
             let change = Change::Start { id, opening, hash, room };
             let committed = self.journal.append_with(ticket, &record, change)?;
             self.unlisted.note(sender, &start.event, self.redactor());

@@ -44,7 +44,7 @@ const VOUCHERS: usize = 4;
 /// How many names of one body are kept, each once.
 const OF_BODY_MAX: usize = 32;
 
-/// How long the log is silent after it has told of new names, in ms.
+/// How long the log is silent after it has counted new names, in ms.
 const SILENCE_MS: u64 = 60 * 60 * 1_000;
 
 /// Sections by row.
@@ -165,7 +165,7 @@ impl UnlistedNames {
             // Nobody waits for more than one name of another.
             self.table.lock().see(client, now_ms, &found);
         }
-        let new = self.table.lock().take_untold(now_ms);
+        let new = self.table.lock().take_unlogged(now_ms);
         if let Some(new) = new {
             tracing::info!(
                 new,
@@ -266,6 +266,12 @@ struct Seen {
     clients: [Option<u64>; VOUCHERS],
 }
 
+impl Seen {
+    fn is_old(&self, now_ms: u64, retention_ms: u64) -> bool {
+        now_ms.saturating_sub(self.last_ms) >= retention_ms
+    }
+}
+
 /// The names, and who vouches for them.
 #[derive(Debug, Default)]
 struct Table {
@@ -275,9 +281,9 @@ struct Table {
     retention_ms: u64,
     /// How many names made room for others.
     forgotten: u64,
-    /// How many names are new since the log told of them, and when that was.
-    untold: u64,
-    told_ms: Option<u64>,
+    /// How many names are new since the log last counted them, and when that was, in ms since the Unix epoch.
+    unlogged: u64,
+    logged_ms: Option<u64>,
 }
 
 impl Table {
@@ -299,7 +305,7 @@ impl Table {
         let (on, count) = (found.on, found.count);
         let seen = Seen { on, count, first_ms: now_ms, last_ms: now_ms, clients };
         self.names[section].insert((&*found.name).into(), seen);
-        self.untold += 1;
+        self.unlogged += 1;
     }
 
     fn len(&self) -> usize {
@@ -311,7 +317,7 @@ impl Table {
         let weight = |seen: &Seen| {
             let clients = seen.clients.iter().flatten();
             let fewest = clients.clone().map(|client| load(&self.vouching, *client)).min();
-            let is_old = self.is_old(seen, now_ms);
+            let is_old = seen.is_old(now_ms, self.retention_ms);
             let is_lonely = Reverse(clients.count());
             (is_old, fewest, is_lonely, Reverse(seen.count), Reverse(seen.last_ms))
         };
@@ -332,17 +338,13 @@ impl Table {
         let Self { names, vouching, retention_ms, .. } = self;
         for names in names {
             names.retain(|_, seen| {
-                let stays = now_ms.saturating_sub(seen.last_ms) < *retention_ms;
-                if !stays {
+                let is_old = seen.is_old(now_ms, *retention_ms);
+                if is_old {
                     release(vouching, seen);
                 }
-                stays
+                !is_old
             });
         }
-    }
-
-    fn is_old(&self, seen: &Seen, now_ms: u64) -> bool {
-        now_ms.saturating_sub(seen.last_ms) >= self.retention_ms
     }
 
     fn copied(&self) -> Vec<(Section, Box<str>, Seen)> {
@@ -353,14 +355,14 @@ impl Table {
         all.collect()
     }
 
-    /// How many names are new, if it is time that the log tells it.
-    fn take_untold(&mut self, now_ms: u64) -> Option<u64> {
-        let is_silent = self.told_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < SILENCE_MS);
-        if self.untold == 0 || is_silent {
+    /// How many names are new, if there are any and the log was silent for long enough.
+    fn take_unlogged(&mut self, now_ms: u64) -> Option<u64> {
+        let is_silent = self.logged_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < SILENCE_MS);
+        if self.unlogged == 0 || is_silent {
             return None;
         }
-        self.told_ms = Some(now_ms);
-        Some(std::mem::take(&mut self.untold))
+        self.logged_ms = Some(now_ms);
+        Some(std::mem::take(&mut self.unlogged))
     }
 }
 
@@ -400,7 +402,7 @@ fn unload(vouching: &mut HashMap<u64, u32>, client: u64) {
     }
 }
 
-/// Tells of a name in the log of those who look for faults.
+/// Logs a name at the level `debug`, for whoever looks for faults in a player.
 fn point_out(found: &Found<'_>) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let (name, nearest) = (&found.name, found.section.nearest(found.on, &found.name));

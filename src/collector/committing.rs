@@ -10,12 +10,12 @@ use crate::journal::{Committed, Unavailable};
 use crate::session::BodyHash;
 use crate::session::id::SessionId;
 
-/// What becomes of a stored session: its id once it is durable.
-type Fate = Result<SessionId, Unavailable>;
+/// What becomes of a stored session: its id once it is durable, or why it is not.
+type StoredResult = Result<SessionId, Unavailable>;
 
 /// The stored sessions that are being committed, by their bodies. They are bounded by what the journal lets wait.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Committing(Arc<Mutex<HashMap<BodyHash, watch::Receiver<Option<Fate>>>>>);
+pub(super) struct Committing(Arc<Mutex<HashMap<BodyHash, watch::Receiver<Option<StoredResult>>>>>);
 
 /// A stored session that is durable already, or soon.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) enum Appended {
     /// The one with the same body was committed some time ago.
     Before(SessionId),
     /// It is being committed, or one with the same body.
-    Now(watch::Receiver<Option<Fate>>),
+    Now(watch::Receiver<Option<StoredResult>>),
 }
 
 impl Committing {
@@ -50,12 +50,12 @@ impl Committing {
         let committing = self.clone();
         // Whoever sent it may not wait for it.
         tokio::spawn(async move {
-            let fate = match committed.await {
+            let result = match committed.await {
                 Ok(committed) => committed.map(|_| id),
                 Err(_) => Err(Unavailable::Closed),
             };
             committing.0.lock().remove(&hash);
-            sender.send_replace(Some(fate));
+            sender.send_replace(Some(result));
         });
         Ok(Appended::Now(receiver))
     }
@@ -63,11 +63,11 @@ impl Committing {
 
 impl Appended {
     /// The id of the session, once it is durable.
-    pub(super) async fn committed(self) -> Fate {
+    pub(super) async fn committed(self) -> StoredResult {
         match self {
             Self::Before(first) => Ok(first),
             Self::Now(mut receiver) => match receiver.wait_for(Option::is_some).await {
-                Ok(fate) => fate.unwrap_or(Err(Unavailable::Closed)),
+                Ok(result) => result.unwrap_or(Err(Unavailable::Closed)),
                 Err(_) => Err(Unavailable::Closed),
             },
         }

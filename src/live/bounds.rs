@@ -16,16 +16,17 @@ const OF_STARTS: usize = 28;
 /// Which part usual events may fill, whatever their sessions hold.
 const OF_USUAL_EVENTS: usize = 30;
 /// Which part usual events of sessions under way may fill: they mostly take the place of earlier ones, so that these
-/// sessions go on when others have filled up the rest. What is left is for ends, which make room.
+/// sessions go on when others have filled up the rest.
 const OF_SESSIONS_UNDER_WAY: usize = 31;
+/// Which part small ends may fill: all, because they make room. Nothing else fills the last part.
+const OF_ENDS: usize = PARTS;
 const PARTS: usize = 32;
 
 /// Counts the sessions, and checks them against the settings.
 ///
-/// What they hold, with the room that is kept for records on their way, is no more than the settings allow, but for
-/// small ends, which are always taken, and as long as the settings allow what was read back at the start. If they do
-/// not, because they or the machine were larger then, the sessions that were read back go on: what events may fill is
-/// counted from there, until enough of them have ended.
+/// What they hold, with the room that is kept for records on their way, is no more than the settings allow. The one
+/// exception is a start that reads back more, because the settings or the machine were larger before. Then these
+/// sessions go on: what events may fill is counted from there, until enough of them have ended.
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub(super) settings: Settings,
@@ -86,27 +87,21 @@ impl Bounds {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for so many more sessions.
-    pub(super) fn has_room_for(&self, more: usize) -> Result<(), Full> {
-        if self.sessions() + more > self.settings.sessions_max {
+    /// Whether there is room for one more session.
+    pub(super) fn has_room(&self) -> Result<(), Full> {
+        if self.sessions() >= self.settings.sessions_max {
             return Err(Full::Sessions(self.settings.sessions_max));
         }
-        self.has_memory()
-    }
-
-    /// Whether there is memory for more sessions.
-    fn has_memory(&self) -> Result<(), Full> {
         if self.bytes() >= self.parts(OF_STARTS) {
             return Err(Full::Bytes(self.settings.bytes_max));
         }
         Ok(())
     }
 
-    /// Keeps room for an end that says no more than most. It is always there: the end makes room, and a session that is
-    /// not allowed to end holds its memory until it times out.
-    pub(super) fn keep_room_for_end(self: &Arc<Self>, bytes: usize) -> EventRoom {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        EventRoom { bounds: Arc::clone(self), bytes }
+    /// Keeps room for an end that says no more than most. A session that is not allowed to end holds its memory until
+    /// it times out, so ends have a part that nothing else fills.
+    pub(super) fn keep_room_for_end(self: &Arc<Self>, bytes: usize) -> Result<EventRoom, Full> {
+        self.keep_room_of_event(bytes, self.most_of_events(OF_ENDS))
     }
 
     /// Keeps room for an event that says no more than most, so that the sessions that have begun go on when others

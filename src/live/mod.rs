@@ -180,7 +180,7 @@ impl Live {
     /// # Errors
     /// [`Full`] if not.
     pub fn has_room(&self) -> Result<(), Full> {
-        self.bounds.has_room_for(1)
+        self.bounds.has_room()
     }
 
     /// Keeps room for a session that is about to begin and holds so many bytes beside itself, until the room
@@ -194,7 +194,7 @@ impl Live {
 
     /// Keeps room for an event of a live session, until the room is used or dropped. A part of the memory is for
     /// events that say no more than most, so that sessions that have begun go on when others have filled up the rest;
-    /// some of that is for sessions under way, and the last for ends. One that says no more than most is always taken.
+    /// some of that is for sessions under way, and the last for ends.
     ///
     /// # Errors
     /// [`Full`], and then nothing has changed.
@@ -205,7 +205,7 @@ impl Live {
             return self.bounds.keep_room_for_large(bytes, owner.unwrap_or_default());
         }
         if step.event_type == EventType::SessionEnd {
-            return Ok(self.bounds.keep_room_for_end(bytes));
+            return self.bounds.keep_room_for_end(bytes);
         }
         self.bounds.keep_room_for_usual(bytes).or_else(|full| {
             if self.events_hold_more(id, step.heap_bytes()) {
@@ -419,7 +419,7 @@ impl Live {
 
     /// Counts a session that begins, in the room that was kept for it unless it was there before. Gives whose it is.
     fn begin(&self, session: &Session, room: Option<Room>) -> Owner {
-        let bytes = SESSION_BYTES + session.heap_bytes();
+        let bytes = counted_bytes(session);
         if let Some(room) = room {
             return room.used(bytes);
         }
@@ -435,8 +435,7 @@ impl Live {
         if !shard.is_new(seq) {
             return Reported::Unknown;
         }
-        if let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(id)) {
-            self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
+        if self.drop_ended(&mut shard, id) {
             Reported::Ended
         } else if self.drop_live(&mut shard, id) {
             Reported::Live
@@ -451,7 +450,14 @@ impl Live {
         if let Some(noted_up_ms) = held.noted_up_ms {
             shard.deadlines.remove(noted_up_ms, id);
         }
-        self.bounds.drop_live(held.owner, SESSION_BYTES + held.session.heap_bytes());
+        self.bounds.drop_live(held.owner, counted_bytes(&held.session));
+        true
+    }
+
+    /// Forgets a session that waits for its report. Says whether there was one.
+    fn drop_ended(&self, shard: &mut Shard, id: SessionId) -> bool {
+        let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(id)) else { return false };
+        self.bounds.drop_ended(owner, counted_bytes(&session));
         true
     }
 
@@ -472,15 +478,10 @@ impl Live {
         }
         let Shard { sessions, deadlines, .. } = &mut *shard;
         let held = sessions.get_mut(&Hashed(id))?;
-        let (bytes_before, counts_before) = (held.session.heap_bytes(), held.session.counts);
+        let (bytes_before, counts_before) = (counted_bytes(&held.session), held.session.counts);
         let heard = held.session.hear(progress.received(received_ms), step, &terms);
         let is_read_back = room.is_none();
-        self.bounds.resize(
-            held.owner,
-            SESSION_BYTES + bytes_before,
-            SESSION_BYTES + held.session.heap_bytes(),
-            room,
-        );
+        self.bounds.resize(held.owner, bytes_before, counted_bytes(&held.session), room);
         if is_read_back {
             self.bounds.note_read_back();
         }
@@ -528,14 +529,9 @@ impl Live {
         if let Some(noted_up_ms) = noted_up_ms {
             shard.deadlines.remove(noted_up_ms, id);
         }
-        let (bytes_before, counts_before) = (session.heap_bytes(), session.counts);
+        let (bytes_before, counts_before) = (counted_bytes(&session), session.counts);
         session.close(closing);
-        self.bounds.resize(
-            owner,
-            SESSION_BYTES + bytes_before,
-            SESSION_BYTES + session.heap_bytes(),
-            None,
-        );
+        self.bounds.resize(owner, bytes_before, counted_bytes(&session), None);
         let counted = session.counts.since(counts_before);
         self.end(&mut shard, id, session, owner);
         Some(counted)
@@ -551,8 +547,7 @@ impl Live {
             shard.seq = shard.seq.max(seq);
             if self.drop_live(&mut shard, *id) {
                 live += 1;
-            } else if let Some(Ended { session, owner }) = shard.ended.remove(&Hashed(*id)) {
-                self.bounds.drop_ended(owner, SESSION_BYTES + session.heap_bytes());
+            } else if self.drop_ended(&mut shard, *id) {
                 pending += 1;
             }
         }
@@ -574,23 +569,25 @@ impl Live {
 
     /// Sessions that repeat the start of one of these name it no longer.
     fn forget_first(&self, ids: &[SessionId]) {
+        if ids.is_empty() {
+            return;
+        }
         let ids: BTreeSet<_> = ids.iter().collect();
         let names = |session: &Session| {
             session.repeat_of.as_deref().is_some_and(|first| ids.contains(first))
         };
-        for shard in self.shards.iter().filter(|_| !ids.is_empty()) {
+        let forget = |session: &mut Session, owner| {
+            let bytes_before = counted_bytes(session);
+            session.repeat_of = None;
+            self.bounds.resize(owner, bytes_before, counted_bytes(session), None);
+        };
+        for shard in &self.shards {
             let Shard { sessions, ended, .. } = &mut *shard.lock();
             for held in sessions.values_mut().filter(|held| names(&held.session)) {
-                let before = SESSION_BYTES + held.session.heap_bytes();
-                held.session.repeat_of = None;
-                let after = SESSION_BYTES + held.session.heap_bytes();
-                self.bounds.resize(held.owner, before, after, None);
+                forget(&mut held.session, held.owner);
             }
             for ended in ended.values_mut().filter(|ended| names(&ended.session)) {
-                let before = SESSION_BYTES + ended.session.heap_bytes();
-                Arc::make_mut(&mut ended.session).repeat_of = None;
-                let after = SESSION_BYTES + ended.session.heap_bytes();
-                self.bounds.resize(ended.owner, before, after, None);
+                forget(Arc::make_mut(&mut ended.session), ended.owner);
             }
         }
     }
@@ -637,7 +634,7 @@ impl Live {
             *progress = Progress { seq, received_ms, terms, ..*progress };
             before
         };
-        // Each segment tells them anew; with a million sessions it would take long to note all deadlines for that.
+        // Each segment repeats them; with a million sessions it would take long to note all deadlines again.
         if terms == before {
             return;
         }
@@ -739,6 +736,11 @@ impl Live {
         let row = (id.hash() >> 32) % SHARDS as u64;
         &self.shards[usize::try_from(row).expect("a row is less than SHARDS")]
     }
+}
+
+/// What a session counts as in the bounds.
+fn counted_bytes(session: &Session) -> usize {
+    SESSION_BYTES + session.heap_bytes()
 }
 
 impl Progress {
@@ -976,10 +978,10 @@ mod tests {
             let held_kib = live.bytes() >> 10;
             assert!((least_kib..most_kib).contains(&held_kib), "{event_type}: {held_kib} KiB");
         }
-        for _ in 0..99 {
-            rooms.push(live.keep_room_for(id(1), &step("sessionEnd", 0)).unwrap());
-        }
-        assert!(live.bytes() > 64 << 10, "a small end is always taken, and counted");
+        let end = || live.keep_room_for(id(1), &step("sessionEnd", 0));
+        rooms.extend((0..99).map_while(|_| end().ok()));
+        assert_eq!(end().unwrap_err(), Full::Bytes(bytes_max), "ends are bounded as well");
+        assert!((63 << 10..=64 << 10).contains(&live.bytes()), "they may fill all");
         assert_eq!(open(&live, 2, 1_000, 2), Err(Full::Bytes(bytes_max)));
         drop(rooms);
         assert_eq!(live.bytes(), begun);
@@ -1042,7 +1044,10 @@ mod tests {
             rooms.push(room);
         }
         assert!(rooms.len() > 1 && after.bytes() <= most);
-        assert!(after.keep_room_for(id(1), &step("sessionEnd", 0)).is_ok());
+        let end = || after.keep_room_for(id(1), &step("sessionEnd", 0));
+        rooms.push(end().unwrap());
+        rooms.extend((0..99).map_while(|_| end().ok()));
+        assert!(end().is_err() && after.bytes() <= most);
         drop(rooms);
         let full = Err(Full::Bytes(bytes_max));
         let large = after.keep_room_for(id(1), &step("adBreakStart", 2_000)).map(drop);

@@ -93,7 +93,7 @@ impl Facts {
 
     /// A hash of the client's address, if that is kept.
     pub(crate) fn address_hash(&self) -> Option<u64> {
-        let hash = blake3::hash(self.read().address?.as_bytes());
+        let hash = blake3::hash(self.address()?.as_bytes());
         Some(u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("32 bytes hold eight")))
     }
 

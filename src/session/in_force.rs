@@ -1,14 +1,14 @@
 //! What time goes to, and how much of a long step is believed.
 //!
 //! Players send a ping every 10 s, in stored sessions every 50 s. A device that sleeps without a pause sends
-//! nothing, so of a longer silence only that is believed for which something speaks.
+//! nothing. So a longer silence counts as play only as far as the playhead moved, or the ad had something left.
 
 use serde::{Deserialize, Serialize};
 
 use super::parts::AdClock;
 use super::state::{Ad, Main};
 
-/// The longest step that needs nothing to speak for it, in ms.
+/// A longer step is a silence, in ms. Of a silence so much counts as buffering, or as an ad of unknown length.
 pub(super) const SILENCE_MS: u64 = 90_000;
 
 /// What time goes to.

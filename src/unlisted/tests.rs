@@ -266,7 +266,7 @@ fn the_log_tells_of_new_names_once_an_hour_at_most() {
     let mut see = |now_ms, name: &'static str| {
         let (section, on) = (Section::Body, EventSet::NONE);
         table.see(1, now_ms, &Found { section, name: name.into(), on, count: 1 });
-        table.take_untold(now_ms)
+        table.take_unlogged(now_ms)
     };
     assert_eq!(see(5, "a"), Some(1));
     assert_eq!(see(6, "a"), None, "it is known");

@@ -114,6 +114,11 @@ impl From<NotGzip> for Violations {
     }
 }
 
+/// Whether a body looks like zlib, which is called deflate in HTTP.
+pub(super) fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..])
+}
+
 /// Whether a body is gzip by its first bytes, whatever its head says; nothing as long as that does not show.
 pub fn is_gzip(arrived: &[u8]) -> Option<bool> {
     if arrived.len() >= GZIP_MAGIC.len() {
@@ -227,13 +232,11 @@ impl<'b> Members<'b> {
     }
 
     fn fault(&self, error: io::Error) -> NotGzip {
-        let first = self.bytes.trim_ascii_start().first();
         match self.bytes {
             [] => NotGzip::Empty,
-            bytes if is_gzip(bytes) == Some(false) => match (first, bytes) {
-                (Some(b'{' | b'['), _) => NotGzip::Plain,
-                (_, [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..]) => NotGzip::Other { is_zlib: true },
-                _ => NotGzip::Other { is_zlib: false },
+            bytes if is_gzip(bytes) == Some(false) => match bytes.trim_ascii_start() {
+                [b'{' | b'[', ..] => NotGzip::Plain,
+                _ => NotGzip::Other { is_zlib: is_zlib(bytes) },
             },
             bytes if error.kind() == io::ErrorKind::UnexpectedEof => {
                 NotGzip::CutOff { bytes: bytes.len() }

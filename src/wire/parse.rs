@@ -17,6 +17,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Number;
 
 use super::mistakes;
+use super::packed::is_zlib;
 
 /// How many arrays and objects may stand inside each other, the body itself included.
 const DEPTH_MAX: u8 = 32;
@@ -210,7 +211,7 @@ fn text_of(body: &[u8]) -> Result<&str, Unsound> {
 /// Whether the first bytes say that a body is packed in a way that is not understood, or of another encoding.
 fn packing_of(body: &[u8]) -> Option<&'static str> {
     match body {
-        [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..] => {
+        _ if is_zlib(body) => {
             Some("; it looks like deflate (zlib): pack it with gzip, or not at all")
         }
         [0x28, 0xB5, 0x2F, 0xFD, ..] => {
