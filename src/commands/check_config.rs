@@ -59,19 +59,17 @@ impl Findings {
 
     fn look(&mut self, config: &Config) -> anyhow::Result<()> {
         let now_ms = Clock::system().now_ms();
-        let nothing = |()| Vec::new();
         let has_key = config.session.key.is_some();
         self.warnings.extend(open_files_warning(&config.http));
         self.note(data_dir::inspect(&config.data_dir, &config.storage, has_key));
-        let guard = Guard::new(&config.admin, config.admin_listen);
-        self.note(guard.map(|_| Vec::new()));
+        self.note(Guard::new(&config.admin, config.admin_listen).map(|_| Vec::new()));
         for pair in [config.tls.public(), config.tls.admin()].into_iter().flatten() {
             self.note(pair.check(now_ms));
         }
         // Sockets are made within a runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let _within = runtime.enter();
-        self.note(check_addresses(config).map(nothing));
+        self.note(check_addresses(config).map(|()| Vec::new()));
         let unlisted = config.privacy.unlisted();
         if !unlisted.is_empty() {
             let names: Vec<_> = unlisted.iter().map(|(_, name)| *name).collect();

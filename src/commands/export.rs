@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::table::{CellText, ReportTable, io_error};
 use super::{Usage, journal_of, progress_over};
 use crate::escape;
-use crate::journal::record::{Content, Record};
+use crate::journal::record::{Content, REPORT_BYTES_MAX, Record};
 use crate::journal::segment;
 use crate::live::{self, Live};
 use crate::processor::Processor;
@@ -96,14 +96,14 @@ pub(super) fn time_ms(text: &str) -> Result<u64, String> {
 
 /// Writes the records that were asked for. Damaged lines are left out; `verify` tells of them.
 pub(super) fn main(data_dir: &Path, options: &Options) -> anyhow::Result<ExitCode> {
-    let disk = journal_of(data_dir)?;
-    let mut progress = progress_over(&disk)?;
     let reports_only = !options.kind.is_empty() && options.kind.iter().all(|k| *k == Kind::Report);
-    let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
-    let text = if options.keep_formulas { CellText::AsItIs } else { CellText::NoFormulas };
     if options.recompute && !reports_only {
         return Err(Usage("--recompute needs --kind report, and no other kind".to_owned()).into());
     }
+    let disk = journal_of(data_dir)?;
+    let mut progress = progress_over(&disk)?;
+    let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
+    let text = if options.keep_formulas { CellText::AsItIs } else { CellText::NoFormulas };
     let mut recomputing = options.recompute.then(Recomputing::default);
     let mut out = match Out::new(options.format, reports_only, text, out) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
@@ -158,10 +158,8 @@ impl Recomputing {
         let recomputed = match &record.content {
             Content::Report { sid, report } if is_wanted => {
                 let session = self.live.ended(*sid);
-                let again = session.map(|session| {
-                    serde_json::to_vec(&Report::of(*sid, &session))
-                        .expect("text and finite numbers are JSON")
-                });
+                let again =
+                    session.map(|session| Report::of(*sid, &session).to_json(REPORT_BYTES_MAX));
                 match &again {
                     Some(again) if **again == **report => self.same += 1,
                     Some(_) => self.different += 1,
@@ -178,14 +176,14 @@ impl Recomputing {
         recomputed
     }
 
-    #[expect(clippy::print_stderr, reason = "standard output has the reports")]
+    /// Writes the summary to standard error, because standard output has the reports. Nobody may be there to read it.
     fn tell(&self) {
         let Self { same, different, unknown, .. } = self;
-        eprintln!("{same} reports are as they were recorded, {different} differ");
+        let mut err = io::stderr().lock();
+        let _ = writeln!(err, "{same} reports are as they were recorded, {different} differ");
         if *unknown > 0 {
-            eprintln!(
-                "{unknown} are left out, because the journal begins after their sessions did"
-            );
+            let why = "because the journal begins after their sessions did";
+            let _ = writeln!(err, "{unknown} are left out, {why}");
         }
     }
 }

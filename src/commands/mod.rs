@@ -25,6 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use self::serve::doors::{CannotListen, TooFewOpenFiles};
+use self::serve::systemd::WrongSockets;
 use crate::config::{self, Sources};
 use crate::data_dir::{DataDirError, JOURNAL};
 use crate::files;
@@ -151,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Erase(options) => erase::main(&loaded.config, &options),
         Command::Openapi => openapi(loaded.config.validation),
         Command::Healthcheck { ready } => healthcheck::main(&loaded.config, ready),
+        // It has its answer already, for which no settings are needed.
         Command::Help { command } => Ok(help(command.as_deref())),
     };
     result.unwrap_or_else(|error| {
@@ -184,6 +186,7 @@ fn is_lasting(error: &anyhow::Error) -> bool {
         error.is::<GuardError>()
             || error.is::<TlsError>()
             || error.is::<TooFewOpenFiles>()
+            || error.is::<WrongSockets>()
             || error.chain().any(is_lasting_io)
     }
 }
@@ -195,7 +198,7 @@ fn refused(error: &clap::Error) -> ExitCode {
         let mut others = cli.get_subcommands().filter(|command| command.get_name() != "serve");
         others.any(|command| command.get_name() == word)
     };
-    let asks_other = std::env::args().skip(1).any(|word| is_other(&word));
+    let asks_other = std::env::args_os().skip(1).any(|word| word.to_str().is_some_and(is_other));
     if !error.use_stderr() || asks_other {
         error.exit();
     }

@@ -148,6 +148,8 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
     let (uncommitted_bytes, uncommitted_bytes_max) = journal.uncommitted_bytes();
     let is_up = journal.is_up();
     let clock = journal.clock();
+    let off_ms = clock.off_ms();
+    let off_seconds = Duration::from_millis(off_ms.unsigned_abs()).as_secs_f64();
     now::Rooms {
         rejects: now::Rejects {
             by_class: app.rejects().came(),
@@ -172,8 +174,7 @@ fn rooms_of(app: &App, files: Option<Files>, space: Option<Space>) -> now::Rooms
             committed_seq: live.progress().seq,
             uncommitted_bytes,
             uncommitted_bytes_max,
-            clock_off_seconds: Duration::from_millis(clock.off_ms().unsigned_abs()).as_secs_f64()
-                * if clock.off_ms() < 0 { -1.0 } else { 1.0 },
+            clock_off_seconds: if off_ms < 0 { -off_seconds } else { off_seconds },
             clock_doubted_seconds: Duration::from_millis(clock.doubted_ms()).as_secs_f64(),
         },
         files,

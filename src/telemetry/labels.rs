@@ -468,43 +468,28 @@ label! {
     }
 }
 
-impl Label for EventType {
-    const NAME: &'static str = "type";
-    const ALL: &'static [Self] = &EventType::ALL;
+/// Makes labels of enums that have a list of all and names of their own.
+macro_rules! label_by_name {
+    ($($of:ident, $name:literal;)*) => {
+        $(impl Label for $of {
+            const NAME: &'static str = $name;
+            const ALL: &'static [Self] = &$of::ALL;
 
-    fn row(self) -> usize {
-        self as usize
-    }
+            fn row(self) -> usize {
+                self as usize
+            }
 
-    fn text(self) -> &'static str {
-        self.name()
-    }
+            fn text(self) -> &'static str {
+                self.name()
+            }
+        })*
+    };
 }
 
-impl Label for Code {
-    const NAME: &'static str = "code";
-    const ALL: &'static [Self] = &Code::ALL;
-
-    fn row(self) -> usize {
-        self as usize
-    }
-
-    fn text(self) -> &'static str {
-        self.name()
-    }
-}
-
-impl Label for Section {
-    const NAME: &'static str = "where";
-    const ALL: &'static [Self] = &Section::ALL;
-
-    fn row(self) -> usize {
-        self as usize
-    }
-
-    fn text(self) -> &'static str {
-        self.name()
-    }
+label_by_name! {
+    EventType, "type";
+    Code, "code";
+    Section, "where";
 }
 
 impl Label for Class {

@@ -15,7 +15,7 @@ use crate::escape;
 /// The line at start is written whatever the level, because scripts read the addresses from it.
 pub const START_TARGET: &str = "mediatally::start";
 
-/// What a line says that tells why the program ends.
+/// The target of the line that says why the program ends.
 const FATAL_TARGET: &str = "mediatally::fatal";
 
 /// The section `log` of the configuration.

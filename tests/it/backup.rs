@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Process, SAMPLE, client, until, until_much_is_done, within};
+use crate::recovery::run_command;
 
 /// So that rotation, compression, checkpoints and retention go on while a backup is taken.
 const SETTINGS: [(&str, &str); 3] = [
@@ -26,12 +27,6 @@ const BACKUPS: usize = 3;
 /// How many players there are meanwhile, and how many sessions each of them begins.
 const PLAYERS: usize = 8;
 const SESSIONS: usize = 10;
-
-async fn run_command(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
 
 /// Takes a backup of the data folder in `from` into that of a new folder.
 async fn backup(from: &Path) -> (tempfile::TempDir, Option<i32>, String) {

@@ -1,16 +1,16 @@
 //! What one client may make the server write and hold, however much it says.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use flate2::Compression;
-use flate2::write::GzEncoder;
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 use rustix::process::Signal;
 
-use crate::harness::{Process, SAMPLE, client, files, within};
+use crate::downloaded::gzip;
+use crate::harness::{Process, SAMPLE, client, files, until};
+use crate::recovery::run_command;
 
 /// Opens a session, and gives the path of its events.
 async fn open(client: &reqwest::Client, process: &Process) -> String {
@@ -32,19 +32,14 @@ fn event(event_type: &str, number: usize, name: &str) -> String {
     )
 }
 
-fn gzip(text: &str) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(text.as_bytes()).unwrap();
-    encoder.finish().unwrap()
-}
-
 /// Posts ad breaks with names of control characters, which are six times as long in a report as they are, and then
 /// the end of the session.
 async fn say_too_much(client: &reqwest::Client, process: &Process, path: &str, breaks: usize) {
     for number in 0..breaks {
         // Some are as long as an event may be, others as long as is kept.
         let characters = if number % 2 == 0 { 10_000 } else { 21_700 };
-        let body = gzip(&event("adBreakStart", number, &r"\u0001".repeat(characters)));
+        let event = event("adBreakStart", number, &r"\u0001".repeat(characters));
+        let body = gzip(&event, Compression::fast());
         assert!(body.len() < 1_000);
         let post = client.post(process.url(path)).header("content-encoding", "gzip").body(body);
         assert_eq!(post.send().await.unwrap().status(), 204);
@@ -67,20 +62,10 @@ fn reports(folder: &Path, id: &str) -> usize {
     segments.values().map(count).sum()
 }
 
-async fn until_reported(folder: &Path, id: &str) {
-    within(async {
-        while reports(folder, id) == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 /// Runs a command of the program on the data folder in `folder`, which must succeed.
 async fn succeeds(folder: &Path, arguments: &[&str]) {
-    let output = within(Process::command(folder).args(arguments).output()).await.unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+    let (code, said) = run_command(folder, arguments).await;
+    assert_eq!(code, Some(0), "{arguments:?}: {said}");
 }
 
 #[tokio::test]
@@ -91,7 +76,7 @@ async fn a_session_that_says_too_much_has_one_report_that_can_be_read_back() {
     let process = Process::start(folder, &[]).await;
     let first = open(&client, &process).await;
     say_too_much(&client, &process, &first, 800).await;
-    until_reported(folder, id_of(&first)).await;
+    until(|| reports(folder, id_of(&first)) > 0).await;
     process.signal(Signal::KILL);
     process.ended().await;
 
@@ -106,7 +91,7 @@ async fn a_session_that_says_too_much_has_one_report_that_can_be_read_back() {
     process.ended().await;
 
     let process = Process::start(folder, &[]).await;
-    until_reported(folder, id_of(&second)).await;
+    until(|| reports(folder, id_of(&second)) > 0).await;
     process.signal(Signal::TERM);
     assert_eq!(process.ended().await.0.code(), Some(0));
 

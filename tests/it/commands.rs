@@ -150,6 +150,37 @@ async fn a_start_that_fails_says_so_in_one_line_of_json_if_logs_are_json() {
 }
 
 #[tokio::test]
+async fn an_argument_that_is_no_text_is_wrong_like_others() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    for (before, message) in
+        [(&[][..], "unrecognized subcommand"), (&["export"], "unexpected argument")]
+    {
+        let mut command = Process::command(folder.path());
+        command.args(before).arg(std::ffi::OsStr::from_bytes(b"\xff"));
+        let output = within(command.output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_summary_that_nobody_reads_stops_no_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    process.signal(Signal::INT);
+    process.ended().await;
+    let mut command = Process::command(folder.path());
+    command.args(["export", "--kind", "report", "--recompute"]).stdout(Stdio::null());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stderr(writer);
+    assert_eq!(within(command.status()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
 async fn check_config_finds_what_a_start_warns_of_or_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

@@ -57,7 +57,7 @@ fn stored_of(bytes: usize) -> String {
     format!("{begin}{}{end}", " ".repeat(bytes - text.len()))
 }
 
-fn gzip(text: &str, level: Compression) -> Vec<u8> {
+pub(crate) fn gzip(text: &str, level: Compression) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), level);
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()

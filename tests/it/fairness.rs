@@ -9,7 +9,7 @@ use mediatally::limits::memory::Kind;
 use mediatally::size::Size;
 use mediatally::telemetry::labels::{Dropped, Refused};
 use reqwest::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::certificates::Certificates;
@@ -283,6 +283,57 @@ async fn a_large_stored_session_comes_through_a_small_window() {
     // It has come whole, and says nothing.
     assert_eq!(answer.status(), 400);
     assert_eq!(count(server.public_counts.dropped(Dropped::Flood)), 0);
+}
+
+/// A client of HTTP/2 may have a window of each body on its way when it hears that it was too slow.
+#[tokio::test]
+async fn bodies_that_come_after_their_time_are_no_flood() {
+    const DATA_BYTES: usize = 16 << 10;
+    let server = TestServer::with(|config| config.http.body_timeout = SOON).await;
+    let mut stream = TcpStream::connect(server.listen).await.unwrap();
+    let path = b"/api/v1/sessions";
+    let head = [&[0x83, 0x86, 0x01, 1, b'x', 0x04, u8::try_from(path.len()).unwrap()], &path[..]];
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend(frame(4, 0, 0, b""));
+    let streams = (1..40).step_by(2);
+    streams.clone().for_each(|id| hello.extend(frame(1, 0x4, id, &head.concat())));
+    stream.write_all(&hello).await.unwrap();
+    let mut window = 0xffff;
+    let mut resets = 0;
+    while resets < streams.clone().count() {
+        resets += usize::from(next_frame(&mut stream, &mut window).await.0 == 3);
+    }
+    for id in streams.flat_map(|id| [id; 3]) {
+        while window < DATA_BYTES {
+            next_frame(&mut stream, &mut window).await;
+        }
+        stream.write_all(&frame(0, 0, id, &[b' '; DATA_BYTES])).await.unwrap();
+        window -= DATA_BYTES;
+    }
+    let alive = [&[0x82, 0x86, 0x01, 1, b'x', 0x04, 6], &b"/livez"[..]].concat();
+    stream.write_all(&frame(1, 0x5, 41, &alive)).await.unwrap();
+    while next_frame(&mut stream, &mut window).await != (1, 41) {}
+    assert_eq!(count(server.public_counts.dropped(Dropped::Flood)), 0);
+}
+
+/// A frame of HTTP/2: its type, its flags, its stream and what is in it.
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+}
+
+/// Reads a frame of HTTP/2, and adds to the window of the connection if it says so; gives its type and stream.
+async fn next_frame(stream: &mut TcpStream, window: &mut usize) -> (u8, u32) {
+    let mut head = [0; 9];
+    within(stream.read_exact(&mut head)).await.expect("the connection stays");
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let (kind, id) = (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+    let mut payload = vec![0; length as usize];
+    within(stream.read_exact(&mut payload)).await.expect("the connection stays");
+    if (kind, id) == (8, 0) {
+        *window += u32::from_be_bytes(payload.try_into().unwrap()) as usize;
+    }
+    (kind, id)
 }
 
 #[tokio::test]

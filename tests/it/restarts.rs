@@ -91,3 +91,14 @@ async fn sockets_of_systemd_stay_open_over_a_restart_and_systemd_is_told() {
         assert_eq!(process.ended().await.0.code(), Some(0));
     }
 }
+
+#[tokio::test]
+async fn two_sockets_for_players_end_the_start_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let names = [("LISTEN_FDNAMES", "one.socket:two.socket")];
+    let process = Process::spawn_with_sockets(folder.path(), &names, sockets.each_ref());
+    let (status, lines) = process.ended().await;
+    assert_eq!(status.code(), Some(2), "{lines:?}");
+    assert!(lines.last().unwrap().contains("systemd passes two sockets for players"), "{lines:?}");
+}

@@ -1,12 +1,10 @@
 //! Starting a session.
 
-use std::io::Write;
-
 use flate2::Compression;
-use flate2::write::GzEncoder;
 use mediatally::session::id::{Key, SessionId};
 use mediatally::wire::Profile;
 
+use crate::downloaded::gzip;
 use crate::harness::{NOW_MS, SAMPLE, TestServer, client, post_request};
 
 fn session_id(location: &str) -> SessionId {
@@ -81,11 +79,7 @@ async fn any_content_type_is_read_as_json_and_a_trailing_slash_is_taken() {
 async fn gzip_bodies_are_unpacked() {
     let server = TestServer::start().await;
     let url = server.url("/api/v1/sessions");
-    let packed = |text: &str| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(text.as_bytes()).unwrap();
-        encoder.finish().unwrap()
-    };
+    let packed = |text: &str| gzip(text, Compression::default());
     let post = |body: Vec<u8>, encoding: &'static str| {
         server.client.post(&url).header("content-encoding", encoding).body(body).send()
     };

@@ -4,7 +4,7 @@ pub(super) mod doors;
 
 mod rooms;
 
-mod systemd;
+pub(super) mod systemd;
 
 use std::process::ExitCode;
 use std::sync::Arc;

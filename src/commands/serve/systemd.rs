@@ -1,8 +1,8 @@
 //! What systemd hands over and wants to know: sockets that outlive the process, and how far it is.
 
+use std::io;
 use std::net::TcpListener;
 
-use anyhow::{Context, bail};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
@@ -23,7 +23,7 @@ impl Sockets {
     ///
     /// # Errors
     /// That they are too many, or no sockets of TCP.
-    pub(super) fn from_systemd() -> anyhow::Result<Self> {
+    pub(super) fn from_systemd() -> Result<Self, WrongSockets> {
         let mut passed = ListenFd::from_env();
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<_> = names.split(':').collect();
@@ -36,16 +36,27 @@ impl Sockets {
                 (&mut sockets.players, "players")
             };
             if place.is_some() {
-                bail!(
-                    "systemd passes two sockets for {which}: one is enough, and that of the operators is named \
-                     FileDescriptorName={ADMIN_NAME}"
-                );
+                return Err(WrongSockets::TooMany(which));
             }
             let socket = passed.take_tcp_listener(index);
-            *place = socket.with_context(|| format!("the socket of systemd for {which}"))?;
+            *place = socket.map_err(|source| WrongSockets::NotTcp(which, source))?;
         }
         Ok(sockets)
     }
+}
+
+/// The sockets that systemd passes cannot be used; until somebody changes its units, a restart does not help.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WrongSockets {
+    /// More than one for the same.
+    #[error(
+        "systemd passes two sockets for {0}: one is enough, and that of the operators is named \
+         FileDescriptorName={ADMIN_NAME}"
+    )]
+    TooMany(&'static str),
+    /// One that is no TCP socket.
+    #[error("systemd passes a socket for {0} that is no TCP socket (ListenStream=ADDRESS:PORT)")]
+    NotTcp(&'static str, #[source] io::Error),
 }
 
 /// Tells systemd that requests are served.

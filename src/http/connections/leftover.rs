@@ -16,10 +16,11 @@ use tokio::time::sleep;
 use super::bodies::ArrivingBody;
 use super::traffic::{InFlight, Traffic};
 use super::{Shared, Stage};
+use crate::http::STORED_BYTES_LIMIT;
 use crate::limits::memory::Kind;
 
 /// How much is read to be dropped: twice the largest body that there may be.
-const BYTES_MAX: u64 = 32 << 20;
+const BYTES_MAX: u64 = 2 * STORED_BYTES_LIMIT.as_u64();
 
 /// How long that may take, and how long once the server stops.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -47,8 +48,9 @@ pub(super) fn read_on(
     // Who was too slow had his time.
     let is_late = status == StatusCode::REQUEST_TIMEOUT;
     let charge = || traffic.charge.client().charge(Kind::Bodies, CHARGED_BYTES).ok();
-    let Some(charge) = (!is_late).then(charge).flatten() else { return is_http1 };
+    // One that is dropped at once excuses what of it is on its way, too.
     let rest = ArrivingBody::left_over(rest, Arc::clone(traffic), &in_flight);
+    let Some(charge) = (!is_late).then(charge).flatten() else { return is_http1 };
     let mut stage = shared.stage.clone();
     tokio::spawn(async move {
         tokio::select! {

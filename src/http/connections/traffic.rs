@@ -293,9 +293,11 @@ impl Traffic {
     /// explained ahead, but not beyond what all open streams may have on their way.
     pub(super) fn excuse_reset(&self) {
         let ahead_max = u64::from(STREAMS_MAX) * u64::from(HTTP2_STREAM_WINDOW);
-        let explained = self.explained.load(Ordering::Relaxed) + u64::from(HTTP2_STREAM_WINDOW);
-        let explained = explained.min(self.received.load(Ordering::Relaxed) + ahead_max);
-        self.explained.store(explained, Ordering::Relaxed);
+        let explained_max = self.received.load(Ordering::Relaxed) + ahead_max;
+        // Bodies of other streams are read meanwhile.
+        let _ = self.explained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |explained| {
+            Some((explained + u64::from(HTTP2_STREAM_WINDOW)).min(explained_max))
+        });
     }
 
     /// Leaves the rest of a body over that its request does not read.
@@ -421,11 +423,11 @@ impl InFlight {
         traffic.looked_again.store(false, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             let received = traffic.received.load(Ordering::Relaxed);
-            let explained = traffic.explained.load(Ordering::Relaxed);
-            if explained < received {
-                let explained = (explained + HEAD_BYTES_EXPLAINED).min(received);
-                traffic.explained.store(explained, Ordering::Relaxed);
-            }
+            let more = |explained: u64| {
+                (explained < received).then(|| (explained + HEAD_BYTES_EXPLAINED).min(received))
+            };
+            // Bodies of other streams are read meanwhile.
+            let _ = traffic.explained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
             if !traffic.http2.swap(true, Ordering::Relaxed) && traffic.charge.is_http2().is_err() {
                 traffic.let_go(Dropped::Memory);
             }
